@@ -1,0 +1,83 @@
+"""Progress on stderr: live bars on a terminal, one plain line per finished stage elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class ProgressDisplay:
+    """Told `(stage, done, total)` by the core; a stage ends when another begins.
+
+    Args:
+        quiet: show nothing.
+        console: where to; stderr by default.
+    """
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.live = self.console.is_terminal and not quiet
+        self.plain = not self.live and not quiet
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._current: tuple[str, float] | None = None
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        """Move the bar of `stage`."""
+        if self._current is None or self._current[0] != stage:
+            self._end_stage()
+            self._current = (stage, time.monotonic())
+            if self.live:
+                self._tasks[stage] = self._progress.add_task(stage, total=total)
+        if self.live:
+            self._progress.update(self._tasks[stage], completed=done, total=total)
+
+    def __enter__(self) -> ProgressDisplay:
+        if self.live:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._end_stage()
+        if self.live:
+            self._progress.stop()
+
+    def _end_stage(self) -> None:
+        if self._current is None:
+            return
+        stage, began = self._current
+        if self.live:
+            task = self._tasks[stage]
+            total = self._progress.tasks[task].completed or 1
+            self._progress.update(task, completed=total, total=total)
+        if self.plain:
+            self.console.print(
+                f"{stage}: {time.monotonic() - began:.1f} s", highlight=False, soft_wrap=True
+            )

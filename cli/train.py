@@ -1,0 +1,53 @@
+"""`libgraph train`: train a backend's model, with progress, a seed and a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from libgraph_cli.options import config_option, pairs_option, verbosity_options
+
+
+@click.command()
+@click.argument("backend")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory for the model.  [default: models/BACKEND-seedSEED]",
+)
+@click.option("--force", is_flag=True, help="Replace a model that is there.")
+@pairs_option("Training option of the backend")
+@config_option
+@verbosity_options
+def train(
+    backend: str,
+    seed: int,
+    out: Path | None,
+    force: bool,
+    option: dict[str, str],
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Train the model of BACKEND from scratch.
+
+    Writes model.safetensors and training.json. Interrupted, the same command goes on from the last
+    checkpoint.
+    """
+    from libgraph.backend import backend_class
+    from libgraph.training import train_model
+    from libgraph_cli.progress import ProgressDisplay
+
+    directory = out or Path("models") / f"{backend}-seed{seed}"
+    with ProgressDisplay(quiet=quiet) as progress:
+        record = train_model(
+            backend_class(backend),
+            {"seed": seed, **option},
+            directory,
+            force=force,
+            progress=progress,
+        )
+    last = record["history"][-1]
+    click.echo(", ".join(f"{name} {value:g}" for name, value in last.items()))
+    click.echo(f"Written to {directory}.")

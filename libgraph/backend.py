@@ -1,0 +1,170 @@
+"""What a backend has to offer, and how backends are found.
+
+A backend knows one kind of model: it loads it, cuts it into a `Network`, yields batches of a split
+and scores outputs; it may also say what features stand for, and train its model. Backends register
+under the entry-point group `libgraph.backends`, the built-in ones no differently from anyone's
+own; names are listed without importing anything.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from libgraph.errors import BackendError, UsageError
+
+if TYPE_CHECKING:
+    from libgraph.accumulate import Progress
+    from libgraph.graph import FeatureLabel
+    from libgraph.network import Network
+
+ENTRY_POINTS = "libgraph.backends"
+
+Split = Literal["train", "test"]
+Encode = Callable[[Tensor], Mapping[str, Tensor]]
+"""Raw inputs to feature activations `(n, positions, features)` of every rotated node layer."""
+
+
+class Batch(NamedTuple):
+    """Raw inputs and targets of some samples, samples first."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+class Options(BaseModel):
+    """Base of typed options: unknown names are refused, values cannot be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Backend(ABC):
+    """One kind of model. Subclasses set the class attributes and fill in the abstract methods.
+
+    Attributes:
+        name: as given on the command line.
+        summary: one line for `libgraph backends`.
+        Options: the options that `-o key=value` sets.
+        Training: the options of `train`, or None where there is no training.
+        score_name: what `score` measures.
+        higher_is_better: whether a larger score is a better one.
+        concept: what the concepts in feature labels are, such as `frequency`.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    Options: ClassVar[type[Options]] = Options
+    Training: ClassVar[type[Options] | None] = None
+    score_name: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+    concept: ClassVar[str] = "concept"
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options if options is not None else self.Options()
+
+    @abstractmethod
+    def network(self) -> Network:
+        """The model, cut into sections, with parameters in their stored precision."""
+
+    @abstractmethod
+    def samples(self, split: Split) -> int:
+        """Number of samples of a split."""
+
+    @abstractmethod
+    def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+        """The samples of a split, always in the same order."""
+
+    @abstractmethod
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Score `(n,)` of each sample, from outputs `(n, positions, d_out)` of the network."""
+
+    def labels(self, encode: Encode) -> Mapping[str, Sequence[FeatureLabel]]:
+        """What the features of each node layer stand for; layers may be left out."""
+        return {}
+
+    @classmethod
+    def train(cls, options: Options, directory: Path, progress: Progress) -> Mapping[str, Any]:
+        """Train a model into `directory`, resuming what is there; returns what came out."""
+        raise BackendError(f"The backend '{cls.name}' has no training.")
+
+
+AnyOptions = TypeVar("AnyOptions", bound=BaseModel)
+
+
+def parse_options(model: type[AnyOptions], values: Mapping[str, Any], of: str) -> AnyOptions:
+    """Validate option values, which may be strings.
+
+    Args:
+        model: the options' type.
+        values: by name.
+        of: whose options they are, for the error message.
+
+    Raises:
+        UsageError: naming the first option that is unknown (with near names) or has a bad value.
+    """
+    known = list(model.model_fields)
+    for name in values:
+        if name not in known:
+            raise UsageError(f"{of} has no option '{name}'{near(name, known, 'its options are')}.")
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "options"
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise UsageError(f"Option '{name}' of {of}: {message}, not {first['input']!r}.") from None
+
+
+def near(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The known names that look like `name`, or all of them, as the end of a sentence."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "; did you mean " + " or ".join(f"'{each}'" for each in close)
+    return f"; {otherwise} {', '.join(names)}" if names else "; it has none"
+
+
+def backend_names() -> list[str]:
+    """Names of all installed backends, without importing them."""
+    return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
+
+
+def backend_class(name: str) -> type[Backend]:
+    """Import the backend registered under `name`.
+
+    Raises:
+        BackendError: if there is none (the near names are given), or if it cannot be imported.
+    """
+    found: dict[str, EntryPoint] = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
+    if name not in found:
+        raise BackendError(f"There is no backend '{name}'{near(name, found, 'installed are')}.")
+    try:
+        loaded = found[name].load()
+    except ImportError as error:
+        raise BackendError(
+            f"The backend '{name}' cannot be imported ({error}): install what it needs, "
+            f"perhaps with: pip install 'libgraph[{name}]'."
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
+        raise BackendError(
+            f"The entry point '{name}' is {loaded!r}, not a subclass of libgraph.Backend."
+        )
+    return loaded
+
+
+def load_backend(name: str, **options: Any) -> Backend:
+    """Make the backend registered under `name` with these options (strings are converted).
+
+    Raises:
+        BackendError: if there is no such backend or it cannot be imported.
+        UsageError: if an option is unknown or has a bad value.
+    """
+    cls = backend_class(name)
+    return cls(parse_options(cls.Options, options, f"the backend '{name}'"))

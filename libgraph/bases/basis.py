@@ -1,0 +1,135 @@
+"""A basis of one node layer, how directions are truncated, and the protocol of basis methods.
+
+A basis is two matrices: the encoder C takes activations to features, f = x C, the decoder C⁺ takes
+features back, x ≈ f C⁺. Features are sorted by importance, after the isolated ones (the constant
+first), which are features of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.accumulate import Data, Progress
+from libgraph.bases.statistics import Statistics
+from libgraph.errors import NumericalError, UsageError
+from libgraph.network import Network
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Features of one node layer.
+
+    Args:
+        encoder: C `(d, k)`, features are x C.
+        decoder: C⁺ `(k, d)`, activations are f C⁺.
+        importance: `(k,)`, what features are sorted by: Λ for LIB, variance for PCA and neurons.
+        isolated: how many leading features are isolated (the constant, a LayerNorm variance).
+        rotated: False where the node layer was left in its neuron basis.
+    """
+
+    encoder: Float[Tensor, "d k"]
+    decoder: Float[Tensor, "k d"]
+    importance: Float[Tensor, " k"]
+    isolated: int
+    rotated: bool = True
+
+    def __len__(self) -> int:
+        return self.encoder.shape[1]
+
+    def to(self, dtype: torch.dtype) -> Basis:
+        """The same in another precision."""
+        return Basis(
+            self.encoder.to(dtype),
+            self.decoder.to(dtype),
+            self.importance.to(dtype),
+            self.isolated,
+            self.rotated,
+        )
+
+
+Bases = Mapping[str, Basis]
+"""One basis per node layer, by the layer's name."""
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """Below which eigenvalue a direction is dropped.
+
+    Args:
+        relative: whether `tolerance` is a share of the largest eigenvalue.
+        tolerance: the threshold; the paper uses an absolute 1e-15 in float64.
+    """
+
+    relative: bool
+    tolerance: float
+
+    @classmethod
+    def parse(cls, text: str) -> Truncation:
+        """Read `rel:TOL` or `abs:TOL`."""
+        kind, _, number = text.partition(":")
+        try:
+            tolerance = float(number)
+        except ValueError:
+            tolerance = math.nan
+        if kind not in ("rel", "abs") or not 0 <= tolerance < math.inf:
+            raise UsageError(f"Truncation '{text}': use rel:TOL or abs:TOL, such as rel:1e-10.")
+        return cls(kind == "rel", tolerance)
+
+    @classmethod
+    def default(cls, dtype: torch.dtype) -> Truncation:
+        """rel:1e-10 in float64; in float32 rel:1e-5, above the noise of sums of squares."""
+        return cls(True, 1e-10 if dtype == torch.float64 else 1e-5)
+
+    def __str__(self) -> str:
+        return f"{'rel' if self.relative else 'abs'}:{self.tolerance:g}"
+
+    def count(self, eigenvalues: Float[Tensor, " k"]) -> int:
+        """How many of the eigenvalues, sorted downwards, are kept."""
+        if not len(eigenvalues):
+            return 0
+        scale = float(eigenvalues[0]) if self.relative else 1.0
+        return int((eigenvalues > max(self.tolerance * scale, 0.0)).sum())
+
+
+class BasisMethod(Protocol):
+    """A way to choose bases: from statistics and, if it needs them, passes over the data."""
+
+    def __call__(
+        self,
+        network: Network,
+        statistics: Mapping[str, Statistics],
+        data: Data,
+        truncation: Truncation,
+        progress: Progress,
+    ) -> dict[str, Basis]:
+        """A basis for every node layer, in float64."""
+
+
+def eigenbasis(
+    gram: Float[Tensor, "k k"], truncation: Truncation, where: str
+) -> tuple[Float[Tensor, " m"], Float[Tensor, "k m"]]:
+    """Eigenvalues above the threshold, largest first, and their eigenvectors as columns.
+
+    The sign of each eigenvector is fixed (its largest entry is positive), so that the same Gram
+    gives the same features.
+
+    Raises:
+        NumericalError: if the Gram is not finite; `where` names it.
+    """
+    if not bool(gram.isfinite().all()):
+        raise NumericalError(f"The {where} holds NaN or infinite values: check the weights.")
+    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
+    values, vectors = values.flip(0), vectors.flip(1)
+    kept = truncation.count(values)
+    values, vectors = values[:kept], vectors[:, :kept]
+    if kept:
+        largest = vectors.abs().argmax(0, keepdim=True)
+        vectors = vectors * vectors.gather(0, largest).sign()
+    return values, vectors

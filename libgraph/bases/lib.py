@@ -1,0 +1,92 @@
+"""The Local Interaction Basis (arXiv 2405.10928): the main idea of this project, in one page.
+
+From the last node layer back to the first: whiten the activations, R = Y U D^{-1/2}; measure how
+strongly each whitened direction drives the next layer's features, M = R⁺ M' R⁺ᵀ with M' the mean
+of J C'C'ᵀ Jᵀ; rotate to the directions that act independently, M = V Λ Vᵀ, and scale each by how
+much it does: C = R V Λ^{1/2}. Directions of no variance or no effect are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.accumulate import Data, Progress, Sums, accumulate
+from libgraph.backend import Batch
+from libgraph.bases.basis import Basis, Truncation, eigenbasis
+from libgraph.bases.neuron import neuron_basis
+from libgraph.bases.pca import pca_basis
+from libgraph.bases.statistics import Statistics
+from libgraph.network import Network, NodeLayer
+
+
+def lib(
+    network: Network,
+    statistics: Mapping[str, Statistics],
+    data: Data,
+    truncation: Truncation,
+    progress: Progress,
+) -> dict[str, Basis]:
+    """The Local Interaction Basis of every node layer (MATH §2); importance is Λ."""
+    last = network.node_layers[-1]
+    basis = (
+        pca_basis(last, statistics[last.name], truncation)
+        if last.rotated
+        else neuron_basis(last, statistics[last.name])
+    )
+    bases = {last.name: basis}
+    for index in reversed(range(len(network.sections))):
+        layer = network.node_layers[index]
+        gram = _jacobian_gram(network, index, basis.encoder, data, progress)
+        stats = statistics[layer.name]
+        basis = lib_basis(layer, stats, gram / (stats.count * stats.positions), truncation)
+        bases[layer.name] = basis
+    return {layer.name: bases[layer.name] for layer in network.node_layers}
+
+
+def lib_basis(
+    layer: NodeLayer,
+    statistics: Statistics,
+    jacobian_gram: Float[Tensor, "d d"],
+    truncation: Truncation,
+) -> Basis:
+    """Steps 2, 4 and 5 at one node layer, from its mean Jacobian Gram M' in the neuron basis."""
+    principal = pca_basis(layer, statistics, truncation)
+    isolated = principal.isolated
+    deviation = principal.importance.sqrt()
+    # A LayerNorm variance may be constant over the data; it then stays as it is.
+    deviation[:isolated] = torch.where(deviation[:isolated] > 0, deviation[:isolated], 1)
+    whiten = principal.encoder / deviation
+    unwhiten = deviation.unsqueeze(1) * principal.decoder
+    strength = unwhiten @ jacobian_gram @ unwhiten.T
+    importance, rotation = eigenbasis(
+        strength[isolated:, isolated:],
+        truncation,
+        f"Jacobian Gram at node layer '{layer.name}'",
+    )
+    # Isolated features are whitened, not rotated: the constant stays exactly 1.
+    rotation = torch.block_diag(torch.eye(isolated).to(rotation), rotation)
+    importance = torch.cat([importance.new_ones(isolated), importance])
+    scale = importance.sqrt()
+    return Basis(
+        encoder=whiten @ rotation * scale,
+        decoder=(rotation / scale).T @ unwhiten,
+        importance=importance,
+        isolated=isolated,
+    )
+
+
+def _jacobian_gram(
+    network: Network, index: int, encoder: Tensor, data: Data, progress: Progress
+) -> Float[Tensor, "d d"]:
+    """Step 3, summed over the data: Σ_x Σ_ts J_ts C'C'ᵀ J_tsᵀ at node layer `index`."""
+    section = network.sections[index].rebase(encoder=encoder.to(data.dtype))
+
+    def measure(batch: Batch) -> Sums:
+        return {"gram": section.jacobian_gram(network.activations_at(index, batch.inputs))}
+
+    name = network.node_layers[index].name
+    return accumulate(data, measure, stage=f"basis at {name}", progress=progress)["gram"]

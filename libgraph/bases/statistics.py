@@ -1,0 +1,75 @@
+"""Mean and covariance of every node layer, from one pass over the data.
+
+Positions count as samples. The sums are taken about the mean of the first batch, so that the
+covariance does not drown in the square of the mean; a node layer with NaN or infinite activations
+is named here, before anything is built on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.accumulate import Data, Progress, Sums, accumulate, silent
+from libgraph.backend import Batch
+from libgraph.errors import NumericalError
+from libgraph.network import Network
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one node layer.
+
+    Args:
+        mean: `(d,)`, over samples and positions.
+        covariance: `(d, d)`, divided by the number of samples and positions.
+        count: samples.
+        positions: positions per sample.
+    """
+
+    mean: Float[Tensor, " d"]
+    covariance: Float[Tensor, "d d"]
+    count: int
+    positions: int
+
+
+def node_statistics(
+    network: Network, data: Data, progress: Progress = silent
+) -> dict[str, Statistics]:
+    """Statistics of every node layer (MATH §2, steps 1 and 2), in float64.
+
+    Raises:
+        NumericalError: naming the first node layer whose activations are not finite.
+        DataError: if the split is empty.
+    """
+    names = [layer.name for layer in network.node_layers]
+    with torch.no_grad():
+        first = list(network.activations(next(iter(data)).inputs))
+    shifts = {name: x.flatten(0, 1).double().mean(0) for name, x in zip(names, first, strict=True)}
+    positions = {name: x.shape[1] for name, x in zip(names, first, strict=True)}
+
+    def measure(batch: Batch) -> Sums:
+        sums = {"count": torch.tensor(len(batch.inputs), dtype=torch.float64)}
+        for name, x in zip(names, network.activations(batch.inputs), strict=True):
+            if not bool(x.isfinite().all()):
+                raise NumericalError(
+                    f"Activations at node layer '{name}' are NaN or infinite: "
+                    "check the weights and the inputs."
+                )
+            shifted = x.flatten(0, 1).double() - shifts[name]
+            sums[f"{name} first"] = shifted.sum(0)
+            sums[f"{name} second"] = shifted.T @ shifted
+        return sums
+
+    sums = accumulate(data, measure, stage="statistics", progress=progress)
+    count = int(sums["count"])
+    result = {}
+    for name in names:
+        total = count * positions[name]
+        offset = sums[f"{name} first"] / total
+        covariance = sums[f"{name} second"] / total - torch.outer(offset, offset)
+        result[name] = Statistics(shifts[name] + offset, covariance, count, positions[name])
+    return result

@@ -1,0 +1,35 @@
+"""Errors that a user can do something about.
+
+Every message is one sentence: what is wrong, and what to do. The command line prints it and exits
+with the class's `exit_code`; anything else that is raised is a bug in this project.
+"""
+
+
+class LibgraphError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(LibgraphError):
+    """A wrong option, a missing extra, or an output that cannot be written."""
+
+    exit_code = 2
+
+
+class BackendError(LibgraphError):
+    """An unknown backend, or a model or weights that cannot be used."""
+
+    exit_code = 3
+
+
+class DataError(LibgraphError):
+    """Data that are missing, empty or malformed."""
+
+    exit_code = 4
+
+
+class NumericalError(LibgraphError):
+    """NaN, infinity or a vanishing quantity where a finite number is needed."""
+
+    exit_code = 5

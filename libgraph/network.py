@@ -1,0 +1,118 @@
+"""A network as a chain of sections between node layers.
+
+A node layer is a cut through the network: the activations on it determine the output. All
+positions of a node layer share one set of features. The network runs forward, from its raw inputs
+or from any node layer on, which is all that ablation needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from libgraph.errors import BackendError
+from libgraph.sections import Section
+
+
+@dataclass(frozen=True)
+class NodeLayer:
+    """One cut through a network.
+
+    Args:
+        name: for transformers the TransformerLens-like name, such as `ln1.0`.
+        size: number of coordinates, the constant one included.
+        constant: whether the last coordinate is the constant 1 that carries the biases.
+        isolated: further coordinates that stay features of their own (a LayerNorm variance).
+        rotated: False leaves the layer in its neuron basis, as is the custom for logits.
+    """
+
+    name: str
+    size: int
+    constant: bool = True
+    isolated: tuple[int, ...] = ()
+    rotated: bool = True
+
+    @property
+    def isolated_coordinates(self) -> tuple[int, ...]:
+        """The constant coordinate, if there is one, and the other isolated ones."""
+        return ((self.size - 1,) if self.constant else ()) + self.isolated
+
+
+class Network(nn.Module):
+    """Sections between node layers, and the map from raw inputs to the first of them.
+
+    Args:
+        embed: module from a batch's raw inputs to activations `(n, positions, size)`.
+        sections: the maps from each node layer to the next.
+        node_layers: one more than there are sections.
+
+    Raises:
+        BackendError: if the sizes of sections and node layers do not fit together.
+    """
+
+    def __init__(
+        self, embed: nn.Module, sections: Sequence[Section], node_layers: Sequence[NodeLayer]
+    ) -> None:
+        super().__init__()
+        if len(node_layers) != len(sections) + 1 or not sections:
+            raise BackendError(
+                f"A network needs one node layer more than sections and at least one section, "
+                f"not {len(node_layers)} and {len(sections)}."
+            )
+        names = [layer.name for layer in node_layers]
+        if len(set(names)) < len(names):
+            raise BackendError(f"Node layers must have different names: {', '.join(names)}.")
+        for section, source, target in zip(sections, node_layers, node_layers[1:], strict=False):
+            if (section.d_in, section.d_out) != (source.size, target.size):
+                raise BackendError(
+                    f"The section {source.name}->{target.name} maps {section.d_in} to "
+                    f"{section.d_out} coordinates, but the node layers have {source.size} "
+                    f"and {target.size}."
+                )
+        self.embed = embed
+        self.sections: Sequence[Section] = nn.ModuleList(sections)  # type: ignore[assignment]
+        self.node_layers = tuple(node_layers)
+
+    @property
+    def pairs(self) -> list[tuple[NodeLayer, NodeLayer, Section]]:
+        """Neighbouring node layers with the section between them, in order."""
+        return list(zip(self.node_layers, self.node_layers[1:], self.sections, strict=False))
+
+    def forward(self, inputs: Tensor) -> Float[Tensor, "n t d_out"]:
+        """Activations of the last node layer."""
+        return self.from_layer(0, self.embed(inputs))
+
+    def from_layer(self, index: int, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n t d_out"]:
+        """Run on from the activations `x` of node layer `index`."""
+        for section in self.sections[index:]:
+            x = section(x)
+        return x
+
+    def activations(self, inputs: Tensor) -> Iterator[Float[Tensor, "n s d"]]:
+        """Activations of every node layer in turn, in one forward pass."""
+        x = self.embed(inputs)
+        yield x
+        for section in self.sections:
+            x = section(x)
+            yield x
+
+    def activations_at(self, index: int, inputs: Tensor) -> Float[Tensor, "n s d"]:
+        """Activations of node layer `index`."""
+        x: Tensor = self.embed(inputs)
+        for section in self.sections[:index]:
+            x = section(x)
+        return x
+
+    def fingerprint(self) -> str:
+        """SHA-256 over structure and parameters: equal networks have equal fingerprints."""
+        digest = hashlib.sha256(repr((self.node_layers, self)).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(data.numpy().tobytes())
+        return digest.hexdigest()

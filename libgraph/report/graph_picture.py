@@ -1,0 +1,266 @@
+"""A picture of an interaction graph: layers in columns, features as nodes, modules as colours.
+
+Features that belong together stand at the same height in every column, in bands of one colour,
+so that a modular network shows as parallel streams and everything between modules as grey
+threads. Edges enter a node on its left and leave it on its right; width and opacity follow the
+weight. Features without a kept edge are left out and counted in the header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from libgraph.communities import module_table
+from libgraph.errors import UsageError
+from libgraph.export.graphml import module_colour, relative_importance, replacing
+from libgraph.features import FeatureLabel, FloatArray
+from libgraph.graph import InteractionGraph, KeptEdges, Pair
+from libgraph.report.graph_layout import MARGIN, WIDTH, Layout, arrange, choose_features
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RESOLUTION = 180
+FONT, CHARACTER = 6.6, 0.047
+MAX_EDGES = 4000
+LEGEND_ENTRIES = 9
+INK, FAINT = "#22252b", "#7b808a"
+
+
+def draw_graph(
+    graph: InteractionGraph,
+    path: str | Path,
+    *,
+    title: str | None = None,
+    max_features: int = 60,
+) -> None:
+    """Draw the graph to a PNG or SVG file; the same graph always gives the same picture.
+
+    Args:
+        graph: The graph, with a partition if modules are to be coloured.
+        path: Where to write; the suffix chooses the format.
+        title: Heading of the picture.
+        max_features: Features shown per column at most, those with the most edge weight first.
+            An unrotated layer, such as logits, is a column of dots whatever its size.
+
+    Raises:
+        UsageError: If matplotlib is missing, the suffix is neither, or writing fails.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in {".png", ".svg"}:
+        raise UsageError(f"{path} is neither .png nor .svg: choose one of them.")
+    if max_features < 1:
+        raise UsageError(f"max_features is {max_features}: choose at least 1.")
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
+
+    kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
+    layout = arrange(graph, kept, choose_features(graph, kept, max_features))
+    # A fixed salt and no date make SVG files reproducible; dollar signs in names are no formulas.
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "libgraph",
+        "svg.fonttype": "none",
+        "font.family": "DejaVu Sans",
+        "text.parse_math": False,
+    }
+    with matplotlib.rc_context(settings):
+        head, foot = (1.0 if title else 0.65), _legend_height(graph)
+        figure = Figure(figsize=(WIDTH, layout.height + head + foot), facecolor="white")
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.set(xlim=(0, WIDTH), ylim=(-layout.height - foot, head), aspect="equal")
+        axes.axis("off")
+        _draw_bands(axes, layout)
+        _draw_edges(axes, graph, kept, layout)
+        _draw_headings(axes, graph, layout)
+        for layer in graph.layers:
+            _draw_column(axes, graph, layer.name, layout)
+        if title:
+            axes.text(MARGIN, head - 0.24, title, size=13, weight="bold", color=INK, va="center")
+        _draw_legend(axes, graph, -layout.height - 0.22)
+        _save(figure, path, suffix[1:])
+
+
+def short_label(label: FeatureLabel | None, length: int = 19) -> str:
+    """First part of the first term of a label, without its share: ``"cos(15x)"``."""
+    if label is None:
+        return ""
+    first = re.sub(r"^\s*[\d.]+\s*%\s*", "", label.text.split("|")[0])
+    # A plus inside parentheses, as in cos(15x + 15y), is part of the term.
+    first = re.split(r" \+ (?![^(]*\))", first)[0].strip()
+    return first if len(first) <= length else first[: length - 1] + "…"
+
+
+def _draw_bands(axes: Axes, layout: Layout) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    for module, (left, right, upper, lower) in layout.bands.items():
+        if module >= 0:
+            box = FancyBboxPatch(
+                (left, lower - 0.03), right - left, upper - lower + 0.06,
+                boxstyle="round,pad=0,rounding_size=0.07",
+                facecolor=_hex(module), alpha=0.06, linewidth=0, zorder=0,
+            )  # fmt: skip
+            axes.add_patch(box)
+
+
+def _draw_edges(
+    axes: Axes, graph: InteractionGraph, kept: Mapping[Pair, KeptEdges], layout: Layout
+) -> None:
+    from matplotlib.collections import LineCollection
+
+    # One row per edge: where it starts and ends, its module, its strength, how quiet it is.
+    blocks = [np.empty((0, 7))]
+    for (source, target), edges in kept.items():
+        begin = _heights(graph, layout, source)[edges.inputs]
+        finish = _heights(graph, layout, target)[edges.outputs]
+        module = graph.membership(source)[edges.inputs]
+        module = np.where(module == graph.membership(target)[edges.outputs], module, -1)
+        # Edges to logits fan out from every feature: drawn at full weight they would be all one
+        # sees, so they are the faintest.
+        rotated = graph.layer(source).rotated and graph.layer(target).rotated
+        ends = layout.right[source], begin, layout.left[target], finish
+        columns = (*ends, module, edges.weight, 1.0 if rotated else 0.45)
+        block = np.stack(np.broadcast_arrays(*columns), axis=1)
+        block = block[~np.isnan(block).any(axis=1)]
+        block[:, 5] /= block[:, 5].max(initial=0.0) or 1.0
+        blocks.append(block)
+    table = np.concatenate(blocks)
+    table = table[np.argsort(table[:, 5] + (table[:, 4] >= 0), kind="stable")[-MAX_EDGES:]]
+    if not len(table):
+        axes.text(WIDTH / 2, -layout.height / 2, "no edges to show", size=9, color=FAINT,
+                  ha="center")  # fmt: skip
+        return
+    modules, strength, quiet = table[:, 4].astype(np.int64), table[:, 5], table[:, 6]
+    palette = np.array([module_colour(module) for module in range(-1, modules.max() + 1)]) / 255
+    palette[0] *= 0.8
+    inside = modules >= 0
+    alpha = np.where(inside, 0.16 + 0.74 * strength, quiet * (0.12 + 0.4 * strength))
+    axes.add_collection(
+        LineCollection(
+            list(_curves(table)),
+            colors=np.column_stack([palette[modules + 1], alpha]),
+            linewidths=np.where(inside, 0.35 + 1.9 * strength, quiet * (0.3 + 0.8 * strength)),
+            capstyle="round",
+            zorder=1,
+        )
+    )
+
+
+def _heights(graph: InteractionGraph, layout: Layout, name: str) -> FloatArray:
+    """Height of every feature of a layer, shape ``(features,)``; NaN for those not shown."""
+    heights = np.full(graph.layer(name).size, np.nan)
+    heights[layout.shown[name]] = layout.y[name]
+    return heights
+
+
+def _curves(table: FloatArray) -> FloatArray:
+    """Smooth curves, level at both ends, shape ``(edges, points, 2)``."""
+    t = np.linspace(0, 1, 25)
+    x0, y0, x1, y1 = (table[:, [column]] for column in range(4))
+    return np.stack([x0 + (x1 - x0) * t, y0 + (y1 - y0) * t * t * (3 - 2 * t)], axis=-1)
+
+
+def _draw_headings(axes: Axes, graph: InteractionGraph, layout: Layout) -> None:
+    rooms = {name: max(WIDTH / len(graph.layers), right - layout.left[name])
+             for name, right in layout.right.items()}  # fmt: skip
+    # Long names break at their last dot; then all headings shrink together.
+    names = {name: name if len(name) * 0.092 < room else ".\n".join(name.rsplit(".", 1))
+             for name, room in rooms.items()}  # fmt: skip
+    longest = {name: max(len(line) for line in names[name].split("\n")) for name in names}
+    size = min([9.5, *(95 * rooms[name] / max(longest[name], 1) for name in names)])
+    style: dict[str, Any] = {"ha": "center", "va": "baseline", "linespacing": 1.0}
+    for layer in graph.layers:
+        shown, total = len(layout.shown[layer.name]), layer.size
+        count = f"{shown} of {total}" if shown < total else f"{total}"
+        if layout.right[layer.name] > layout.left[layer.name]:
+            count += " features"
+        x = (layout.left[layer.name] + layout.right[layer.name]) / 2
+        axes.text(x, 0.29, names[layer.name], size=size, weight="bold", color=INK, **style)
+        axes.text(x, 0.13, count, size=min(7, size), color=FAINT, **style)
+
+
+def _draw_column(axes: Axes, graph: InteractionGraph, name: str, layout: Layout) -> None:
+    from matplotlib.collections import EllipseCollection
+    from matplotlib.patches import FancyBboxPatch
+
+    layer, features, y = graph.layer(name), layout.shown[name], layout.y[name]
+    left, right, row = layout.left[name], layout.right[name], layout.row
+    labelled = right > left
+    colours = [_hex(module) for module in graph.membership(name)[features].tolist()]
+    diameter = np.full(len(features), 0.045)
+    if layer.rotated:
+        scale = relative_importance(layer.importance, layer.isolated)[features]
+        diameter = row * (0.3 + 0.55 * scale)
+    for feature, height, colour in zip(
+        features.tolist() if labelled else [], y.tolist(), colours, strict=labelled
+    ):
+        box = FancyBboxPatch(
+            (left, height - 0.43 * row), right - left, 0.86 * row,
+            boxstyle=f"round,pad=0,rounding_size={0.43 * row}",
+            facecolor=_tint(colour), edgecolor=colour, linewidth=0.4, zorder=2,
+        )  # fmt: skip
+        axes.add_patch(box)
+        length = int((right - left - 0.45) / CHARACTER)
+        label = short_label(layer.labels[feature] if layer.labels is not None else None, length)
+        text: dict[str, Any] = {"size": FONT, "va": "center_baseline", "zorder": 4}
+        axes.text(left + 0.2, height - 0.004, label, color=INK, **text)
+        axes.text(right - 0.06, height - 0.004, f"{feature}", color=FAINT, ha="right", **text)
+    x = left + 0.09 if labelled else left
+    circles = EllipseCollection(
+        diameter, diameter, np.zeros(len(features)), units="xy",
+        offsets=np.column_stack([np.full(len(features), x), y]), offset_transform=axes.transData,
+        facecolors=colours, edgecolors="white", linewidths=0.3, zorder=3,
+    )  # fmt: skip
+    axes.add_collection(circles)
+
+
+def _legend_height(graph: InteractionGraph) -> float:
+    count = 0 if graph.partition is None else graph.partition.size
+    rows = -(-min(count, LEGEND_ENTRIES) // 3) + (count > LEGEND_ENTRIES)
+    return 0.25 + 0.2 * rows
+
+
+def _draw_legend(axes: Axes, graph: InteractionGraph, top: float) -> None:
+    summaries = [] if graph.partition is None else module_table(graph)
+    left, row = MARGIN + 0.12, 0.2
+    style: dict[str, Any] = {"size": 7.5, "va": "center_baseline"}
+    for place, summary in enumerate(summaries[:LEGEND_ENTRIES]):
+        x, y = left + 3.1 * (place % 3), top - row * (place // 3)
+        axes.plot([x], [y], "o", markersize=6, color=_hex(summary.index), markeredgewidth=0)
+        axes.text(x + 0.12, y, f"module {summary.index}", color=INK, weight="bold", **style)
+        about = f"{summary.size} features"
+        if summary.concept is not None:
+            concept = short_label(FeatureLabel(summary.concept))
+            about = f"{concept} ({summary.concept_share:.0%}), {about}"
+        axes.text(x + 0.85, y, about, color=FAINT, **style)
+    rest = len(summaries) - LEGEND_ENTRIES
+    if rest > 0:
+        y = top - row * (LEGEND_ENTRIES // 3)
+        axes.text(left - 0.05, y, f"and {rest} smaller", color=FAINT, **style)
+
+
+def _hex(module: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*module_colour(module))
+
+
+def _tint(colour: str) -> tuple[float, float, float]:
+    """A light opaque version, so that edges behind a node do not show through."""
+    red, green, blue = (1 - 0.16 * (1 - int(colour[k : k + 2], 16) / 255) for k in (1, 3, 5))
+    return red, green, blue
+
+
+def _save(figure: Figure, path: str | Path, kind: str) -> None:
+    metadata: dict[str, None] = {"Date": None} if kind == "svg" else {"Software": None}
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)

@@ -1,0 +1,117 @@
+"""Jacobian Grams and interactions of any section, by automatic differentiation.
+
+One pass of forward mode serves one input coordinate, one of reverse mode one output coordinate;
+the mode with fewer passes is taken, and passes run side by side (`torch.func.vmap`) in chunks that
+keep the derivatives of one chunk below `CHUNK_BYTES`. Nothing of size samples × outputs × inputs ×
+positions is ever held. Structured sections are tested against these functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from libgraph.quadrature import Quadrature
+
+if TYPE_CHECKING:
+    from libgraph.sections.section import Section
+
+CHUNK_BYTES = 128 * 2**20
+
+
+def jacobian_gram(section: Section, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
+    """Σ_x Σ_ts J_ts J_tsᵀ; cost: the smaller of t·d_out reverse and s·d_in forward passes."""
+    x = _positions_as_samples(section, x)
+    _, s, d_in = x.shape
+    t, d_out = section(x[:1]).shape[1:]
+    total = x.new_zeros(d_in, d_in, dtype=torch.float64)
+    if t * d_out <= s * d_in:
+        for gradients in _reverse(section, x, t, d_out):
+            rows = gradients.reshape(-1, d_in)
+            total += rows.T @ rows
+        return total
+    # Forward mode gives one row of J at a time, and a Gram needs all rows of a sample together.
+    samples = max(1, CHUNK_BYTES // (4 * d_in * t * d_out * x.element_size()))
+    eye = torch.eye(d_in, dtype=x.dtype, device=x.device)
+    for part in x.split(samples):
+        for position in range(s):
+            at = torch.zeros(s, 1, dtype=x.dtype, device=x.device)
+            at[position] = 1
+
+            def directional(direction: Tensor, part: Tensor = part, at: Tensor = at) -> Tensor:
+                tangent = (at * direction).expand_as(part)
+                return _directional(section, part, tangent)
+
+            rows = vmap(directional)(eye).reshape(d_in, -1)
+            total += rows @ rows.T
+    return total
+
+
+def interactions(
+    section: Section,
+    x: Float[Tensor, "n s d_in"],
+    features: Float[Tensor, "n s k"],
+    decoder: Float[Tensor, "k d_in"],
+    quadrature: Quadrature,
+) -> Float[Tensor, "d_out k"]:
+    """Σ_x Σ_t (Σ_s f_sj ∫dα (decoder J_ts(αx))_ji)².
+
+    The sum over s is one directional derivative along f_·j decoder_j, so forward mode needs k
+    passes whatever the number of positions; reverse mode needs t·d_out.
+    """
+    x, features = (_positions_as_samples(section, each) for each in (x, features))
+    k = decoder.shape[0]
+    t, d_out = section(x[:1]).shape[1:]
+    total = x.new_zeros(d_out, k, dtype=torch.float64)
+    path = list(zip(quadrature.points, quadrature.weights, strict=True))
+    if k <= t * d_out:
+        for chosen in _chunks(k, x.numel() + x.shape[0] * t * d_out, x):
+
+            def along(j: Tensor) -> Tensor:
+                tangent = features[..., j].unsqueeze(-1) * decoder[j]
+                return sum(w * _directional(section, a * x, tangent) for a, w in path)  # type: ignore[return-value]
+
+            total[:, chosen] = vmap(along)(chosen).square().sum(dim=(1, 2)).T.double()
+        return total
+    passes = [_reverse(section, a * x, t, d_out) for a, _ in path]
+    done = 0
+    for gradients in zip(*passes, strict=True):
+        mean = sum(w * g for (_, w), g in zip(path, gradients, strict=True))
+        effect = torch.einsum("cnsd,kd,nsk->cnk", mean, decoder, features)
+        squares = effect.square().sum(1).double()
+        outputs = torch.arange(done, done + len(squares), device=x.device) % d_out
+        total.index_add_(0, outputs, squares)
+        done += len(squares)
+    return total
+
+
+def _positions_as_samples(section: Section, x: Tensor) -> Tensor:
+    return x.reshape(-1, 1, x.shape[-1]) if section.positionwise else x
+
+
+def _directional(section: Section, x: Tensor, tangent: Tensor) -> Tensor:
+    _, derivative = jvp(section, (x,), (tangent,))
+    return derivative  # type: ignore[no-any-return]
+
+
+def _chunks(passes: int, elements: int, x: Tensor) -> Iterator[Tensor]:
+    size = max(1, CHUNK_BYTES // (4 * elements * x.element_size()))
+    yield from torch.arange(passes, device=x.device).split(size)
+
+
+def _reverse(section: Section, x: Tensor, t: int, d_out: int) -> Iterator[Tensor]:
+    """Gradients `(chunk, n, s, d_in)` of the outputs (position-major), a chunk at a time."""
+    y, pullback = vjp(section, x)
+
+    def gradient(index: Tensor) -> Tensor:
+        cotangent = torch.arange(t * d_out, device=x.device) == index
+        (result,) = pullback(cotangent.to(x.dtype).reshape(1, t, d_out).expand_as(y))
+        return result  # type: ignore[no-any-return]
+
+    for chosen in _chunks(t * d_out, 2 * x.numel(), x):
+        yield vmap(gradient)(chosen)

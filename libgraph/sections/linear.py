@@ -1,0 +1,54 @@
+"""The linear section y = x A: unembeddings, projections, changes of coordinates.
+
+Its Jacobian is the same everywhere, so the Jacobian Gram needs no data at all and the interactions
+need one second moment per feature.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from libgraph.quadrature import Quadrature
+from libgraph.sections.section import LinearMap, Section
+
+
+class Linear(Section):
+    """y = x A at every position, A of shape `(d_in, d_out)` with the bias in its last row."""
+
+    positionwise = True
+    matrix: Tensor
+
+    def __init__(self, matrix: Float[Tensor, "d_in d_out"]) -> None:
+        super().__init__(*matrix.shape)
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
+        """x A."""
+        return x @ self.matrix
+
+    def transform(self, left: LinearMap, right: LinearMap) -> Linear:
+        """The same with A changed at both ends."""
+        return Linear(right(left(self.matrix)))
+
+    def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
+        """A Aᵀ for every sample and position (MATH §5)."""
+        matrix = self.matrix.double()
+        return x.shape[0] * x.shape[1] * matrix @ matrix.T
+
+    def interactions(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+    ) -> Float[Tensor, "d_out k"]:
+        """((decoder A)_ji)² Σ f_j² (MATH §5), whatever the quadrature."""
+        return (decoder @ self.matrix).T.double().square() * features.double().square().sum((0, 1))
+
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n s d_out"]:
+        """x (A ∘ keep): all outputs in one product."""
+        return x @ torch.where(keep, self.matrix, 0)

@@ -1,0 +1,95 @@
+"""The skip + pointwise non-linearity section y = x S + φ(x A) B: an MLP block and its residual.
+
+The Jacobian S + A diag(φ'(xA)) B depends on the data only through the slopes φ', so the Jacobian
+Gram needs their first two moments and the interactions one batched product per sample. The
+pre-activation is linear in x, so integrated gradients only average slopes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import jvp
+
+from libgraph.quadrature import Quadrature
+from libgraph.sections.section import LinearMap, Section
+
+CHUNK_BYTES = 64 * 2**20
+
+
+class SkipMLP(Section):
+    """y = x S + φ(x A) B at every position.
+
+    Args:
+        skip: S `(d_in, d_out)`; its last row holds the output bias.
+        inner: A `(d_in, d_hidden)`; its last row holds the hidden bias.
+        outer: B `(d_hidden, d_out)`.
+        activation: φ, applied to each hidden unit by itself.
+    """
+
+    positionwise = True
+    skip: Tensor
+    inner: Tensor
+    outer: Tensor
+
+    def __init__(
+        self,
+        skip: Float[Tensor, "d_in d_out"],
+        inner: Float[Tensor, "d_in d_hidden"],
+        outer: Float[Tensor, "d_hidden d_out"],
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+    ) -> None:
+        super().__init__(*skip.shape)
+        self.register_buffer("skip", skip)
+        self.register_buffer("inner", inner)
+        self.register_buffer("outer", outer)
+        self.activation = activation
+
+    def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
+        """x S + φ(x A) B."""
+        return x @ self.skip + self.activation(x @ self.inner) @ self.outer
+
+    def transform(self, left: LinearMap, right: LinearMap) -> SkipMLP:
+        """The same with S, A and B changed at their outer ends."""
+        return SkipMLP(right(left(self.skip)), left(self.inner), right(self.outer), self.activation)
+
+    def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
+        """N SSᵀ + K + Kᵀ + A ((B Bᵀ) ∘ Σ dᵀd) Aᵀ with K = A diag(Σ d) B Sᵀ (MATH §5)."""
+        slopes = self._slopes(x, Quadrature.gradient())
+        inner, outer, skip = self.inner.double(), self.outer.double(), self.skip.double()
+        first, second = slopes.sum(0, dtype=torch.float64), (slopes.T @ slopes).double()
+        cross = (inner * first) @ (outer @ skip.T)
+        hidden = inner @ ((outer @ outer.T) * second) @ inner.T
+        return len(slopes) * skip @ skip.T + cross + cross.T + hidden
+
+    def interactions(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+    ) -> Float[Tensor, "d_out k"]:
+        """Σ f_j² ((decoder S)_ji + Σ_a (decoder A)_ja d_a B_ai)² (MATH §5)."""
+        slopes = self._slopes(x, quadrature)
+        features = features.reshape(len(slopes), -1)
+        skip, inner = decoder @ self.skip, decoder @ self.inner
+        total = x.new_zeros(self.d_out, len(decoder), dtype=torch.float64)
+        samples = max(1, CHUNK_BYTES // (len(decoder) * inner.shape[1] * x.element_size()))
+        for d, f in zip(slopes.split(samples), features.split(samples), strict=True):
+            jacobian = (inner * d.unsqueeze(1)) @ self.outer + skip
+            total += torch.einsum("nki,nk->ik", jacobian.square(), f.square())
+        return total
+
+    def _slopes(
+        self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature
+    ) -> Float[Tensor, "m d_hidden"]:
+        """∫dα φ'(α x A), one row per sample and position."""
+        hidden = (x @ self.inner).flatten(0, -2)
+        ones = torch.ones_like(hidden)
+        slopes = torch.zeros_like(hidden)
+        for point, weight in zip(quadrature.points, quadrature.weights, strict=True):
+            slopes += weight * jvp(self.activation, (point * hidden,), (ones,))[1]
+        return slopes

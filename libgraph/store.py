@@ -1,0 +1,179 @@
+"""Files: weights that come in, results that go out.
+
+Foreign weights are read without running any code in them. Everything written appears under its
+final name complete or not at all. A run directory grows under the name `NAME.partial`, one finished
+stage at a time, and is renamed when the run is complete; a stage is kept with the hash of all it
+depends on, so that an interrupted or repeated run does not compute it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from libgraph.errors import BackendError, UsageError
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file or of a PyTorch checkpoint, on the CPU.
+
+    Raises:
+        BackendError: if the file is missing, damaged, holds anything but tensors by name, or is a
+            pickle with code in it.
+    """
+    if not path.is_file():
+        raise BackendError(f"There is no weights file '{path}'.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise BackendError(f"'{path}' is damaged or no safetensors file ({error}).") from None
+    except pickle.UnpicklingError:
+        # Torch raises the same error for code and for garbage; only a checkpoint is a zip archive.
+        if not zipfile.is_zipfile(path):
+            raise BackendError(f"'{path}' is damaged or no PyTorch checkpoint.") from None
+        raise BackendError(
+            f"'{path}' holds more than tensors and was refused, as reading it could run code: "
+            "save its state_dict() alone, best as safetensors."
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackendError(f"'{path}' cannot be read as a checkpoint ({reason}).") from None
+    if not isinstance(loaded, Mapping):
+        raise BackendError(f"'{path}' holds a {type(loaded).__name__}, not a state dict.")
+    return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` if the block ends well.
+
+    Raises:
+        UsageError: if the file cannot be written, saying why.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a failed write into one sentence about `path`."""
+    try:
+        yield
+    except OSError as error:
+        advice = "free some space" if error.errno == errno.ENOSPC else "choose another --out"
+        raise UsageError(
+            f"Cannot write '{path}' ({error.strerror or error}): {advice} and run again; "
+            "finished stages are kept."
+        ) from error
+    except SafetensorError as error:
+        raise UsageError(f"Cannot write '{path}' ({error}): choose another --out.") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors; the same tensors make the same bytes."""
+    with writing(path) as temporary:
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in order and indented, for people and scripts."""
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def hash_of(*parts: Any) -> str:
+    """SHA-256 of anything that JSON can say."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class RunDirectory:
+    """Where the results of one run go.
+
+    Args:
+        path: the final name.
+        force: whether a complete run of that name may be replaced; its stages are then reused
+            where nothing that they depend on has changed.
+
+    Raises:
+        UsageError: if the name is taken and `force` is not set, or nothing can be written there.
+    """
+
+    def __init__(self, path: Path, *, force: bool = False) -> None:
+        self.path = path
+        self.partial = path.with_name(path.name + ".partial")
+        self.resumed = self.partial.is_dir()
+        if path.exists() and not force:
+            raise UsageError(
+                f"'{path}' exists: add --force to replace it, or choose another --out."
+            )
+        if path.exists() and not (path / "run.json").is_file():
+            raise UsageError(f"'{path}' is not a run directory: choose another --out.")
+        with explained(path):
+            self.partial.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not self.resumed:
+                for file in path.iterdir():
+                    if file.is_file():
+                        shutil.copy2(file, self.partial)
+        self._stages: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            recorded = json.loads((self.partial / "run.json").read_text(encoding="utf-8"))
+            self._stages = dict(recorded.get("stages", {}))
+
+    @property
+    def stages(self) -> Mapping[str, Mapping[str, Any]]:
+        """Hash and seconds of every finished stage."""
+        return self._stages
+
+    def file(self, name: str) -> Path:
+        """Where a file of the run is while the run goes on."""
+        return self.partial / name
+
+    def finished(self, stage: str, hashed: str) -> bool:
+        """Whether this very stage was finished before, by this or an earlier run."""
+        return self._stages.get(stage, {}).get("hash") == hashed
+
+    def finish(self, stage: str, hashed: str, seconds: float) -> None:
+        """Record that the files of a stage are complete."""
+        self._stages[stage] = {"hash": hashed, "seconds": round(seconds, 3)}
+        write_json(self.file("run.json"), {"complete": False, "stages": self._stages})
+
+    def complete(self, record: Mapping[str, Any]) -> None:
+        """Write `run.json` and give the directory its final name."""
+        write_json(self.file("run.json"), {**record, "complete": True, "stages": self._stages})
+        with explained(self.path):
+            old = self.path.with_name(self.path.name + ".old")
+            if self.path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(self.path, old)
+            os.replace(self.partial, self.path)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def abandon(self) -> bool:
+        """Remove the partial directory if no stage was finished; says whether one is left."""
+        if not self._stages:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        return self.partial.exists()

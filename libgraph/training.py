@@ -1,0 +1,170 @@
+"""Training by gradient descent that can be stopped and taken up again.
+
+`fit` minimises a loss over named parameters. The loss is told the number of the step and draws
+whatever it draws from that, so that a run resumed from its checkpoint ends where an uninterrupted
+one does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from libgraph.accumulate import Progress, silent
+from libgraph.backend import Backend, parse_options
+from libgraph.errors import BackendError, NumericalError, UsageError
+from libgraph.store import explained, hash_of, write_json, writing
+
+CHECKPOINT = "checkpoint.safetensors"
+Record = dict[str, float]
+
+
+def fit(
+    parameters: Mapping[str, Tensor],
+    loss: Callable[[int], Tensor],
+    *,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    directory: Path,
+    settings: Mapping[str, Any],
+    evaluate: Callable[[], Record],
+    evaluate_every: int = 500,
+    progress: Progress = silent,
+) -> list[Record]:
+    """Take optimiser steps until `steps`, saving a checkpoint at every evaluation.
+
+    Args:
+        parameters: leaves that `optimizer` holds in the same order; changed in place.
+        loss: the loss at a step.
+        optimizer: any optimiser whose state is tensors.
+        steps: number of steps in all, those before an interruption included.
+        directory: where the checkpoint is kept; one with other `settings` is ignored.
+        settings: whatever determines the course of training.
+        evaluate: measures of progress, such as test accuracy.
+        evaluate_every: steps between evaluations.
+        progress: told after every step.
+
+    Returns:
+        One record per evaluation, each with its `step`, the training `loss` and the `seconds`.
+
+    Raises:
+        NumericalError: if the loss stops being finite; the last checkpoint is kept.
+    """
+    path = directory / CHECKPOINT
+    key = hash_of(settings)
+    history = _resume(path, key, parameters, optimizer)
+    start, began = int(history[-1]["step"]) if history else 0, time.monotonic()
+    before = history[-1]["seconds"] if history else 0.0
+    for step in range(start, steps):
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(step)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        progress("training", step + 1, steps)
+        if (step + 1) % evaluate_every and step + 1 < steps:
+            continue
+        if not math.isfinite(float(value.detach())):
+            raise NumericalError(
+                f"The training loss is not finite at step {step + 1}: lower the learning rate; "
+                f"the last good state is in '{path}'."
+            )
+        seconds = before + time.monotonic() - began
+        with torch.no_grad():
+            record = {"step": step + 1, "loss": float(value.detach()), "seconds": round(seconds, 1)}
+            history.append(record | evaluate())
+        _save(path, key, history, parameters, optimizer)
+    return history
+
+
+def _save(
+    path: Path,
+    key: str,
+    history: list[Record],
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    tensors = {f"parameter/{name}": value.detach() for name, value in parameters.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
+    names = list(history[0])
+    tensors["history"] = torch.tensor([[r[n] for n in names] for r in history], dtype=torch.float64)
+    with writing(path) as temporary:
+        save_file(tensors, temporary, metadata={"settings": key, "history": " ".join(names)})
+
+
+def _resume(
+    path: Path, key: str, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> list[Record]:
+    if not path.is_file():
+        return []
+    with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        metadata = file.metadata()
+        if metadata.get("settings") != key:
+            return []
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        kind, _, rest = name.partition("/")
+        if kind == "parameter":
+            with torch.no_grad():
+                parameters[rest].copy_(value)
+        elif kind == "optimizer":
+            index, _, entry = rest.partition("/")
+            state.setdefault(int(index), {})[entry] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    names = metadata["history"].split()
+    return [dict(zip(names, row, strict=True)) for row in tensors["history"].tolist()]
+
+
+def train_model(
+    backend: type[Backend],
+    options: Mapping[str, Any],
+    directory: Path,
+    *,
+    force: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Train a backend's model into a directory; what `libgraph train` does.
+
+    Args:
+        backend: the backend's class.
+        options: its training options.
+        directory: for `model.safetensors`, and `training.json` with options, versions and outcome.
+        force: whether a model that is there may be replaced.
+        progress: told after every step.
+
+    Returns:
+        What `training.json` holds.
+
+    Raises:
+        BackendError: if the backend has no training.
+        UsageError: if an option is wrong, or the directory holds a model and `force` is not set.
+        NumericalError: if the loss stops being finite.
+    """
+    if backend.Training is None:
+        raise BackendError(f"The backend '{backend.name}' has no training.")
+    parsed = parse_options(backend.Training, options, f"training '{backend.name}'")
+    model = directory / "model.safetensors"
+    if model.exists() and not force:
+        raise UsageError(f"'{model}' exists: add --force to replace it, or choose another --out.")
+    with explained(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    outcome = backend.train(parsed, directory, progress)
+    record = {
+        "backend": backend.name,
+        "options": parsed.model_dump(mode="json"),
+        "libgraph": version("libgraph"),
+        "torch": torch.__version__,
+        **outcome,
+    }
+    write_json(directory / "training.json", record)
+    return record
