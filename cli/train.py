@@ -11,7 +11,9 @@ from libgraph_cli.options import config_option, pairs_option, verbosity_options
 
 @click.command()
 @click.argument("backend")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights."
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -1,0 +1,44 @@
+"""See what a neural network is made of: interaction bases, interaction graphs and their modules.
+
+import libgraph as lg
+
+backend = lg.load_backend("modular-addition")
+run = lg.analyze(backend, basis="lib")
+run.graph.communities
+"""
+
+from libgraph.analysis import AnalysisOptions, Run, analyze
+from libgraph.backend import Backend, Batch, Options, backend_names, load_backend
+from libgraph.bases import Basis, Truncation
+from libgraph.communities import find_communities, module_table
+from libgraph.errors import LibgraphError
+from libgraph.graph import FeatureLabel, InteractionGraph
+from libgraph.network import Network, NodeLayer
+from libgraph.quadrature import Quadrature
+from libgraph.sections import Attention, Function, Linear, Section, SkipMLP
+
+__all__ = [
+    "AnalysisOptions",
+    "Attention",
+    "Backend",
+    "Basis",
+    "Batch",
+    "FeatureLabel",
+    "Function",
+    "InteractionGraph",
+    "LibgraphError",
+    "Linear",
+    "Network",
+    "NodeLayer",
+    "Options",
+    "Quadrature",
+    "Run",
+    "Section",
+    "SkipMLP",
+    "Truncation",
+    "analyze",
+    "backend_names",
+    "find_communities",
+    "load_backend",
+    "module_table",
+]

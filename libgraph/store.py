@@ -16,7 +16,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from libgraph.errors import BackendError, UsageError
+from libgraph.files import explained, write_json, writing
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -59,49 +60,45 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` if the block ends well.
-
-    Raises:
-        UsageError: if the file cannot be written, saying why.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn a failed write into one sentence about `path`."""
-    try:
-        yield
-    except OSError as error:
-        advice = "free some space" if error.errno == errno.ENOSPC else "choose another --out"
-        raise UsageError(
-            f"Cannot write '{path}' ({error.strerror or error}): {advice} and run again; "
-            "finished stages are kept."
-        ) from error
-    except SafetensorError as error:
-        raise UsageError(f"Cannot write '{path}' ({error}): choose another --out.") from error
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors; the same tensors make the same bytes."""
     with writing(path) as temporary:
-        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
+        save_tensors(temporary, tensors)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON in order and indented, for people and scripts."""
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what `write_tensors` wrote.
+
+    Raises:
+        UsageError: if the file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"'{path}' cannot be read ({error}): delete it and run again.") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        UsageError: if the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"'{path}' cannot be read ({error}): delete it and run again.") from None
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Save as safetensors in place; inside `writing`, so that a full disk reads as one."""
+    try:
+        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
+        raise OSError(code, str(error)) from error
 
 
 def hash_of(*parts: Any) -> str:

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from libgraph.accumulate import Progress, silent
 from libgraph.backend import Backend, parse_options
 from libgraph.errors import BackendError, NumericalError, UsageError
-from libgraph.store import explained, hash_of, write_json, writing
+from libgraph.files import explained, write_json, writing
+from libgraph.store import hash_of, save_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 Record = dict[str, float]
@@ -98,7 +98,7 @@ def _save(
     names = list(history[0])
     tensors["history"] = torch.tensor([[r[n] for n in names] for r in history], dtype=torch.float64)
     with writing(path) as temporary:
-        save_file(tensors, temporary, metadata={"settings": key, "history": " ".join(names)})
+        save_tensors(temporary, tensors, {"settings": key, "history": " ".join(names)})
 
 
 def _resume(

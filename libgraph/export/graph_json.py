@@ -16,7 +16,7 @@ import numpy as np
 
 from libgraph.communities import Partition
 from libgraph.errors import DataError
-from libgraph.export.graphml import replacing
+from libgraph.files import writing
 from libgraph.features import FeatureLabel, LayerFeatures
 from libgraph.graph import InteractionGraph
 
@@ -36,7 +36,7 @@ def write_json(graph: InteractionGraph, path: str | Path) -> None:
         "partition": None if graph.partition is None else _partition(graph.partition),
     }
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    with replacing(path) as temporary:
+    with writing(Path(path)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

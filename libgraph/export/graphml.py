@@ -9,18 +9,17 @@ Written edge by edge and then renamed, so a file is complete or not there.
 from __future__ import annotations
 
 import colorsys
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import XMLGenerator
 from xml.sax.xmlreader import AttributesImpl
 
 import numpy as np
 
-from libgraph.errors import DataError, UsageError
+from libgraph.errors import DataError
 from libgraph.features import FloatArray, feature_ids
+from libgraph.files import writing
 from libgraph.graph import IndexArray, InteractionGraph, KeptEdges, Pair
 
 NODE_KEYS = {
@@ -73,7 +72,7 @@ def write_graphml(graph: InteractionGraph, path: str | Path) -> None:
                 raise DataError(
                     f"{text!r} has a character that XML cannot hold: rename or relabel it."
                 )
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with writing(Path(path)) as temporary, temporary.open("wb") as file:
         xml = XMLGenerator(file, "utf-8", short_empty_elements=True)
         xml.startDocument()
         _start(xml, "graphml", {"xmlns": "http://graphml.graphdrawing.org/xmlns"})
@@ -197,22 +196,6 @@ def relative_importance(importance: FloatArray, isolated: int) -> FloatArray:
     decades = np.log10(importance[positive])
     scaled[positive] = 1 + (decades - decades.max(initial=-np.inf)) / DECADES
     return np.clip(scaled, 0, 1)
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``, renamed to it when the block ends without error."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error.strerror}): choose another place."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _element(

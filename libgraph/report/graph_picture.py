@@ -17,7 +17,8 @@ import numpy as np
 
 from libgraph.communities import module_table
 from libgraph.errors import UsageError
-from libgraph.export.graphml import module_colour, relative_importance, replacing
+from libgraph.export.graphml import module_colour, relative_importance
+from libgraph.files import writing
 from libgraph.features import FeatureLabel, FloatArray
 from libgraph.graph import InteractionGraph, KeptEdges, Pair
 from libgraph.report.graph_layout import MARGIN, WIDTH, Layout, arrange, choose_features
@@ -262,5 +263,5 @@ def _tint(colour: str) -> tuple[float, float, float]:
 
 def _save(figure: Figure, path: str | Path, kind: str) -> None:
     metadata: dict[str, None] = {"Date": None} if kind == "svg" else {"Software": None}
-    with replacing(path) as temporary:
+    with writing(Path(path)) as temporary:
         figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)

@@ -92,6 +92,10 @@ class Attention(Section):
         self.causal = causal
         self.last_only = last_only
 
+    def extra_repr(self) -> str:
+        """Heads and mask."""
+        return f"heads={self.heads}, causal={self.causal}, last_only={self.last_only}"
+
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Attend; queries are computed only for the positions that go on."""
         z = self._attend(x).z.transpose(1, 2).flatten(-2)

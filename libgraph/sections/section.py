@@ -45,6 +45,10 @@ class Section(nn.Module):
         """Map activations to the next node layer."""
         raise TypeError(f"{type(self).__name__} does not say how to map forward.")
 
+    def extra_repr(self) -> str:
+        """What tells this section from another of its class and tensors."""
+        return ""
+
     def transform(self, left: LinearMap, right: LinearMap) -> Section:
         """The section with its constant factors changed at both ends.
 
@@ -160,3 +164,7 @@ class Function(Section):
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Call the function."""
         return self.function(x)
+
+    def extra_repr(self) -> str:
+        """Which function it is, as far as its name tells."""
+        return getattr(self.function, "__qualname__", type(self.function).__name__)

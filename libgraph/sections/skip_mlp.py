@@ -48,6 +48,10 @@ class SkipMLP(Section):
         self.register_buffer("outer", outer)
         self.activation = activation
 
+    def extra_repr(self) -> str:
+        """The activation."""
+        return getattr(self.activation, "__name__", repr(self.activation))
+
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + φ(x A) B."""
         return x @ self.skip + self.activation(x @ self.inner) @ self.outer

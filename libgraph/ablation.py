@@ -1,0 +1,255 @@
+"""Ablation: how much of a basis, and how few of its edges, the model's score really needs.
+
+Node ablation keeps the first k features of one node layer. Edge ablation keeps the k largest edges
+of one layer pair and recomputes every output feature from its kept inputs alone; the edges from
+isolated features' constant are always kept and not counted. The smallest k that keeps the score is
+found by bisection, and ε, the smallest kept edge, is what counts as an interaction from then on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.accumulate import Data, Progress, Sums, accumulate, silent
+from libgraph.backend import Backend, Batch
+from libgraph.bases import Bases, Basis
+from libgraph.interactions import Edges
+from libgraph.network import Network
+
+REUSE_BYTES = 2**30
+"""Outputs of earlier numbers of edges are kept if one number's take less than this."""
+
+
+@dataclass(frozen=True)
+class EdgeAblation:
+    """What edge ablation found for one layer pair.
+
+    Args:
+        available: edges there are, those from isolated features not counted.
+        score: mean score by number of edges kept, for every number that was tried.
+        required: by tolerance Δ, the number of edges that keep the score within Δ of the whole
+            model's, or None where not even all of them do.
+        epsilon: the smallest edge kept at the first Δ, or None.
+    """
+
+    available: int
+    score: Mapping[int, float]
+    required: Mapping[float, int | None]
+    epsilon: float | None
+
+
+def base_score(network: Network, backend: Backend, data: Data) -> float:
+    """Mean score of the whole model."""
+
+    def measure(batch: Batch) -> Sums:
+        scores = backend.score(network(batch.inputs), batch.targets)
+        return {"score": scores.sum(), "count": torch.tensor(len(scores))}
+
+    return _mean(accumulate(data, measure))
+
+
+def schedule(features: int, points: int) -> list[int]:
+    """Numbers of features to keep, from all down to none: every one at first, then ever fewer."""
+    spread = np.geomspace(1, max(features, 1), points).round().astype(int)
+    return sorted({0, features, *spread.tolist(), *range(min(points // 2, features))}, reverse=True)
+
+
+def ablate_nodes(
+    network: Network,
+    backend: Backend,
+    bases: Bases,
+    data: Data,
+    *,
+    points: int = 24,
+    stage: str = "node ablation",
+    progress: Progress = silent,
+) -> dict[str, dict[int, float]]:
+    """Score by number of features kept, x C_k C_k⁺ in place of x, at every rotated node layer.
+
+    Isolated features are the first ones, so 0 keeps nothing and 1 the mean alone (MATH §4). All
+    node layers and numbers are measured in one pass over the data.
+    """
+    placed = {name: basis.to(data.dtype) for name, basis in bases.items()}
+    kept = {name: schedule(len(basis), points) for name, basis in bases.items() if basis.rotated}
+
+    def measure(batch: Batch) -> Sums:
+        sums: dict[str, Tensor] = {"count": torch.tensor(len(batch.targets))}
+        for index, x in enumerate(network.activations(batch.inputs)):
+            name = network.node_layers[index].name
+            for k in kept.get(name, ()):
+                basis = placed[name]
+                ablated = (x @ basis.encoder[:, :k]) @ basis.decoder[:k]
+                scores = backend.score(network.from_layer(index, ablated), batch.targets)
+                sums[f"{name} {k}"] = scores.sum()
+        return sums
+
+    sums = accumulate(data, measure, stage=stage, progress=progress)
+    count = float(sums["count"])
+    return {name: {k: float(sums[f"{name} {k}"]) / count for k in kept[name]} for name in kept}
+
+
+def ablate_edges(
+    network: Network,
+    backend: Backend,
+    bases: Bases,
+    edges: Edges,
+    data: Data,
+    *,
+    tolerances: Sequence[float],
+    stage: str = "edge ablation",
+    progress: Progress = silent,
+) -> dict[tuple[str, str], EdgeAblation]:
+    """Bisect the number of edges that each layer pair needs (MATH §4).
+
+    Args:
+        network: in the dtype of `data`.
+        backend: scores the outputs.
+        bases: one basis per node layer.
+        edges: interactions by layer pair.
+        data: usually the test split.
+        tolerances: Δ, how much worse than the whole model's the score may be.
+        stage: name under which progress is reported.
+        progress: told after every number of edges tried, of about log2(d_in·d_out) per layer pair.
+    """
+    whole = base_score(network, backend, data)
+    sign = 1.0 if backend.higher_is_better else -1.0
+    totals = [a.size * b.size for a, b, _ in network.pairs]
+    expected = sum(total.bit_length() for total in totals)
+    done, results = 0, {}
+    for index, ((a, b, _), total) in enumerate(zip(network.pairs, totals, strict=True)):
+        trial = _Trial(
+            network, backend, index, bases[a.name], bases[b.name], edges[a.name, b.name], data
+        )
+        scores: dict[int, float] = {}
+
+        def score(kept: int, trial: _Trial = trial, scores: dict[int, float] = scores) -> float:
+            nonlocal done
+            if kept not in scores:
+                scores[kept] = trial.score(kept)
+                done += 1
+                progress(stage, min(done, expected), expected)
+            return scores[kept]
+
+        progress(stage, min(done, expected), expected)
+        required = {
+            tolerance: bisect(
+                lambda kept, score=score, enough=sign * whole - tolerance: (  # type: ignore[misc]
+                    sign * score(kept) >= enough
+                ),
+                total,
+                trial.available,
+            )
+            for tolerance in tolerances
+        }
+        first = required[tolerances[0]]
+        results[a.name, b.name] = EdgeAblation(
+            trial.available, dict(sorted(scores.items())), required, trial.smallest(first)
+        )
+    return results
+
+
+def bisect(sufficient: Callable[[int], bool], total: int, available: int) -> int | None:
+    """Smallest number of edges that is sufficient, where a bisection ends.
+
+    The interval is [0, total] in the number of edges *removed*, total that of the untruncated
+    sizes, and midpoints are rounded down, as published; where the curve is not monotone another
+    path could end elsewhere. More than `available` edges are all of them.
+    """
+    kept_all, removed_too_many = 0, total
+    while removed_too_many - kept_all > 1:
+        middle = (kept_all + removed_too_many) // 2
+        if sufficient(total - middle):
+            kept_all = middle
+        else:
+            removed_too_many = middle
+    found = min(total - kept_all, available)
+    return found if kept_all > 0 or sufficient(total) else None
+
+
+@dataclass
+class _Trial:
+    """One layer pair under edge ablation: scores for any number of kept edges.
+
+    Each output feature keeps its own largest inputs, so what it becomes depends on how many of
+    them are kept alone. Of two numbers of edges tried one after the other most outputs keep the
+    same inputs, and are not computed again.
+    """
+
+    network: Network
+    backend: Backend
+    index: int
+    source: Basis
+    target: Basis
+    edges: Float[Tensor, "out in"]
+    data: Data
+    available: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        dtype = self.data.dtype
+        self.source, self.target = self.source.to(dtype), self.target.to(dtype)
+        section = self.network.sections[self.index]
+        self.section = section.rebase(self.source.decoder, self.target.encoder)
+        # Only the constant is always kept: it carries means and biases.
+        constant = int(self.network.node_layers[self.index].constant)
+        candidates = self.edges[:, constant:]
+        self.available = candidates.numel()
+        self.order = candidates.flatten().argsort(descending=True, stable=True)
+        self.sorted = candidates.flatten()[self.order]
+        self.constant = constant
+        # By batch, the latest trials: which inputs were kept, and what came out.
+        self.latest: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def smallest(self, kept: int | None) -> float | None:
+        """The smallest of the largest `kept` edges, if it is positive."""
+        if not kept:
+            return None
+        value = float(self.sorted[kept - 1])
+        return value if value > 0 else None
+
+    def score(self, kept: int) -> float:
+        """Mean score with the largest `kept` edges."""
+        mask = torch.zeros(self.available, dtype=torch.bool, device=self.edges.device)
+        mask[self.order[:kept]] = True
+        keep = torch.ones_like(self.edges, dtype=torch.bool)
+        keep[:, self.constant :] = mask.reshape(len(self.edges), -1)
+        numbers = itertools.count()
+
+        def measure(batch: Batch) -> Sums:
+            features = self._ablated(next(numbers), batch, keep.T)
+            outputs = self.network.from_layer(self.index + 1, features @ self.target.decoder)
+            scores = self.backend.score(outputs, batch.targets)
+            return {"score": scores.sum(), "count": torch.tensor(len(scores))}
+
+        return _mean(accumulate(self.data, measure))
+
+    def _ablated(self, number: int, batch: Batch, keep: Tensor) -> Float[Tensor, "n t out"]:
+        """Output features of one batch, from the inputs that each of them keeps."""
+        x = self.network.activations_at(self.index, batch.inputs) @ self.source.encoder
+        known = self.latest.get(number, [])
+        stale = torch.ones(keep.shape[1], dtype=torch.bool, device=keep.device)
+        result: Tensor | None = None
+        for before, outputs in known:
+            same = stale & (before == keep).all(0)
+            result = outputs.clone() if result is None else result
+            result[..., same] = outputs[..., same]
+            stale &= ~same
+        if result is None:
+            result = self.section.masked(x, keep)
+        elif bool(stale.any()):
+            part = self.section.transform(lambda m: m, lambda m: m[:, stale])
+            result[..., stale] = part.masked(x, keep[:, stale])
+        # A bisection goes on between its last sufficient and its last insufficient number.
+        if len(self.data) * result.numel() * result.element_size() < REUSE_BYTES:
+            self.latest[number] = [(keep, result), *known[:2]]
+        return result
+
+
+def _mean(sums: Sums) -> float:
+    return float(sums["score"]) / float(sums["count"])
