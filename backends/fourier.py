@@ -1,8 +1,8 @@
-"""Fourier terms of functions of two residues (x, y) modulo p: what modular-addition features are.
+"""Fourier terms of functions of two residues (x, y) modulo p.
 
-A feature's variance over all p² pairs is shared out among the terms cos(kx) + cos(ky), cos(kx + ly),
-cos(kx − ly) and, where sum and difference are about equally strong, their product
-cos(kx) * cos(ly), each up to phases. A term belongs to the frequency k if no other enters it.
+A feature's variance over all p² pairs is shared out among the terms cos(kx) + cos(ky),
+cos(kx + ly), cos(kx − ly) and, where sum and difference are about equally strong, their product
+cos(kx) * cos(ly), each up to phases. A term belongs to frequency k if no other enters it.
 """
 
 from __future__ import annotations

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from libgraph_backends.fourier import fourier_labels
 from pydantic import Field
 from torch import Tensor, nn
 
 from libgraph.accumulate import Progress
-from libgraph.backend import Backend, Batch, Encode, Options, Split
+from libgraph.backend import Backend, Batch, Encode, Split, TypedOptions
 from libgraph.errors import BackendError, NumericalError
 from libgraph.graph import FeatureLabel
 from libgraph.network import Network, NodeLayer
 from libgraph.sections import Attention, Linear, SkipMLP
 from libgraph.store import read_weights
-from libgraph_backends.fourier import fourier_labels
 
 BUNDLED = files("libgraph_backends") / "weights" / "modular_addition" / "model.safetensors"
 
@@ -50,7 +50,7 @@ PARAMETERS: dict[str, tuple[str, str]] = {
 }
 
 
-class ModularAdditionOptions(Options):
+class ModularAdditionOptions(TypedOptions):
     """Options of `libgraph analyze modular-addition -o key=value`."""
 
     weights: Path | None = Field(None, description="safetensors or TransformerLens .pt file")
@@ -58,7 +58,7 @@ class ModularAdditionOptions(Options):
     split_seed: int = Field(0, ge=0, description="seed of the split into train and test")
 
 
-class TrainingOptions(Options):
+class TrainingOptions(TypedOptions):
     """Options of `libgraph train modular-addition -o key=value`; defaults made our weights."""
 
     seed: int = Field(0, ge=0, description="seed of the initial weights")
@@ -170,7 +170,7 @@ class ModularAddition(Backend):
         }
 
     @classmethod
-    def train(cls, options: Options, directory: Path, progress: Progress) -> Mapping[str, Any]:
+    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
         """Train from scratch with full-batch AdamW; writes `model.safetensors`."""
         from libgraph_backends.modular_addition_training import train
 

@@ -6,30 +6,33 @@ values take one of p values each, so attention is looked up in tables of p rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-
-from libgraph.accumulate import Progress
-from libgraph.backend import Split
-from libgraph.store import write_tensors
-from libgraph.training import CHECKPOINT, fit
 from libgraph_backends.modular_addition import (
     ModularAddition,
     ModularAdditionOptions,
     TrainingOptions,
 )
+from torch import Tensor
+from torch.nn.functional import cross_entropy, embedding
+
+from libgraph.accumulate import Progress
+from libgraph.backend import Split
+from libgraph.store import write_tensors
+from libgraph.training import CHECKPOINT, fit
 
 
 def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
     """Train into `directory/model.safetensors`; returns the history of test loss and accuracy."""
     weights = initial_weights(options)
     data = ModularAddition(
-        ModularAdditionOptions(frac_train=options.frac_train, split_seed=options.split_seed),
+        ModularAdditionOptions(
+            weights=None, frac_train=options.frac_train, split_seed=options.split_seed
+        ),
         weights=weights,
     )
 
@@ -77,7 +80,7 @@ def initial_weights(options: TrainingOptions) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(options.seed)
 
     def normal(*shape: int, fan_in: int) -> Tensor:
-        return torch.randn(*shape, generator=generator) * fan_in**-0.5
+        return torch.randn(*shape, generator=generator) * math.pow(fan_in, -0.5)
 
     weights = {
         "embed.W_E": normal(p + 1, d, fan_in=d),
@@ -102,33 +105,25 @@ def initial_weights(options: TrainingOptions) -> dict[str, Tensor]:
 
 def logits(w: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
     """Logits `(n, p + 1)` at the last position, equal to those of the network of sections."""
-    x, y = inputs[:, 0], inputs[:, 1]
-    numbers, position = w["embed.W_E"][:-1], w["pos_embed.W_pos"]
-    last = w["embed.W_E"][-1] + position[2]
+    position = w["pos_embed.W_pos"]
+    numbers, equals = w["embed.W_E"][:-1], w["embed.W_E"][-1] + position[2]
 
     def heads(of: Tensor, which: str) -> Tensor:
         weight, bias = w[f"blocks.0.attn.W_{which}"], w[f"blocks.0.attn.b_{which}"]
-        return torch.einsum("nd,hde->nhe", of, weight) + bias
+        return bias + torch.einsum("nd,hde->nhe", of, weight)
 
-    query = heads(last[None], "Q")
-    at_x, at_y, at_last = numbers + position[0], numbers + position[1], last[None]
-    scale = query.shape[-1] ** -0.5
-    score_x, score_y, score_last = (
-        scale * (heads(at, "K") * query).sum(-1) for at in (at_x, at_y, at_last)
-    )
-    moved_x, moved_y, moved_last = (
-        torch.einsum("nhe,hed->nhd", heads(at, "V"), w["blocks.0.attn.W_O"])
-        for at in (at_x, at_y, at_last)
-    )
-    scores = [score_x[x], score_y[y], score_last.expand(len(x), -1)]
-    pattern = torch.stack(scores, dim=-1).softmax(-1)
-    residual = (
-        last
-        + w["blocks.0.attn.b_O"]
-        + torch.einsum("nh,nhd->nd", pattern[..., 0], moved_x[x])
-        + torch.einsum("nh,nhd->nd", pattern[..., 1], moved_y[y])
-        + torch.einsum("nh,hd->nd", pattern[..., 2], moved_last[0])
-    )
+    query = heads(equals[None], "Q")
+    scores, values = [], []
+    for slot, table in enumerate((numbers + position[0], numbers + position[1], equals[None])):
+        # The equals sign is the only entry of its table.
+        entry = inputs[:, slot] if slot < 2 else torch.zeros_like(inputs[:, slot])
+        score = (heads(table, "K") * query).sum(-1) * math.pow(query.shape[-1], -0.5)
+        scores.append(embedding(entry, score))
+        values.append(embedding(entry, heads(table, "V").flatten(1)))
+    pattern = torch.stack(scores).softmax(0).unsqueeze(-1)
+    mixed = (pattern * torch.stack(values).unflatten(-1, query.shape[1:])).sum(0).flatten(1)
+    attention = mixed @ w["blocks.0.attn.W_O"].flatten(0, 1) + w["blocks.0.attn.b_O"]
+    residual = equals + attention
     hidden = torch.relu(residual @ w["blocks.0.mlp.W_in"] + w["blocks.0.mlp.b_in"])
     residual = residual + hidden @ w["blocks.0.mlp.W_out"] + w["blocks.0.mlp.b_out"]
-    return residual @ w["unembed.W_U"] + w["unembed.b_U"]
+    return w["unembed.b_U"] + residual @ w["unembed.W_U"]

@@ -9,11 +9,10 @@ from __future__ import annotations
 import sys
 
 import click
-from rich.console import Console
-
 from libgraph_cli.analyze import analyze
 from libgraph_cli.backends import backends
 from libgraph_cli.train import train
+from rich.console import Console
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
 
@@ -55,5 +54,5 @@ def main() -> None:
 
 def _complain(sentence: str) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"[bold red]libgraph:[/] ", end="")
+    console.print("[bold red]libgraph:[/] ", end="")
     console.print(sentence, markup=False)

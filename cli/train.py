@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-
 from libgraph_cli.options import config_option, pairs_option, verbosity_options
 
 
@@ -37,9 +36,10 @@ def train(
     Writes model.safetensors and training.json. Interrupted, the same command goes on from the last
     checkpoint.
     """
+    from libgraph_cli.progress import ProgressDisplay
+
     from libgraph.backend import backend_class
     from libgraph.training import train_model
-    from libgraph_cli.progress import ProgressDisplay
 
     directory = out or Path("models") / f"{backend}-seed{seed}"
     with ProgressDisplay(quiet=quiet) as progress:

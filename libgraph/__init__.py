@@ -7,15 +7,17 @@ run = lg.analyze(backend, basis="lib")
 run.graph.communities
 """
 
-from libgraph.analysis import AnalysisOptions, Run, analyze
-from libgraph.backend import Backend, Batch, Options, backend_names, load_backend
+from libgraph.analysis import analyze
+from libgraph.backend import Backend, Batch, TypedOptions, backend_names, load_backend
 from libgraph.bases import Basis, Truncation
 from libgraph.communities import find_communities, module_table
 from libgraph.errors import LibgraphError
 from libgraph.graph import FeatureLabel, InteractionGraph
 from libgraph.network import Network, NodeLayer
 from libgraph.quadrature import Quadrature
+from libgraph.results import Run
 from libgraph.sections import Attention, Function, Linear, Section, SkipMLP
+from libgraph.settings import AnalysisOptions
 
 __all__ = [
     "AnalysisOptions",
@@ -30,12 +32,12 @@ __all__ = [
     "Linear",
     "Network",
     "NodeLayer",
-    "Options",
     "Quadrature",
     "Run",
     "Section",
     "SkipMLP",
     "Truncation",
+    "TypedOptions",
     "analyze",
     "backend_names",
     "find_communities",

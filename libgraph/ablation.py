@@ -95,6 +95,19 @@ def ablate_nodes(
     return {name: {k: float(sums[f"{name} {k}"]) / count for k in kept[name]} for name in kept}
 
 
+def required_features(
+    curve: Mapping[int, float], whole: float, tolerance: float, higher_is_better: bool
+) -> int | None:
+    """Smallest number of features tried from which on the score stays within Δ of the whole's."""
+    sign = 1.0 if higher_is_better else -1.0
+    found = None
+    for kept in sorted(curve, reverse=True):
+        if sign * curve[kept] < sign * whole - tolerance:
+            break
+        found = kept
+    return found
+
+
 def ablate_edges(
     network: Network,
     backend: Backend,

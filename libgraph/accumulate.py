@@ -9,7 +9,7 @@ batch and of the sums, whatever the number of batches.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,7 +95,7 @@ def accumulate(
         stage: name under which progress is reported.
         progress: told after every batch.
     """
-    total = len(batches) if hasattr(batches, "__len__") else None
+    total = len(batches) if isinstance(batches, Sized) else None
     distributed = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     sums: dict[str, Tensor] = {}

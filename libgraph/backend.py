@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     targets: Tensor
 
 
-class Options(BaseModel):
+class TypedOptions(BaseModel):
     """Base of typed options: unknown names are refused, values cannot be changed afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,13 +60,13 @@ class Backend(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
-    Options: ClassVar[type[Options]] = Options
-    Training: ClassVar[type[Options] | None] = None
+    Options: ClassVar[type[TypedOptions]] = TypedOptions
+    Training: ClassVar[type[TypedOptions] | None] = None
     score_name: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     concept: ClassVar[str] = "concept"
 
-    def __init__(self, options: Options | None = None) -> None:
+    def __init__(self, options: TypedOptions | None = None) -> None:
         self.options = options if options is not None else self.Options()
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Backend(ABC):
         return {}
 
     @classmethod
-    def train(cls, options: Options, directory: Path, progress: Progress) -> Mapping[str, Any]:
+    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
         """Train a model into `directory`, resuming what is there; returns what came out."""
         raise BackendError(f"The backend '{cls.name}' has no training.")
 

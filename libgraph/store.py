@@ -66,14 +66,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_tensors(temporary, tensors)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read what `write_tensors` wrote.
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Read what `write_tensors` wrote, onto a device.
 
     Raises:
         UsageError: if the file is missing or damaged.
     """
     try:
-        return load_file(path)
+        return load_file(path, device=device)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"'{path}' cannot be read ({error}): delete it and run again.") from None
 
@@ -107,6 +107,10 @@ def hash_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+STAGE_FILES = ("bases.safetensors", "edges.safetensors", "ablation.json", "run.json")
+"""What a run that replaces another may reuse."""
+
+
 class RunDirectory:
     """Where the results of one run go.
 
@@ -132,9 +136,9 @@ class RunDirectory:
         with explained(path):
             self.partial.mkdir(parents=True, exist_ok=True)
             if path.exists() and not self.resumed:
-                for file in path.iterdir():
-                    if file.is_file():
-                        shutil.copy2(file, self.partial)
+                for name in STAGE_FILES:
+                    if (path / name).is_file():
+                        shutil.copy2(path / name, self.partial)
         self._stages: dict[str, dict[str, Any]] = {}
         with contextlib.suppress(OSError, ValueError, AttributeError):
             recorded = json.loads((self.partial / "run.json").read_text(encoding="utf-8"))

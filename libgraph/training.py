@@ -67,7 +67,7 @@ def fit(
     for step in range(start, steps):
         optimizer.zero_grad(set_to_none=True)
         value = loss(step)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         progress("training", step + 1, steps)
         if (step + 1) % evaluate_every and step + 1 < steps:
@@ -106,7 +106,7 @@ def _resume(
 ) -> list[Record]:
     if not path.is_file():
         return []
-    with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         if metadata.get("settings") != key:
             return []

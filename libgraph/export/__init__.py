@@ -1,0 +1,1 @@
+"""The interaction graph in formats that other programs read."""

@@ -16,8 +16,8 @@ import numpy as np
 
 from libgraph.communities import Partition
 from libgraph.errors import DataError
-from libgraph.files import writing
 from libgraph.features import FeatureLabel, LayerFeatures
+from libgraph.files import writing
 from libgraph.graph import InteractionGraph
 
 SCHEMA = 1

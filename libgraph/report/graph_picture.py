@@ -18,8 +18,8 @@ import numpy as np
 from libgraph.communities import module_table
 from libgraph.errors import UsageError
 from libgraph.export.graphml import module_colour, relative_importance
-from libgraph.files import writing
 from libgraph.features import FeatureLabel, FloatArray
+from libgraph.files import writing
 from libgraph.graph import InteractionGraph, KeptEdges, Pair
 from libgraph.report.graph_layout import MARGIN, WIDTH, Layout, arrange, choose_features
 
@@ -39,6 +39,7 @@ def draw_graph(
     path: str | Path,
     *,
     title: str | None = None,
+    concept: str = "",
     max_features: int = 60,
 ) -> None:
     """Draw the graph to a PNG or SVG file; the same graph always gives the same picture.
@@ -47,6 +48,7 @@ def draw_graph(
         graph: The graph, with a partition if modules are to be coloured.
         path: Where to write; the suffix chooses the format.
         title: Heading of the picture.
+        concept: What concepts are called in the legend, such as ``"frequency"``.
         max_features: Features shown per column at most, those with the most edge weight first.
             An unrotated layer, such as logits, is a column of dots whatever its size.
 
@@ -88,7 +90,7 @@ def draw_graph(
             _draw_column(axes, graph, layer.name, layout)
         if title:
             axes.text(MARGIN, head - 0.24, title, size=13, weight="bold", color=INK, va="center")
-        _draw_legend(axes, graph, -layout.height - 0.22)
+        _draw_legend(axes, graph, concept, -layout.height - 0.22)
         _save(figure, path, suffix[1:])
 
 
@@ -232,7 +234,7 @@ def _legend_height(graph: InteractionGraph) -> float:
     return 0.25 + 0.2 * rows
 
 
-def _draw_legend(axes: Axes, graph: InteractionGraph, top: float) -> None:
+def _draw_legend(axes: Axes, graph: InteractionGraph, concept: str, top: float) -> None:
     summaries = [] if graph.partition is None else module_table(graph)
     left, row = MARGIN + 0.12, 0.2
     style: dict[str, Any] = {"size": 7.5, "va": "center_baseline"}
@@ -242,8 +244,8 @@ def _draw_legend(axes: Axes, graph: InteractionGraph, top: float) -> None:
         axes.text(x + 0.12, y, f"module {summary.index}", color=INK, weight="bold", **style)
         about = f"{summary.size} features"
         if summary.concept is not None:
-            concept = short_label(FeatureLabel(summary.concept))
-            about = f"{concept} ({summary.concept_share:.0%}), {about}"
+            name = f"{concept} {short_label(FeatureLabel(summary.concept))}".strip()
+            about = f"{name} ({summary.concept_share:.0%}), {about}"
         axes.text(x + 0.85, y, about, color=FAINT, **style)
     rest = len(summaries) - LEGEND_ENTRIES
     if rest > 0:

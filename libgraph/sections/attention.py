@@ -39,7 +39,7 @@ class Pattern(NamedTuple):
 
     @property
     def own(self) -> Float[Tensor, "n h t"]:
-        """a_tt: the weight each query gives to its own position (queries are the last positions)."""
+        """a_tt, the weight of each query's own position; queries are at the last positions."""
         return self.a.diagonal(self.a.shape[-1] - self.a.shape[-2], -2, -1)
 
     @property
@@ -181,7 +181,7 @@ class Attention(Section):
         decoder: Float[Tensor, "k d_in"],
         quadrature: Quadrature,
     ) -> Float[Tensor, "d_out k"]:
-        """Σ_x Σ_t R_t ∘ R_t, R_t = f_t ∘ Ŝ + Σ_h [f_t ∘ Q̂Γ_t + (a_t f) ∘ V̂ + κ_t ∘ g_t] O (MATH §5).
+        """Σ_x Σ_t R_t ∘ R_t, R_t = f_t ∘ Ŝ + Σ_h [f_t ∘ Q̂Γ_t + (a_t f) ∘ V̂ + κ_t ∘ g_t] O.
 
         Ŝ, Q̂, K̂, V̂ are the factors seen from the features, κ_t = K̂ q_t/√d_h and
         g_t = Σ_s a_ts f_s (v_s − z_t). R_t is linear in the Jacobian, so a quadrature averages it.
@@ -195,7 +195,7 @@ class Attention(Section):
         samples = max(1, CHUNK_BYTES // (per_sample * x.element_size()))
         for part, f in zip(x.split(samples), features.split(samples), strict=True):
             own = f[:, -positions:]
-            through: Tensor | int = 0
+            through = x.new_zeros(())
             for point, weight in zip(quadrature.points, quadrature.weights, strict=True):
                 p = self._attend(point * part)
                 attended = torch.einsum("nhts,nsk->nthk", p.a, f)
@@ -208,7 +208,6 @@ class Attention(Section):
                     + attended.unsqueeze(-1) * v_hat.transpose(0, 1)
                     + lever.unsqueeze(-1) * pulled
                 )
-            assert isinstance(through, Tensor)
             effect = through.transpose(2, 3).flatten(3) @ self.output + own.unsqueeze(-1) * skip
             total += effect.square().sum((0, 1)).T
         return total

@@ -95,8 +95,8 @@ def _positions_as_samples(section: Section, x: Tensor) -> Tensor:
 
 
 def _directional(section: Section, x: Tensor, tangent: Tensor) -> Tensor:
-    _, derivative = jvp(section, (x,), (tangent,))
-    return derivative  # type: ignore[no-any-return]
+    derivative: Tensor = jvp(section, (x,), (tangent,))[1]
+    return derivative
 
 
 def _chunks(passes: int, elements: int, x: Tensor) -> Iterator[Tensor]:
@@ -106,7 +106,7 @@ def _chunks(passes: int, elements: int, x: Tensor) -> Iterator[Tensor]:
 
 def _reverse(section: Section, x: Tensor, t: int, d_out: int) -> Iterator[Tensor]:
     """Gradients `(chunk, n, s, d_in)` of the outputs (position-major), a chunk at a time."""
-    y, pullback = vjp(section, x)
+    y, pullback = vjp(section, x)[:2]
 
     def gradient(index: Tensor) -> Tensor:
         cotangent = torch.arange(t * d_out, device=x.device) == index

@@ -55,10 +55,8 @@ class Section(nn.Module):
         `left` acts on the rows of every factor that the input multiplies, `right` on the columns
         of every factor that makes the output: of a matrix A the result has `right(left(A))`.
         """
-        like = {"dtype": self._like.dtype, "device": self._like.device}
-        return Rebased(
-            self, left(torch.eye(self.d_in, **like)), right(torch.eye(self.d_out, **like))
-        )
+        rows, columns = (torch.eye(size).to(self._like) for size in (self.d_in, self.d_out))
+        return Rebased(self, left(rows), right(columns))
 
     def rebase(
         self,

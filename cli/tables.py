@@ -1,0 +1,133 @@
+"""What `libgraph analyze` prints: the contents of `metrics.json` as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from libgraph.plan import Plan
+
+Metrics = Mapping[str, Any]
+
+
+def print_metrics(console: Console, metrics: Metrics, concept: str) -> None:
+    """Print features, edges, sparsity and modules, the basis asked for beside the baseline.
+
+    Args:
+        console: where to.
+        metrics: what `metrics.json` holds.
+        concept: what concepts in labels are called, such as `frequency`.
+    """
+    score = metrics["score"]
+    console.print(
+        f"[bold]{metrics['backend']}[/]: test {score['name']} {score['test']:.4f}", highlight=False
+    )
+    console.print()
+    console.print(_features(metrics))
+    console.print()
+    console.print(_edges(metrics))
+    console.print()
+    for name in metrics["bases"]:
+        console.print(_modules(metrics, name, concept))
+        console.print()
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print what `--dry-run` found."""
+    table = _table("node layer", "coordinates", "positions")
+    for layer in plan.layers:
+        table.add_row(layer.name, str(layer.size), str(layer.positions))
+    console.print(table)
+    samples = ", ".join(f"{count} {split}" for split, count in plan.samples.items())
+    console.print(f"\nsamples: {samples}", highlight=False)
+    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in plan.seconds.items())
+    console.print(f"about {sum(plan.seconds.values()):.0f} s: {times}", highlight=False)
+    console.print(f"about {plan.memory / 2**30:.1f} GiB at most", highlight=False)
+
+
+def _features(metrics: Metrics) -> Table:
+    """Features kept, and how many of them the score needs, per node layer."""
+    bases = metrics["bases"]
+    ablated = any(entry["features_required"] for entry in bases.values())
+    columns = ["kept", "needed"] if ablated else ["kept"]
+    table = _table("node layer", *columns, title=_title("Features", bases))
+    for layer in metrics["node_layers"]:
+        kept = [str(entry["features"][layer]) for entry in bases.values()]
+        found = [entry["features_required"].get(layer, {}) for entry in bases.values()]
+        needed = [_count(next(iter(by_delta.values()))) for by_delta in found if by_delta]
+        table.add_row(layer, *(_side_by_side(each) for each in (kept, needed)[: len(columns)]))
+    return table
+
+
+def _edges(metrics: Metrics) -> Table:
+    """Edges that the score needs, and sparsity without ablation, per layer pair."""
+    bases = metrics["bases"].values()
+    required = next(iter(bases))["edges_required"]
+    deltas = list(next(iter(required.values()))) if required else []
+    measures = {"effective": ("participation_ratio", "{:.1f}"), "Gini": ("gini", "{:.3f}")}
+    measures |= {"top 1 %": ("top_share", "{:.0%}")}
+    title = _title("Edges", metrics["bases"])
+    table = _table("layer pair", *(f"needed, Δ {d}" for d in deltas), *measures, title=title)
+    for pair in next(iter(bases))["sparsity"]:
+        row = [
+            [_count(entry["edges_required"][pair][delta]) for entry in bases] for delta in deltas
+        ]
+        for measure, form in measures.values():
+            found = [entry["sparsity"][pair] for entry in bases]
+            row.append(["-" if each is None else form.format(each[measure]) for each in found])
+        table.add_row(pair.replace("->", " → "), *map(_side_by_side, row))
+    return table
+
+
+def _modules(metrics: Metrics, name: str, concept: str) -> Table:
+    """Modules with their size, layers and dominant concept."""
+    found = metrics["bases"][name]["modules"]
+    within = found["within_concept"]
+    title = f"Modules in the {name.upper()} basis: modularity {found['modularity']:.3f}"
+    title += f", seeds agree {found['agreement']:.2f}"
+    if within is not None:
+        title += f", {within:.0%} of edge weight within one {concept}"
+    layers = [
+        layer
+        for layer in metrics["node_layers"]
+        if any(layer in module["features"] for module in found["table"])
+    ]
+    table = _table(
+        "module", "features", *layers, concept, "its share", "weight within", title=title
+    )
+    for module in found["table"]:
+        known = module["concept"] is not None
+        inside = module["within_concept"]
+        table.add_row(
+            str(module["index"]),
+            str(module["size"]),
+            *(str(module["features"].get(layer, 0)) for layer in layers),
+            module["concept"] if known else "-",
+            f"{module['concept_share']:.0%}" if known else "-",
+            "-" if inside is None else f"{inside:.0%}",
+        )
+    return table
+
+
+def _table(first: str, *columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _title(what: str, bases: Metrics) -> str:
+    return f"{what}, {' / '.join(name.upper() for name in bases)}"
+
+
+def _side_by_side(values: Iterable[str]) -> str:
+    return " / ".join(values)
+
+
+def _count(number: int | None) -> str:
+    return "more" if number is None else str(number)

@@ -1,0 +1,237 @@
+"""The results of a run: what they are, how they are written and read, what is measured on them.
+
+Tensors go to `bases.safetensors` (`lib/ln1.0/encoder`, …) and `edges.safetensors`
+(`lib/ln1.0->ln2.0`, as `[out, in]`), ablations to `ablation.json`, and the figures that people and
+scripts read to `metrics.json`, whose shape is versioned by `SCHEMA`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from libgraph.ablation import EdgeAblation, required_features
+from libgraph.backend import Backend
+from libgraph.bases import Bases, Basis
+from libgraph.communities import module_table
+from libgraph.files import write_json
+from libgraph.graph import InteractionGraph, Pair
+from libgraph.interactions import Edges
+from libgraph.network import NodeLayer
+from libgraph.settings import AnalysisOptions
+from libgraph.sparsity import sparsity_measures
+from libgraph.store import read_json, read_tensors, write_tensors
+
+SCHEMA = 1
+PARTS = ("encoder", "decoder", "importance")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What ablation found for one basis.
+
+    Args:
+        nodes: score by number of features kept, by node layer.
+        edges: by layer pair.
+    """
+
+    nodes: Mapping[str, Mapping[int, float]]
+    edges: Mapping[Pair, EdgeAblation]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Results of an analysis.
+
+    Args:
+        backend: what was analysed.
+        options: how.
+        bases: by name of the basis and of the node layer.
+        edges: by name of the basis and layer pair.
+        ablation: by name of the basis; empty if there was none.
+        graphs: by name of the basis, with modules and labels.
+        metrics: what `metrics.json` holds.
+        directory: where the results were written, if anywhere.
+    """
+
+    backend: Backend
+    options: AnalysisOptions
+    bases: Mapping[str, Bases]
+    edges: Mapping[str, Edges]
+    ablation: Mapping[str, Ablation]
+    graphs: Mapping[str, InteractionGraph]
+    metrics: Mapping[str, Any]
+    directory: Path | None = None
+
+    @property
+    def graph(self) -> InteractionGraph:
+        """The graph of the basis asked for."""
+        return self.graphs[self.options.basis]
+
+    @property
+    def sparsity(self) -> dict[str, dict[str, Any]]:
+        """Edges required and measures of sparsity by layer pair, by basis."""
+        return {
+            name: {"edges_required": entry["edges_required"], **entry["sparsity"]}
+            for name, entry in self.metrics["bases"].items()
+        }
+
+
+def arrow(pair: Pair) -> str:
+    """A layer pair as it is written in files: `ln1.0->ln2.0`."""
+    return "->".join(pair)
+
+
+def save_bases(path: Path, bases: Mapping[str, Bases]) -> None:
+    """Write encoders, decoders and importance of every basis and node layer."""
+    tensors = {
+        f"{name}/{layer}/{part}": getattr(basis, part)
+        for name, by_layer in bases.items()
+        for layer, basis in by_layer.items()
+        for part in PARTS
+    }
+    write_tensors(path, tensors)
+
+
+def load_bases(
+    path: Path, names: Sequence[str], layers: Sequence[NodeLayer], device: str
+) -> dict[str, Bases]:
+    """Read what `save_bases` wrote for these node layers."""
+    tensors = read_tensors(path, device)
+
+    def basis(name: str, layer: NodeLayer) -> Basis:
+        encoder, decoder, importance = (tensors[f"{name}/{layer.name}/{part}"] for part in PARTS)
+        isolated = len(layer.isolated_coordinates)
+        return Basis(encoder, decoder, importance, isolated, layer.rotated)
+
+    return {name: {layer.name: basis(name, layer) for layer in layers} for name in names}
+
+
+def save_edges(path: Path, edges: Mapping[str, Edges]) -> None:
+    """Write the interactions of every basis and layer pair."""
+    tensors: dict[str, Tensor] = {
+        f"{name}/{arrow(pair)}": matrix
+        for name, by_pair in edges.items()
+        for pair, matrix in by_pair.items()
+    }
+    write_tensors(path, tensors)
+
+
+def load_edges(
+    path: Path, names: Sequence[str], pairs: Sequence[Pair], device: str
+) -> dict[str, Edges]:
+    """Read what `save_edges` wrote for these layer pairs."""
+    tensors = read_tensors(path, device)
+    return {name: {pair: tensors[f"{name}/{arrow(pair)}"] for pair in pairs} for name in names}
+
+
+def save_ablation(path: Path, ablation: Ablation, name: str) -> None:
+    """Write one basis's ablations beside those of the others."""
+    known = read_json(path) if path.is_file() else {}
+    edges = {arrow(pair): asdict(found) for pair, found in ablation.edges.items()}
+    write_json(path, {**known, name: {"nodes": ablation.nodes, "edges": edges}})
+
+
+def load_ablation(path: Path, name: str, pairs: Sequence[Pair]) -> Ablation:
+    """Read what `save_ablation` wrote; JSON has turned the numbers that are keys into strings."""
+    known = read_json(path)[name]
+    edges = {}
+    for pair in pairs:
+        found = known["edges"][arrow(pair)]
+        score = {int(k): value for k, value in found["score"].items()}
+        required = {float(delta): k for delta, k in found["required"].items()}
+        edges[pair] = EdgeAblation(found["available"], score, required, found["epsilon"])
+    nodes = {
+        layer: {int(k): value for k, value in curve.items()}
+        for layer, curve in known["nodes"].items()
+    }
+    return Ablation(nodes, edges)
+
+
+def run_metrics(
+    backend: Backend,
+    options: AnalysisOptions,
+    bases: Mapping[str, Bases],
+    edges: Mapping[str, Edges],
+    ablation: Mapping[str, Ablation],
+    graphs: Mapping[str, InteractionGraph],
+    score: float,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """What `metrics.json` holds; documented in `docs/files.md`."""
+    main = graphs[options.basis]
+    communities = main.partition
+    return {
+        "schema": SCHEMA,
+        "backend": backend.name,
+        "score": {"name": backend.score_name, "test": score},
+        "node_layers": list(bases[options.basis]),
+        "bases": {
+            name: _features(bases[name])
+            | _required(ablation.get(name), backend, options, score)
+            | {"sparsity": _sparsity(bases[name], edges[name]), "modules": _modules(graphs[name])}
+            for name in options.bases
+        },
+        "modules": {
+            "basis": options.basis,
+            "resolution": options.resolution,
+            "modularity": communities.modularity if communities else None,
+            "agreement": communities.agreement if communities else None,
+            "partition": main.communities,
+        },
+        "seconds": dict(seconds),
+    }
+
+
+def _features(bases: Bases) -> dict[str, Any]:
+    return {"features": {layer: len(basis) for layer, basis in bases.items()}}
+
+
+def _required(
+    ablation: Ablation | None, backend: Backend, options: AnalysisOptions, score: float
+) -> dict[str, Any]:
+    """Features and edges that keep the score, by tolerance, and ε by layer pair."""
+    nodes = ablation.nodes if ablation else {}
+    edges = ablation.edges if ablation else {}
+    return {
+        "features_required": {
+            layer: {
+                str(delta): required_features(curve, score, delta, backend.higher_is_better)
+                for delta in options.tolerances
+            }
+            for layer, curve in nodes.items()
+        },
+        "edges_required": {
+            arrow(pair): {str(delta): k for delta, k in found.required.items()}
+            for pair, found in edges.items()
+        },
+        "epsilon": {arrow(pair): found.epsilon for pair, found in edges.items()},
+    }
+
+
+def _sparsity(bases: Bases, edges: Edges) -> dict[str, dict[str, float] | None]:
+    """Measures of each edge matrix without isolated features; None where all edges are zero."""
+    measures: dict[str, dict[str, float] | None] = {}
+    for (a, b), matrix in edges.items():
+        inner = matrix[bases[b].isolated :, bases[a].isolated :].cpu().numpy()
+        measures[arrow((a, b))] = sparsity_measures(inner) if (inner > 0).any() else None
+    return measures
+
+
+def _modules(graph: InteractionGraph) -> dict[str, Any]:
+    """Modules with what is in them, and the share of all their edge weight within one concept."""
+    table = module_table(graph)
+    weight = sum(module.weight for module in table if module.within_concept is not None)
+    within = sum(module.weight * (module.within_concept or 0.0) for module in table)
+    partition = graph.partition
+    return {
+        "count": len(table),
+        "modularity": partition.modularity if partition else None,
+        "agreement": partition.agreement if partition else None,
+        "within_concept": within / weight if weight > 0 else None,
+        "table": [asdict(module) for module in table],
+    }

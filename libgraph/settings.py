@@ -1,0 +1,92 @@
+"""The options of an analysis: everything that decides what it computes, beside the backend.
+
+Values are checked when the options are made, so that a run fails in its first second or not at all
+for a mistake in them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, field_validator
+
+from libgraph.backend import TypedOptions
+from libgraph.bases import METHODS, Truncation
+from libgraph.errors import UsageError
+from libgraph.quadrature import Quadrature
+
+BASELINE = "pca"
+"""The basis that is measured beside the one asked for."""
+
+
+class AnalysisOptions(TypedOptions):
+    """Everything that decides what an analysis computes, beside the backend and its options."""
+
+    basis: str = Field("lib", description="basis of the graph; PCA is measured beside it")
+    integration: str = Field("gradient", description="quadrature of the interactions")
+    truncate: str | None = Field(None, description="below which eigenvalue directions are dropped")
+    resolution: float = Field(1.0, gt=0, description="γ of Leiden")
+    seed: int = Field(0, ge=0, description="of Leiden")
+    seeds: int = Field(10, ge=1, description="runs of Leiden, the best of which is kept")
+    dtype: Literal["float32", "float64"] = Field("float64", description="of bases and edges")
+    score_dtype: Literal["float32", "float64"] = Field("float32", description="of ablations")
+    device: str = Field("cpu", description="where to compute")
+    batch_size: int = Field(2048, ge=1, description="samples in a batch")
+    limit: int | None = Field(None, description="first samples of each split to use")
+    tolerances: tuple[float, ...] = Field((0.001,), min_length=1, description="Δ of the score")
+    ablate: bool = Field(True, description="whether to run ablations")
+
+    @field_validator("basis")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in METHODS:
+            raise UsageError(f"Unknown basis '{name}': use {', '.join(METHODS)}.")
+        return name
+
+    @field_validator("limit")
+    @classmethod
+    def _some(cls, limit: int | None) -> int | None:
+        if limit is not None and limit < 1:
+            raise UsageError(f"A limit of {limit} leaves no samples: use at least 1.")
+        return limit
+
+    @field_validator("integration")
+    @classmethod
+    def _quadrature(cls, text: str) -> str:
+        return Quadrature.parse(text).name
+
+    @field_validator("truncate")
+    @classmethod
+    def _truncation(cls, text: str | None) -> str | None:
+        return None if text is None else str(Truncation.parse(text))
+
+    @field_validator("tolerances")
+    @classmethod
+    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 <= value < math.inf for value in values):
+            raise UsageError("A tolerance Δ has to be zero or more.")
+        return values
+
+    @field_validator("device")
+    @classmethod
+    def _available(cls, name: str) -> str:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UsageError(f"Device '{name}' cannot be used ({reason}): try cpu.") from None
+        return name
+
+    @property
+    def truncation(self) -> Truncation:
+        """As given, or the default of the dtype."""
+        if self.truncate is None:
+            return Truncation.default(getattr(torch, self.dtype))
+        return Truncation.parse(self.truncate)
+
+    @property
+    def bases(self) -> list[str]:
+        """The basis asked for and the baseline."""
+        return list(dict.fromkeys([self.basis, BASELINE]))

@@ -1,0 +1,184 @@
+"""Small random networks, sections and backends, and where the reference results are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from libgraph.accumulate import Data
+from libgraph.backend import Backend, Batch
+from libgraph.network import Network, NodeLayer
+from libgraph.sections import Attention, Function, Linear, Section, SkipMLP
+
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "gelu": nn.functional.gelu,
+    "tanh": torch.tanh,
+    "silu": nn.functional.silu,
+}
+ATTENTIONS = {
+    "attention": {"causal": True},
+    "attention-full": {"causal": False},
+    "attention-last": {"last_only": True},
+}
+FUNCTIONS = ["positionwise", "mixing", "pooling"]
+KINDS = ["linear", *ACTIVATIONS, *ATTENTIONS, *FUNCTIONS, "rebased"]
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of reference results that lies beside the repository."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "reference"
+    if not path.is_dir():
+        pytest.skip(f"the reference results are not at '{path}'")
+    return path
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
+    """Equal shapes, and entries that agree relative to the largest."""
+    assert actual.shape == expected.shape
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    assert float((actual - expected).abs().max()) <= tolerance * (scale or 1.0)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+class AppendOne(nn.Module):
+    """Inputs with the constant coordinate appended."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+
+
+class Mixed(nn.Module):
+    """A map that no structured section knows; positions mix unless it is `positionwise`."""
+
+    def __init__(self, kind: str, a: Tensor, b: Tensor, constant: bool) -> None:
+        super().__init__()
+        self.kind, self.constant = kind, constant
+        self.register_buffer("a", a)
+        self.register_buffer("b", b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "mixing":
+            x = x + x.cumsum(1).sin()
+        elif self.kind == "pooling":
+            x = x.square().sum(1, keepdim=True) + x[:, :1]
+        y = torch.sin(x @ self.a) + x.square() @ self.b
+        return AppendOne()(y[..., :-1]) if self.constant else y
+
+
+def random_section(
+    kind: str,
+    d_in: int,
+    d_out: int,
+    *,
+    seed: int = 0,
+    heads: int = 2,
+    width: int = 2,
+    constant: bool = False,
+) -> Section:
+    """A section of one of `KINDS`; with `constant` it maps the last coordinate, 1, to itself.
+
+    `width` is the size of a head, and that of a hidden layer.
+    """
+    section = _section(kind, d_in, d_out, seed, heads, width, constant)
+    # Functions have no tensor of their own that would tell them their dtype.
+    return section.double()
+
+
+def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
+    generator = seeded(seed)
+
+    def main() -> Tensor:
+        matrix = normal(generator, d_in, d_out)
+        if constant:
+            matrix[:, -1] = 0
+            matrix[-1, -1] = 1
+        return matrix
+
+    def side(rows: int) -> Tensor:
+        matrix = normal(generator, rows, d_out)
+        if constant:
+            matrix[:, -1] = 0
+        return matrix
+
+    if kind == "linear":
+        return Linear(main())
+    if kind in ACTIVATIONS:
+        inner = normal(generator, d_in, width)
+        return SkipMLP(main(), inner, side(width), ACTIVATIONS[kind])
+    if kind in ATTENTIONS:
+        q, k, v = (normal(generator, d_in, heads * width) for _ in range(3))
+        return Attention(main(), q, k, v, side(heads * width), heads=heads, **ATTENTIONS[kind])
+    if kind == "rebased":
+        inside = random_section("mixing", d_in, d_out, seed=seed, constant=constant)
+        encoder = torch.eye(d_out) if constant else normal(generator, d_out, d_out)
+        return inside.rebase(normal(generator, d_in, d_in), encoder.double())
+    function = Mixed(kind, normal(generator, d_in, d_out), normal(generator, d_in, d_out), constant)
+    return Function(function, d_in, d_out, positionwise=kind == "positionwise")
+
+
+def random_network(
+    kinds: list[str], sizes: list[int], *, seed: int = 0, rotated: bool = True
+) -> Network:
+    """Sections of these kinds between node layers `l0`, `l1`, … of these sizes plus a constant.
+
+    With `rotated` off the last node layer has no constant and is not rotated, as logits are.
+    """
+    last = len(kinds)
+    layers = [NodeLayer(f"l{i}", size + 1) for i, size in enumerate(sizes)]
+    if not rotated:
+        layers[last] = NodeLayer(f"l{last}", sizes[last], constant=False, rotated=False)
+    sections = [
+        random_section(kind, a.size, b.size, seed=100 * seed + i, width=4, constant=b.constant)
+        for i, (kind, a, b) in enumerate(zip(kinds, layers, layers[1:], strict=False))
+    ]
+    return Network(AppendOne(), sections, layers)
+
+
+class Toy(Backend):
+    """Tensors in memory; by default the targets are what the network itself predicts."""
+
+    name = "toy"
+
+    def __init__(self, network: Network, inputs: Tensor, targets: Tensor | None = None) -> None:
+        super().__init__()
+        self._network, self.inputs = network, inputs
+        self.targets = network(inputs)[:, -1].argmax(-1) if targets is None else targets
+
+    def network(self) -> Network:
+        return self._network
+
+    def samples(self, split):
+        return len(self.inputs)
+
+    def batches(self, split, batch_size):
+        for inputs, targets in zip(
+            self.inputs.split(batch_size), self.targets.split(batch_size), strict=True
+        ):
+            yield Batch(inputs, targets)
+
+    def score(self, outputs, targets):
+        return (outputs[:, -1].argmax(-1) == targets).to(outputs.dtype)
+
+
+class ToyLoss(Toy):
+    """The same, scored by cross-entropy."""
+
+    score_name = "cross-entropy"
+    higher_is_better = False
+
+    def score(self, outputs, targets):
+        return nn.functional.cross_entropy(outputs[:, -1], targets, reduction="none")
+
+
+def toy_data(network: Network, inputs: Tensor, **options) -> Data:
+    return Data(Toy(network, inputs), "train", **options)

@@ -1,0 +1,390 @@
+"""Every section against plain formulas and against Jacobians taken one sample at a time."""
+
+import contextlib
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from conftest import (
+    ACTIVATIONS,
+    ATTENTIONS,
+    FUNCTIONS,
+    KINDS,
+    assert_close,
+    normal,
+    random_section,
+    seeded,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import jacrev
+
+from libgraph.quadrature import Quadrature
+from libgraph.sections import (
+    Attention,
+    Function,
+    Linear,
+    Section,
+    SkipMLP,
+    attention,
+    autodiff,
+    skip_mlp,
+)
+from libgraph.sections.section import Rebased
+
+RULES = ["gradient", "trapezoid:3", "gauss-legendre:2"]
+STRUCTURED = ["linear", *ACTIVATIONS, *ATTENTIONS]
+POSITIONWISE = ["linear", *ACTIVATIONS, "positionwise"]
+
+
+class Shape(NamedTuple):
+    seed: int
+    samples: int
+    positions: int
+    d_in: int
+    d_out: int
+    features: int
+    heads: int
+    width: int
+
+
+shapes = st.builds(
+    Shape,
+    seed=st.integers(0, 2**16),
+    samples=st.integers(1, 3),
+    positions=st.integers(1, 6),
+    d_in=st.integers(1, 4),
+    d_out=st.integers(1, 4),
+    features=st.integers(1, 6),
+    heads=st.integers(1, 4),
+    width=st.integers(1, 3),
+)
+each_kind = pytest.mark.parametrize("kind", KINDS)
+quick = settings(deadline=None, max_examples=15)
+
+
+def build(kind, shape):
+    """A section and an input for it."""
+    section = random_section(
+        kind, shape.d_in, shape.d_out, seed=shape.seed, heads=shape.heads, width=shape.width
+    )
+    generator = seeded(shape.seed + 1)
+    return section, normal(generator, shape.samples, shape.positions, shape.d_in)
+
+
+def build_features(shape):
+    """Features that need not have anything to do with the input, and a decoder."""
+    generator = seeded(shape.seed + 2)
+    features = normal(generator, shape.samples, shape.positions, shape.features)
+    return features, normal(generator, shape.features, shape.d_in)
+
+
+def jacobians(section, one):
+    """J_ts of one sample, as `[t][s]` matrices of shape (d_in, d_out)."""
+    full = jacrev(lambda x: section(x.unsqueeze(0)).squeeze(0))(one)
+    return [[full[t, :, s].T for s in range(full.shape[2])] for t in range(full.shape[0])]
+
+
+def dense_gram(section, x):
+    total = torch.zeros(section.d_in, section.d_in, dtype=torch.float64)
+    for one in x:
+        for row in jacobians(section, one):
+            for j in row:
+                total += j @ j.T
+    return total
+
+
+def dense_interactions(section, x, features, decoder, rule):
+    total = torch.zeros(section.d_out, len(decoder), dtype=torch.float64)
+    for one, f in zip(x, features, strict=True):
+        path = [
+            (weight, jacobians(section, point * one))
+            for point, weight in zip(rule.points, rule.weights, strict=True)
+        ]
+        for t in range(len(path[0][1])):
+            effect = sum(
+                weight * f[s].unsqueeze(1) * (decoder @ js[t][s])
+                for weight, js in path
+                for s in range(len(one))
+            )
+            total += effect.T.square()
+    return total
+
+
+def expected_forward(section, x):
+    """The section's formula, written out position by position."""
+    match section:
+        case Rebased():
+            return expected_forward(section.inner, x @ section.decoder) @ section.encoder
+        case Linear():
+            return torch.einsum("nsi,io->nso", x, section.matrix)
+        case SkipMLP():
+            hidden = torch.einsum("nsi,ih->nsh", x, section.inner)
+            hidden = {
+                torch.relu: lambda h: h.clamp(min=0),
+                torch.tanh: lambda h: 1 - 2 / (1 + torch.exp(2 * h)),
+                torch.nn.functional.gelu: lambda h: h * (1 + torch.erf(h / math.sqrt(2))) / 2,
+                torch.nn.functional.silu: lambda h: h / (1 + torch.exp(-h)),
+            }[section.activation](hidden)
+            return torch.einsum("nsi,io->nso", x, section.skip) + hidden @ section.outer
+        case Attention():
+            return torch.stack([attend(section, one) for one in x])
+        case Function():
+            return torch.cat([section.function(one.unsqueeze(0)) for one in x])
+    raise AssertionError
+
+
+def attend(section, x):
+    """Attention on one sample, one head and one query at a time."""
+    last = len(x) - 1
+    rows = []
+    for t in [last] if section.last_only else range(len(x)):
+        y = x[t] @ section.skip
+        width = section.query.shape[1] // section.heads
+        for head in range(section.heads):
+            part = slice(head * width, (head + 1) * width)
+            seen = x[: t + 1] if section.causal else x
+            scores = (seen @ section.key[:, part]) @ (x[t] @ section.query[:, part])
+            weights = torch.exp(scores / math.sqrt(width))
+            mixed = (weights / weights.sum()) @ (seen @ section.value[:, part])
+            y = y + mixed @ section.output[part]
+        rows.append(y)
+    return torch.stack(rows)
+
+
+@contextlib.contextmanager
+def chunks_of(size):
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (autodiff, attention, skip_mlp):
+            patch.setattr(module, "CHUNK_BYTES", size)
+        yield
+
+
+@each_kind
+@given(shape=shapes)
+@quick
+def test_forward(kind, shape):
+    section, x = build(kind, shape)
+    assert_close(section(x), expected_forward(section, x))
+
+
+@each_kind
+@given(shape=shapes, chunk=st.sampled_from([1, 300, 2**26]))
+@quick
+def test_jacobian_gram(kind, shape, chunk):
+    section, x = build(kind, shape)
+    expected = dense_gram(section, x)
+    with chunks_of(chunk):
+        assert_close(section.jacobian_gram(x), expected)
+        assert_close(autodiff.jacobian_gram(section, x), expected)
+
+
+@each_kind
+@given(shape=shapes, rule=st.sampled_from(RULES), chunk=st.sampled_from([1, 300, 2**26]))
+@quick
+def test_interactions(kind, shape, rule, chunk):
+    section, x = build(kind, shape)
+    features, decoder = build_features(shape)
+    rule = Quadrature.parse(rule)
+    expected = dense_interactions(section, x, features, decoder, rule)
+    with chunks_of(chunk):
+        assert_close(section.interactions(x, features, decoder, rule), expected)
+        assert_close(autodiff.interactions(section, x, features, decoder, rule), expected)
+
+
+@pytest.mark.parametrize(("d_in", "d_out", "mode"), [(2, 5, "jvp"), (5, 2, "vjp"), (3, 3, "vjp")])
+def test_the_gram_takes_the_mode_with_fewer_passes(d_in, d_out, mode, monkeypatch):
+    used = spy_on_modes(monkeypatch)
+    section, x = random_section("mixing", d_in, d_out), normal(seeded(0), 2, 3, d_in)
+    assert_close(autodiff.jacobian_gram(section, x), dense_gram(section, x))
+    assert used == {mode}
+
+
+@pytest.mark.parametrize(("features", "mode"), [(2, "jvp"), (6, "jvp"), (7, "vjp")])
+def test_interactions_take_the_mode_with_fewer_passes(features, mode, monkeypatch):
+    used = spy_on_modes(monkeypatch)
+    shape = Shape(0, 2, 3, 4, 2, features, 1, 1)
+    section, x = build("mixing", shape)
+    arguments = (x, *build_features(shape), Quadrature.trapezoid(3))
+    expected = dense_interactions(section, *arguments)
+    assert_close(autodiff.interactions(section, *arguments), expected)
+    assert used == {mode}
+
+
+def spy_on_modes(monkeypatch):
+    used = set()
+    for name in ("jvp", "vjp"):
+        original = getattr(autodiff, name)
+
+        def spy(*arguments, name=name, original=original):
+            used.add(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(autodiff, name, spy)
+    return used
+
+
+@pytest.mark.parametrize("kind", ["relu", "attention"])
+def test_small_chunks_go_through_samples_apart(kind, monkeypatch):
+    sizes = []
+    attend = Attention._attend
+    monkeypatch.setattr(
+        Attention, "_attend", lambda self, x: sizes.append(len(x)) or attend(self, x)
+    )
+    shape = Shape(0, 4, 3, 3, 2, 2, 2, 2)
+    section, x = build(kind, shape)
+    arguments = (x, *build_features(shape), Quadrature.gradient())
+    with chunks_of(1):
+        section.jacobian_gram(x)
+        section.interactions(*arguments)
+    assert set(sizes) == ({1} if kind == "attention" else set())
+
+
+@pytest.mark.parametrize("kind", POSITIONWISE)
+@given(shape=shapes)
+@quick
+def test_positionwise_sections_treat_positions_as_samples(kind, shape):
+    section, x = build(kind, shape)
+    features, decoder = build_features(shape)
+    apart, features_apart = x.reshape(-1, 1, shape.d_in), features.reshape(-1, 1, shape.features)
+    rule = Quadrature.gradient()
+    assert section.positionwise
+    assert_close(section(x), section(apart).reshape(*x.shape[:2], -1))
+    assert_close(section.jacobian_gram(x), section.jacobian_gram(apart))
+    assert_close(
+        section.interactions(x, features, decoder, rule),
+        section.interactions(apart, features_apart, decoder, rule),
+    )
+
+
+@pytest.mark.parametrize("kind", [*ATTENTIONS, "mixing", "pooling", "rebased"])
+def test_other_sections_do_not_claim_to_be_positionwise(kind):
+    assert not random_section(kind, 3, 3).positionwise
+
+
+def test_a_positionwise_function_stays_so_in_other_coordinates():
+    section = random_section("positionwise", 3, 3)
+    assert section.rebase(torch.eye(3).double()).positionwise
+
+
+@each_kind
+@given(shape=shapes, out=st.integers(1, 5), ends=st.sampled_from(["both", "in", "out", "none"]))
+@quick
+def test_rebase_multiplies_at_both_ends(kind, shape, out, ends):
+    section, x = build(kind, shape)
+    generator = seeded(shape.seed + 3)
+    decoder = normal(generator, shape.features, shape.d_in) if ends in ("both", "in") else None
+    encoder = normal(generator, shape.d_out, out) if ends in ("both", "out") else None
+    rebased = section.rebase(decoder, encoder)
+    before = torch.eye(shape.d_in).double() if decoder is None else decoder
+    after = torch.eye(shape.d_out).double() if encoder is None else encoder
+    f = normal(generator, shape.samples, shape.positions, len(before))
+
+    def composed(x):
+        return section(x @ before) @ after
+
+    whole = Function(composed, len(before), after.shape[1])
+    assert (rebased.d_in, rebased.d_out) == (len(before), after.shape[1])
+    assert_close(rebased(f), composed(f))
+    assert_close(rebased.jacobian_gram(f), dense_gram(whole, f))
+    arguments = (f, f, torch.eye(len(before)).double(), Quadrature.trapezoid(3))
+    assert_close(rebased.interactions(*arguments), dense_interactions(whole, *arguments))
+
+
+@each_kind
+def test_rebase_twice_is_rebase_by_the_products(kind):
+    shape = Shape(5, 2, 3, 3, 4, 2, 2, 2)
+    section, _ = build(kind, shape)
+    generator = seeded(6)
+    first, second = normal(generator, 5, 3), normal(generator, 2, 5)
+    third, fourth = normal(generator, 4, 3), normal(generator, 3, 2)
+    f = normal(generator, 2, 3, 2)
+    twice = section.rebase(first, third).rebase(second, fourth)
+    assert_close(twice(f), section.rebase(second @ first, third @ fourth)(f))
+
+
+@each_kind
+@given(shape=shapes, data=st.data())
+@quick
+def test_masked_is_a_pass_of_its_own_for_every_output(kind, shape, data):
+    section, x = build(kind, shape)
+    entries = st.lists(st.booleans(), min_size=shape.d_in, max_size=shape.d_in)
+    # Few distinct patterns, so that outputs share passes.
+    patterns = data.draw(st.lists(entries, min_size=1, max_size=3))
+    columns = [data.draw(st.sampled_from(patterns)) for _ in range(shape.d_out)]
+    keep = torch.tensor(columns).T
+    expected = [section(torch.where(keep[:, i], x, 0))[..., i] for i in range(shape.d_out)]
+    assert_close(section.masked(x, keep), torch.stack(expected, -1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_with_the_same_inputs_share_a_pass(kind, monkeypatch):
+    section, x = build(kind, Shape(0, 2, 3, 3, 4, 2, 2, 2))
+    passes = []
+    cls = type(section)
+    forward = cls.forward
+    monkeypatch.setattr(cls, "forward", lambda self, x: passes.append(1) or forward(self, x))
+    section.masked(x, torch.tensor([[True, False, True, False]] * 3))
+    assert len(passes) <= 2
+
+
+@each_kind
+def test_single_precision_sums_up_in_double(kind):
+    shape = Shape(3, 3, 4, 3, 3, 2, 2, 2)
+    section, x = build(kind, shape)
+    features, decoder = build_features(shape)
+    rule = Quadrature.gauss_legendre(2)
+    gram = section.jacobian_gram(x)
+    edges = section.interactions(x, features, decoder, rule)
+    section.float()
+    arguments = (x.float(), features.float(), decoder.float(), rule)
+    for sums, expected in (
+        (section.jacobian_gram(x.float()), gram),
+        (autodiff.jacobian_gram(section, x.float()), gram),
+        (section.interactions(*arguments), edges),
+        (autodiff.interactions(section, *arguments), edges),
+    ):
+        assert sums.dtype == torch.float64
+        assert_close(sums, expected, 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["linear", "tanh", "silu", *ATTENTIONS, *FUNCTIONS])
+def test_interactions_can_be_differentiated_through_the_bases(kind):
+    shape = Shape(1, 2, 2, 3, 2, 2, 2, 2)
+    section, x = build(kind, shape)
+    generator = seeded(7)
+    encoder, decoder = normal(generator, 2, 3), normal(generator, 2, 3)
+    features = normal(generator, 2, 2, 2)
+    rule = Quadrature.gradient()
+
+    def edges(encoder, decoder, features):
+        return section.rebase(encoder=encoder).interactions(x, features, decoder, rule)
+
+    variables = [each.requires_grad_() for each in (encoder, decoder, features)]
+    assert torch.autograd.gradcheck(edges, variables)
+
+
+@pytest.mark.parametrize("kind", ["linear", "tanh", *ATTENTIONS])
+def test_the_gram_can_be_differentiated_through_the_next_basis(kind):
+    section, x = build(kind, Shape(1, 2, 2, 3, 2, 2, 2, 2))
+    encoder = normal(seeded(7), 2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda encoder: section.rebase(encoder=encoder).jacobian_gram(x), encoder
+    )
+
+
+@pytest.mark.parametrize("kind", STRUCTURED)
+def test_factors_follow_the_dtype_and_are_saved(kind):
+    section = random_section(kind, 3, 3).float()
+    assert all(tensor.dtype == torch.float32 for tensor in section.state_dict().values())
+    assert section.state_dict()
+    x = torch.ones(1, 2, 3)
+    again = random_section(kind, 3, 3, seed=9).float()
+    again.load_state_dict(section.state_dict())
+    assert torch.equal(again(x), section(x))
+
+
+def test_a_section_without_forward_says_so():
+    with pytest.raises(TypeError, match="Section does not say how to map forward"):
+        Section(2, 2)(torch.ones(1, 1, 2))
