@@ -121,7 +121,7 @@ def logits(w: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         scores.append(embedding(entry, score))
         values.append(embedding(entry, heads(table, "V").flatten(1)))
     pattern = torch.stack(scores).softmax(0).unsqueeze(-1)
-    mixed = (pattern * torch.stack(values).unflatten(-1, query.shape[1:])).sum(0).flatten(1)
+    mixed: Tensor = (pattern * torch.stack(values).unflatten(-1, query.shape[1:])).sum(0).flatten(1)
     attention = mixed @ w["blocks.0.attn.W_O"].flatten(0, 1) + w["blocks.0.attn.b_O"]
     residual = equals + attention
     hidden = torch.relu(residual @ w["blocks.0.mlp.W_in"] + w["blocks.0.mlp.b_in"])

@@ -31,9 +31,10 @@ def _config(context: click.Context, parameter: click.Parameter, path: Path | Non
             close = difflib.get_close_matches(name, known, n=2)
             hint = f"; did you mean {' or '.join(close)}?" if close else "."
             raise click.BadParameter(f"'{path}' sets '{key}', which is no option here{hint}")
-        if isinstance(value, dict):
-            value = [f"{key}={each}" for key, each in value.items()]
-        defaults[name] = value
+        if name == "option":
+            context.meta["option"] = {key: str(each) for key, each in dict(value).items()}
+        else:
+            defaults[name] = value
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -56,7 +57,7 @@ def pairs_option(what: str) -> Callable[[Function], Function]:
     def parse(
         context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
     ) -> dict[str, str]:
-        pairs = {}
+        pairs: dict[str, str] = dict(context.meta.get("option", {}))
         for value in values:
             key, equals, rest = value.partition("=")
             if not equals or not key:

@@ -1,0 +1,43 @@
+# Everything a newcomer needs: `make analyze` and `make test`. Both install first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+RUN ?= runs/modular-addition
+
+.PHONY: help install analyze test lint types clean
+
+help:
+	@echo "make analyze   analyse the bundled modular-addition model into $(RUN)"
+	@echo "make test      run all tests"
+	@echo "make lint      check style and types"
+	@echo "make install   create $(VENV) with pinned versions"
+	@echo "make clean     remove $(VENV), caches and builds (runs stay)"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("libgraph needs Python 3.11 or later: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+analyze: $(INSTALLED)
+	$(BIN)/libgraph analyze modular-addition --out $(RUN) --force
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The folders `backends` and `cli` install under other names; links tell mypy which.
+types: $(INSTALLED)
+	mkdir -p build/mypy
+	ln -sfn ../../backends build/mypy/libgraph_backends
+	ln -sfn ../../cli build/mypy/libgraph_cli
+	MYPYPATH=build/mypy $(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,114 @@
+"""The pipeline from Python, and the bundled model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from libgraph_backends.modular_addition import ModularAddition, TrainingOptions
+from libgraph_backends.modular_addition_training import initial_weights
+
+import libgraph as lg
+from libgraph.errors import UsageError
+from libgraph.testing import check_backend
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ModularAddition:
+    options = TrainingOptions(modulus=7, d_model=8, heads=2, d_mlp=12, seed=3)
+    return ModularAddition(weights={k: v.detach() for k, v in initial_weights(options).items()})
+
+
+def test_the_built_in_backend_keeps_the_contract(tiny):
+    check_backend(tiny)
+
+
+def test_a_few_lines_of_python(tiny):
+    run = lg.analyze(tiny, basis="lib")
+    assert set(run.graph.communities) <= {
+        f"{layer.name}/{i}" for layer in run.graph.layers for i in range(layer.size)
+    }
+    assert set(run.sparsity) == {"lib", "pca"}
+    assert run.directory is None
+
+
+def test_results_read_back_are_the_results_computed(tiny, tmp_path):
+    first = lg.analyze(tiny, out=tmp_path / "run")
+    again = lg.analyze(tiny, out=tmp_path / "run", force=True)
+    for name in ("lib", "pca"):
+        assert first.ablation[name] == again.ablation[name]
+        for layer, basis in first.bases[name].items():
+            for part in ("encoder", "decoder", "importance"):
+                assert torch.equal(getattr(basis, part), getattr(again.bases[name][layer], part))
+        for pair, matrix in first.edges[name].items():
+            assert torch.equal(matrix, again.edges[name][pair])
+    assert {**first.metrics, "seconds": 0} == {**again.metrics, "seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({"resolution": 2.0}, set()),
+        ({"tolerances": (0.1,)}, {"ablation lib", "ablation pca"}),
+        ({"integration": "trapezoid:2"}, {"interactions", "ablation lib", "ablation pca"}),
+        ({"truncate": "rel:1e-6"}, {"bases", "interactions", "ablation lib", "ablation pca"}),
+    ],
+)
+def test_only_stages_that_depend_on_a_change_run_again(tiny, tmp_path, change, again):
+    """Hashes tell: a stage whose hash is the same is not run again."""
+    lg.analyze(tiny, out=tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    lg.analyze(tiny, out=tmp_path / "run", force=True, **change)
+    after = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert {stage for stage in after if after[stage]["hash"] != before[stage]["hash"]} == again
+
+
+def test_another_model_is_another_hash(tiny, tmp_path):
+    lg.analyze(tiny, out=tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    weights = {name: tensor.clone() for name, tensor in tiny.weights.items()}
+    weights["blocks.0.mlp.b_in"][0] += 1e-6
+    lg.analyze(ModularAddition(weights=weights), out=tmp_path / "run", force=True)
+    after = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert all(before[stage]["hash"] != after[stage]["hash"] for stage in before)
+
+
+def test_batch_size_changes_nothing_but_rounding(tiny):
+    large, small = (lg.analyze(tiny, batch_size=size, ablate=False) for size in (1000, 3))
+    for pair, matrix in large.edges["lib"].items():
+        torch.testing.assert_close(
+            matrix, small.edges["lib"][pair], rtol=1e-6, atol=1e-8 * float(matrix.max())
+        )
+
+
+def test_unknown_options_name_the_near_ones(tiny):
+    with pytest.raises(UsageError, match="resolution"):
+        lg.analyze(tiny, resolutoin=2)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> lg.Run:
+    return lg.analyze(lg.load_backend("modular-addition"))
+
+
+def test_the_bundled_model_has_learnt_its_task(bundled):
+    assert bundled.metrics["score"]["test"] >= 0.999
+
+
+def test_the_bundled_model_has_modules_of_one_frequency(bundled):
+    """The leading features are Fourier terms, and modules gather those of one frequency."""
+    labels = bundled.graph.layer("ln1.0").labels
+    assert labels is not None
+    assert all(max(label.concepts.values()) > 0.5 for label in labels[2:6])
+    within = bundled.metrics["bases"]["lib"]["modules"]["within_concept"]
+    assert within > 0.5
+
+
+def test_lib_needs_fewer_edges_than_pca_in_the_bundled_model(bundled):
+    """What the paper reports for models like this one, and what is in the README."""
+    required = {
+        name: [by_delta["0.001"] for by_delta in entry["edges_required"].values()]
+        for name, entry in bundled.metrics["bases"].items()
+    }
+    assert sum(required["lib"]) < sum(required["pca"])
