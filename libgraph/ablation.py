@@ -73,8 +73,8 @@ def ablate_nodes(
 ) -> dict[str, dict[int, float]]:
     """Score by number of features kept, x C_k C_k⁺ in place of x, at every rotated node layer.
 
-    Isolated features are the first ones, so 0 keeps nothing and 1 the mean alone (MATH §4). All
-    node layers and numbers are measured in one pass over the data.
+    Isolated features are the first ones, so 0 keeps nothing and 1 the mean alone. All node layers
+    and numbers are measured in one pass over the data. Source: docs/math.md §4.
     """
     placed = {name: basis.to(data.dtype) for name, basis in bases.items()}
     kept = {name: schedule(len(basis), points) for name, basis in bases.items() if basis.rotated}
@@ -119,7 +119,7 @@ def ablate_edges(
     stage: str = "edge ablation",
     progress: Progress = silent,
 ) -> dict[tuple[str, str], EdgeAblation]:
-    """Bisect the number of edges that each layer pair needs (MATH §4).
+    """Bisect the number of edges that each layer pair needs (docs/math.md §4).
 
     Args:
         network: in the dtype of `data`.

@@ -30,9 +30,10 @@ def interactions(
     quadrature: Quadrature,
     progress: Progress = silent,
 ) -> dict[str, Edges]:
-    """E_ij = (1/nT) Σ_x Σ_t (Σ_s f_sj ∫dα Ĵ_ts(αx)_ji)² for each of the named bases (MATH §3).
+    """E_ij = (1/nT) Σ_x Σ_t (Σ_s f_sj ∫dα Ĵ_ts(αx)_ji)² for each of the named bases.
 
-    T is the number of input positions. In float64, whatever the dtype of the data.
+    T is the number of input positions. In float64, whatever the dtype of the data. Source:
+    docs/math.md §3.
     """
     source = {
         (name, layer): (basis.encoder.to(data.dtype), basis.decoder.to(data.dtype))

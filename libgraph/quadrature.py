@@ -1,7 +1,7 @@
 """Quadrature on [0, 1] for integrated gradients.
 
 An interaction averages the Jacobian along the straight path from zero to the activation, at points
-α with weights w (MATH: ∫dα J(αx) ≈ Σ w J(αx)). `gradient` takes the end of the path alone, which is
+α with weights w (∫dα J(αx) ≈ Σ w J(αx)). `gradient` takes the end of the path alone, which is
 what every published figure of the Local Interaction Basis uses.
 """
 

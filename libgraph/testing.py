@@ -95,7 +95,8 @@ def _check_network(network: Network, batch: Batch) -> None:
     activations = list(network.activations(batch.inputs))
     for layer, x in zip(network.node_layers, activations, strict=True):
         shape = tuple(x.shape)
-        assert x.ndim == 3 and shape[0] == len(batch.inputs) and shape[2] == layer.size, (
+        wanted = (len(batch.inputs), *shape[1:2], layer.size)
+        assert shape == wanted, (
             f"node layer '{layer.name}' has activations of shape {shape}, "
             f"not (samples, positions, {layer.size})"
         )

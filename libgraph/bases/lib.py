@@ -30,7 +30,7 @@ def lib(
     truncation: Truncation,
     progress: Progress,
 ) -> dict[str, Basis]:
-    """The Local Interaction Basis of every node layer (MATH §2); importance is Λ."""
+    """The Local Interaction Basis of every node layer (docs/math.md §2); importance is Λ."""
     last = network.node_layers[-1]
     basis = (
         pca_basis(last, statistics[last.name], truncation)

@@ -19,7 +19,7 @@ from libgraph.network import Network, NodeLayer
 
 
 def pca_basis(layer: NodeLayer, statistics: Statistics, truncation: Truncation) -> Basis:
-    """Centred principal components of one node layer (MATH §2, steps 1 and 2).
+    """Centred principal components of one node layer (docs/math.md §2, steps 1 and 2).
 
     Importance is the variance; that of the constant feature is 1.
     """

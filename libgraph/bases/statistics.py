@@ -39,7 +39,7 @@ class Statistics:
 def node_statistics(
     network: Network, data: Data, progress: Progress = silent
 ) -> dict[str, Statistics]:
-    """Statistics of every node layer (MATH §2, steps 1 and 2), in float64.
+    """Statistics of every node layer (docs/math.md §2, steps 1 and 2), in float64.
 
     Raises:
         NumericalError: naming the first node layer whose activations are not finite.

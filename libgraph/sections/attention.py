@@ -1,7 +1,8 @@
 """Multi-head attention with its residual stream, biases folded into the constant coordinate.
 
 y_t = x_t S + Σ_h z_t^h O_h with z_t = Σ_s a_ts v_s, a = softmax(q kᵀ/√d_h), and q = xQ, k = xK,
-v = xV. Its Jacobian is made of a few constant factors and of what attention does at hand (MATH §5):
+v = xV. Its Jacobian is made of a few constant factors and of what
+attention does at hand (docs/math.md §5):
 
     J_ts = δ_ts (S + Σ_h Q_h Γ_t^h O_h) + Σ_h (a_ts V_h + K_h q_tᵀ w_ts/√d_h) O_h,
     w_ts = a_ts (v_s − z_t),  Γ_t = Σ_s k_sᵀ w_ts/√d_h,
@@ -115,7 +116,7 @@ class Attention(Section):
         )
 
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
-        """𝓛 (Σ_ts X_ts 𝒬 X_tsᵀ) 𝓛ᵀ with 𝓛 = [I | Q | K | V] and 𝒬 = [S; O][S; O]ᵀ (MATH §5)."""
+        """𝓛 (Σ_ts X_ts 𝒬 X_tsᵀ) 𝓛ᵀ with 𝓛 = [I | Q | K | V] and 𝒬 = [S; O][S; O]ᵀ."""
         d, size = self.d_in, self.query.shape[1]
         middle = x.new_zeros(d + 3 * size, d + 3 * size, dtype=torch.float64)
         place = {"x": slice(0, d)}

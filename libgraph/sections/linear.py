@@ -33,7 +33,7 @@ class Linear(Section):
         return Linear(right(left(self.matrix)))
 
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
-        """A Aᵀ for every sample and position (MATH §5)."""
+        """A Aᵀ for every sample and position (docs/math.md §5)."""
         matrix = self.matrix.double()
         return x.shape[0] * x.shape[1] * matrix @ matrix.T
 
@@ -44,7 +44,7 @@ class Linear(Section):
         decoder: Float[Tensor, "k d_in"],
         quadrature: Quadrature,
     ) -> Float[Tensor, "d_out k"]:
-        """((decoder A)_ji)² Σ f_j² (MATH §5), whatever the quadrature."""
+        """((decoder A)_ji)² Σ f_j² (docs/math.md §5), whatever the quadrature."""
         return (decoder @ self.matrix).T.double().square() * features.double().square().sum((0, 1))
 
     def masked(

@@ -72,7 +72,8 @@ class Section(nn.Module):
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
         """Sum over the batch of Σ_ts J_ts J_tsᵀ, J_ts = ∂y_t/∂x_s as a `(d_in, d_out)` matrix.
 
-        MATH §2, step 3; with the next layer's basis C' it is the Gram of `rebase(encoder=C')`.
+        With the next layer's basis C' it is the Gram of `rebase(encoder=C')`. Source: docs/math.md
+        §2, step 3.
         """
         from libgraph.sections import autodiff
 
@@ -87,8 +88,8 @@ class Section(nn.Module):
     ) -> Float[Tensor, "d_out k"]:
         """Sum over the batch of Σ_t (Σ_s f_sj ∫dα (decoder J_ts(αx))_ji)², as `[i, j]`.
 
-        MATH §3. The Jacobian is taken at `x` itself, so that features may be fewer, or more, than
-        coordinates.
+        The Jacobian is taken at `x` itself, so that features may be fewer, or more, than
+        coordinates. Source: docs/math.md §3.
         """
         from libgraph.sections import autodiff
 

@@ -61,7 +61,7 @@ class SkipMLP(Section):
         return SkipMLP(right(left(self.skip)), left(self.inner), right(self.outer), self.activation)
 
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
-        """N SSᵀ + K + Kᵀ + A ((B Bᵀ) ∘ Σ dᵀd) Aᵀ with K = A diag(Σ d) B Sᵀ (MATH §5)."""
+        """N SSᵀ + K + Kᵀ + A ((B Bᵀ) ∘ Σ dᵀd) Aᵀ with K = A diag(Σ d) B Sᵀ (docs/math.md §5)."""
         slopes = self._slopes(x, Quadrature.gradient())
         inner, outer, skip = self.inner.double(), self.outer.double(), self.skip.double()
         first, second = slopes.sum(0, dtype=torch.float64), (slopes.T @ slopes).double()
@@ -76,7 +76,7 @@ class SkipMLP(Section):
         decoder: Float[Tensor, "k d_in"],
         quadrature: Quadrature,
     ) -> Float[Tensor, "d_out k"]:
-        """Σ f_j² ((decoder S)_ji + Σ_a (decoder A)_ja d_a B_ai)² (MATH §5)."""
+        """Σ f_j² ((decoder S)_ji + Σ_a (decoder A)_ja d_a B_ai)² (docs/math.md §5)."""
         slopes = self._slopes(x, quadrature)
         features = features.reshape(len(slopes), -1)
         skip, inner = decoder @ self.skip, decoder @ self.inner
