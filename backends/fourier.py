@@ -60,9 +60,13 @@ def _terms(power: Float[Tensor, "p p"], p: int) -> Terms:
     share = power / total
     # A real function has the same power at (k, l) and (−k, −l).
     k = torch.arange(1, half, device=power.device)
-    single = (2 * (share[k, 0] + share[0, k])).tolist()
-    plus = (2 * share[k[:, None], k[None, :]]).cpu()
+    # Where p is even, k = p/2 is its own negative, and its sum and difference are one.
+    own = 2 * k == p
+    single = (torch.where(own, 1, 2) * (share[k, 0] + share[0, k])).tolist()
+    twice = torch.where(own[:, None] & own[None, :], 1, 2)
+    plus = (twice * share[k[:, None], k[None, :]]).cpu()
     minus = (2 * share[k[:, None], -k[None, :]]).cpu()
+    minus[own.cpu()[:, None] | own.cpu()[None, :]] = 0
     terms: Terms = {f"cos({i}x) + cos({i}y)": (s, str(i)) for i, s in enumerate(single, 1)}
     strong = torch.maximum(plus, minus) >= SMALLEST_SHARE / 2
     for a, b in strong.nonzero().tolist():

@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy, embedding
 
 from libgraph.accumulate import Progress
 from libgraph.backend import Split
+from libgraph.errors import DataError
 from libgraph.store import write_tensors
 from libgraph.training import CHECKPOINT, fit
 
@@ -40,6 +41,11 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
         (batch,) = data.batches(split, data.samples(split))
         return batch
 
+    if not data.samples("train") or not data.samples("test"):
+        raise DataError(
+            f"A share of {options.frac_train:g} of all pairs for training leaves one split empty: "
+            "choose another frac_train."
+        )
     inputs, targets = whole("train")
     test_inputs, test_targets = whole("test")
 

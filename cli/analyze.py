@@ -93,6 +93,7 @@ def analyze(
     with ProgressDisplay(quiet=quiet or not main_rank) as progress:
         _log_to(progress, verbose)
         run = run_analysis(model, out=directory, force=force, progress=progress, **options)
+    _leave_ranks()
     if not main_rank:
         return
     if as_json:
@@ -110,6 +111,13 @@ def _join_ranks(device: str) -> bool:
 
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     return distributed.get_rank() == 0
+
+
+def _leave_ranks() -> None:
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _log_to(progress: Any, verbose: bool) -> None:

@@ -33,7 +33,8 @@ class EdgeAblation:
 
     Args:
         available: edges there are, those from isolated features not counted.
-        score: mean score by number of edges kept, for every number that was tried.
+        score: mean score by number of edges kept, for every number that was tried; numbers above
+            `available` are all of them.
         required: by tolerance Δ, the number of edges that keep the score within Δ of the whole
             model's, or None where not even all of them do.
         epsilon: the smallest edge kept at the first Δ, or None.
@@ -58,7 +59,8 @@ def base_score(network: Network, backend: Backend, data: Data) -> float:
 def schedule(features: int, points: int) -> list[int]:
     """Numbers of features to keep, from all down to none: every one at first, then ever fewer."""
     spread = np.geomspace(1, max(features, 1), points).round().astype(int)
-    return sorted({0, features, *spread.tolist(), *range(min(points // 2, features))}, reverse=True)
+    chosen = {0, features, *spread.tolist(), *range(points // 2)}
+    return sorted((k for k in chosen if k <= features), reverse=True)
 
 
 def ablate_nodes(
@@ -144,6 +146,7 @@ def ablate_edges(
 
         def score(kept: int, trial: _Trial = trial, scores: dict[int, float] = scores) -> float:
             nonlocal done
+            kept = min(kept, trial.available)
             if kept not in scores:
                 scores[kept] = trial.score(kept)
                 done += 1

@@ -26,7 +26,7 @@ from libgraph.accumulate import Data, Progress, silent
 from libgraph.backend import Backend, Split, parse_options
 from libgraph.bases import METHODS, Bases, node_statistics
 from libgraph.communities import find_communities
-from libgraph.errors import UsageError
+from libgraph.errors import LibgraphError, UsageError
 from libgraph.features import LayerFeatures
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph
@@ -82,13 +82,16 @@ def analyze(
     pipeline = _Pipeline(backend, parsed, directory, progress)
     try:
         return pipeline.run()
-    except BaseException:
+    except BaseException as error:
         if directory is not None and directory.abandon():
             log.warning(
                 "Finished stages are kept in '%s': the same command with --out '%s' goes on there.",
                 directory.partial,
                 directory.path,
             )
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            size = parsed.batch_size
+            raise LibgraphError(f"Not enough memory: choose a batch size below {size}.") from error
         raise
 
 

@@ -73,8 +73,9 @@ class AnalysisOptions(TypedOptions):
     @classmethod
     def _available(cls, name: str) -> str:
         try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
+            # All sums are in float64, which not every device has.
+            torch.zeros(1, device=name, dtype=torch.float64)
+        except (RuntimeError, AssertionError, TypeError) as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise UsageError(f"Device '{name}' cannot be used ({reason}): try cpu.") from None
         return name

@@ -45,16 +45,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise BackendError(f"'{path}' is damaged or no safetensors file ({error}).") from None
     except pickle.UnpicklingError:
-        # Torch raises the same error for code and for garbage; only a checkpoint is a zip archive.
-        if not zipfile.is_zipfile(path):
-            raise BackendError(f"'{path}' is damaged or no PyTorch checkpoint.") from None
+        # Torch raises the same error for code and, in files that are no archives, for garbage.
+        doubt = "" if zipfile.is_zipfile(path) else "is damaged or "
         raise BackendError(
-            f"'{path}' holds more than tensors and was refused, as reading it could run code: "
-            "save its state_dict() alone, best as safetensors."
+            f"'{path}' {doubt}holds more than tensors and was refused, as reading it could run "
+            "code: save its state_dict() alone, best as safetensors."
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BackendError(f"'{path}' cannot be read as a checkpoint ({reason}).") from None
+    except Exception as error:
+        # The unpickler runs into whatever error a damaged file leads it to.
+        kind = type(error).__name__
+        raise BackendError(f"'{path}' is damaged or no PyTorch checkpoint ({kind}).") from None
     if not isinstance(loaded, Mapping):
         raise BackendError(f"'{path}' holds a {type(loaded).__name__}, not a state dict.")
     return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
@@ -95,7 +95,12 @@ def save_tensors(
 ) -> None:
     """Save as safetensors in place; inside `writing`, so that a full disk reads as one."""
     try:
-        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path, metadata)
+        # Copies, because safetensors refuses tensors that share memory, as views do.
+        copies = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
+        save_file(copies, path, metadata)
     except SafetensorError as error:
         code = errno.ENOSPC if "No space left" in str(error) else errno.EIO
         raise OSError(code, str(error)) from error
@@ -124,6 +129,8 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
+        if not path.name:
+            raise UsageError(f"'{path}' is no name for a run directory: choose another --out.")
         self.path = path
         self.partial = path.with_name(path.name + ".partial")
         self.resumed = self.partial.is_dir()
@@ -140,7 +147,7 @@ class RunDirectory:
                     if (path / name).is_file():
                         shutil.copy2(path / name, self.partial)
         self._stages: dict[str, dict[str, Any]] = {}
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
             recorded = json.loads((self.partial / "run.json").read_text(encoding="utf-8"))
             self._stages = dict(recorded.get("stages", {}))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from libgraph.accumulate import Progress, silent
@@ -47,7 +47,8 @@ def fit(
         loss: the loss at a step.
         optimizer: any optimiser whose state is tensors.
         steps: number of steps in all, those before an interruption included.
-        directory: where the checkpoint is kept; one with other `settings` is ignored.
+        directory: where the checkpoint is kept; one with other `settings`, or beyond `steps`, is
+            ignored.
         settings: whatever determines the course of training.
         evaluate: measures of progress, such as test accuracy.
         evaluate_every: steps between evaluations.
@@ -61,7 +62,7 @@ def fit(
     """
     path = directory / CHECKPOINT
     key = hash_of(settings)
-    history = _resume(path, key, parameters, optimizer)
+    history = _resume(path, key, steps, parameters, optimizer)
     start, began = int(history[-1]["step"]) if history else 0, time.monotonic()
     before = history[-1]["seconds"] if history else 0.0
     for step in range(start, steps):
@@ -72,9 +73,10 @@ def fit(
         progress("training", step + 1, steps)
         if (step + 1) % evaluate_every and step + 1 < steps:
             continue
-        if not math.isfinite(float(value.detach())):
+        finite = all(bool(parameter.isfinite().all()) for parameter in parameters.values())
+        if not (finite and math.isfinite(float(value.detach()))):
             raise NumericalError(
-                f"The training loss is not finite at step {step + 1}: lower the learning rate; "
+                f"Training is not finite at step {step + 1}: lower the learning rate; "
                 f"the last good state is in '{path}'."
             )
         seconds = before + time.monotonic() - began
@@ -102,15 +104,24 @@ def _save(
 
 
 def _resume(
-    path: Path, key: str, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    path: Path,
+    key: str,
+    steps: int,
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
 ) -> list[Record]:
+    """Take up the checkpoint, if there is one of this training that is not beyond `steps`."""
     if not path.is_file():
         return []
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        if metadata.get("settings") != key:
-            return []
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:
+        return []
+    names = metadata.get("history", "").split()
+    if metadata.get("settings") != key or tensors["history"][-1, names.index("step")] > steps:
+        return []
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")
@@ -121,7 +132,6 @@ def _resume(
             index, _, entry = rest.partition("/")
             state.setdefault(int(index), {})[entry] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    names = metadata["history"].split()
     return [dict(zip(names, row, strict=True)) for row in tensors["history"].tolist()]
 
 

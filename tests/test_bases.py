@@ -1,4 +1,4 @@
-"""What MATH §2 promises of bases, on random networks and on planted data."""
+"""What docs/math.md §2 promises of bases, on random networks and on planted data."""
 
 from typing import NamedTuple
 
@@ -149,6 +149,7 @@ def test_the_constant_carries_the_mean(setup):
             if layer.constant:
                 x, _ = features_of(setup, bases, layer.name)
                 assert_close(bases[layer.name].decoder[0], x.mean(0), 1e-10)
+                assert bases[layer.name].importance[0] == (1 if layer.rotated else 0)
 
 
 @given(setup=setups(), layer=st.integers(0, 1), seed=st.integers(0, 100))

@@ -310,7 +310,7 @@ def test_a_directory_of_something_else_is_never_replaced(analyze, tmp_path):
 
 def test_a_place_that_cannot_be_written(analyze, tmp_path):
     (tmp_path / "file").write_text("")
-    fails(analyze(out=tmp_path / "file" / "run"), 2, "Cannot write", "another --out")
+    fails(analyze(out=tmp_path / "file" / "run"), 2, "Cannot write", "another place")
     fails(analyze(out=tmp_path / "file"), 2, "exists")
 
 
@@ -399,6 +399,24 @@ def test_help_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--truncate" in done.stdout
     assert done.stdout.strip().endswith("[]")
+
+
+def test_two_ranks_find_what_one_does(analyze, model, tmp_path):
+    """A `torchrun` job shares the batches out and writes one run."""
+    assert analyze("--batch-size", "4", out=tmp_path / "one")[0] == 0
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("-m", "libgraph_cli", "analyze", "modular-addition", "-o", f"weights={model}"),
+            *("--batch-size", "4", "--out", "two"),
+        ],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Features, LIB / PCA") == 1
+    one, two = (load_file(tmp_path / name / "edges.safetensors") for name in ("one", "two"))
+    for name, edges in one.items():
+        torch.testing.assert_close(two[name], edges, rtol=1e-6, atol=1e-9 * float(edges.max()))
 
 
 def test_a_real_interrupt_leaves_no_half_written_file(tmp_path):

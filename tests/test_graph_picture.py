@@ -184,8 +184,10 @@ def test_mistakes_are_explained(tmp_path, monkeypatch):
         draw_graph(example(), tmp_path / "graph.gif")
     with pytest.raises(UsageError, match="max_features"):
         draw_graph(example(), tmp_path / "graph.png", max_features=0)
+    file = tmp_path / "file"
+    file.write_text("")
     with pytest.raises(UsageError, match="choose another place"):
-        draw_graph(empty(), tmp_path / "missing" / "graph.png")
+        draw_graph(empty(), file / "graph.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=r"libgraph\[report\]"):
         draw_graph(example(), tmp_path / "graph.png")

@@ -140,8 +140,10 @@ def test_what_xml_cannot_hold_is_refused(tmp_path, bad):
 
 
 def test_a_place_that_is_not_there(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
     with pytest.raises(UsageError, match="choose another place"):
-        example().write_graphml(tmp_path / "missing" / "graph.graphml")
+        example().write_graphml(file / "graph.graphml")
 
 
 def same(one, two):

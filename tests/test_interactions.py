@@ -1,4 +1,4 @@
-"""Edges from their definition (MATH §3), with loops over samples, positions and features."""
+"""Edges from their definition (docs/math.md §3), looping over samples, positions, features."""
 
 import pytest
 import torch

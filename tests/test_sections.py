@@ -55,7 +55,7 @@ shapes = st.builds(
     positions=st.integers(1, 6),
     d_in=st.integers(1, 4),
     d_out=st.integers(1, 4),
-    features=st.integers(1, 6),
+    features=st.integers(1, 9),
     heads=st.integers(1, 4),
     width=st.integers(1, 3),
 )

@@ -35,6 +35,7 @@ NODE_KEYS = {
     "community": "int",
     "importance": "double",
     "concept": "string",
+    "description": "string",
 }
 EDGE_KEYS = {"weight": "double", "interaction": "double"}
 
@@ -55,7 +56,8 @@ _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 def write_graphml(graph: InteractionGraph, path: str | Path) -> None:
     """Write the graph as directed GraphML; the same graph always gives the same bytes.
 
-    All features are nodes, with id ``ln1.0/17``; edges are :meth:`InteractionGraph.kept_edges`,
+    All features are nodes, with id ``ln1.0/17``, labelled by the first term of their label, with
+    the whole of it as ``description``; edges are :meth:`InteractionGraph.kept_edges`,
     from input to output layer, with ``weight`` and the raw ``interaction`` E. ``community`` is -1
     outside modules.
 
@@ -116,7 +118,7 @@ def _write_nodes(
             label = layer.labels[feature] if layer.labels is not None else None
             r, g, b = module_colour(community[feature])
             values = {
-                "label": label.text if label is not None else name,
+                "label": label.text.split(" | ")[0] if label is not None else name,
                 "x": (column - (columns - 1) / 2) * column_step,
                 "y": float(y[feature]),
                 "size": float(size[feature]),
@@ -128,6 +130,7 @@ def _write_nodes(
                 "community": community[feature],
                 "importance": float(layer.importance[feature]),
                 "concept": (label.concept or "") if label is not None else "",
+                "description": label.text if label is not None else "",
             }
             _element(xml, "node", {"id": name}, values)
 

@@ -147,6 +147,8 @@ class Function(Section):
         d_in: coordinates in, the constant one included.
         d_out: coordinates out.
         positionwise: set it where the map treats positions alike and apart: it saves much work.
+
+    Like any module it takes the dtype that `.to` gives it, float32 at first.
     """
 
     def __init__(
