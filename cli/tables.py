@@ -27,13 +27,13 @@ def print_metrics(console: Console, metrics: Metrics, concept: str) -> None:
         f"[bold]{metrics['backend']}[/]: test {score['name']} {score['test']:.4f}", highlight=False
     )
     console.print()
-    console.print(_features(metrics))
-    console.print()
-    console.print(_edges(metrics))
-    console.print()
+    names = " / ".join(name.upper() for name in metrics["bases"])
+    tables = {f"Features, {names}": _features(metrics), f"Edges, {names}": _edges(metrics)}
     for name in metrics["bases"]:
-        console.print(_modules(metrics, name, concept))
-        console.print()
+        tables[_modules_title(metrics, name, concept)] = _modules(metrics, name, concept)
+    for title, table in tables.items():
+        console.print(title, style="bold", highlight=False)
+        console.print(table, "")
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -54,7 +54,7 @@ def _features(metrics: Metrics) -> Table:
     bases = metrics["bases"]
     ablated = any(entry["features_required"] for entry in bases.values())
     columns = ["kept", "needed"] if ablated else ["kept"]
-    table = _table("node layer", *columns, title=_title("Features", bases))
+    table = _table("node layer", *columns)
     for layer in metrics["node_layers"]:
         kept = [str(entry["features"][layer]) for entry in bases.values()]
         found = [entry["features_required"].get(layer, {}) for entry in bases.values()]
@@ -68,10 +68,9 @@ def _edges(metrics: Metrics) -> Table:
     bases = metrics["bases"].values()
     required = next(iter(bases))["edges_required"]
     deltas = list(next(iter(required.values()))) if required else []
-    measures = {"effective": ("participation_ratio", "{:.1f}"), "Gini": ("gini", "{:.3f}")}
-    measures |= {"top 1 %": ("top_share", "{:.0%}")}
-    title = _title("Edges", metrics["bases"])
-    table = _table("layer pair", *(f"needed, Δ {d}" for d in deltas), *measures, title=title)
+    measures = {"effective": ("participation_ratio", "{:.1f}"), "Hoyer": ("hoyer", "{:.3f}")}
+    measures |= {"Gini": ("gini", "{:.4f}")}
+    table = _table("layer pair", *(f"needed, Δ {d}" for d in deltas), *measures)
     for pair in next(iter(bases))["sparsity"]:
         row = [
             [_count(entry["edges_required"][pair][delta]) for entry in bases] for delta in deltas
@@ -83,22 +82,24 @@ def _edges(metrics: Metrics) -> Table:
     return table
 
 
+def _modules_title(metrics: Metrics, name: str, concept: str) -> str:
+    found = metrics["bases"][name]["modules"]
+    title = f"Modules, {name.upper()}: modularity {found['modularity']:.3f}"
+    title += f", seeds agree {found['agreement']:.2f}"
+    if found["within_concept"] is not None:
+        title += f", {found['within_concept']:.0%} within one {concept}"
+    return title
+
+
 def _modules(metrics: Metrics, name: str, concept: str) -> Table:
     """Modules with their size, layers and dominant concept."""
     found = metrics["bases"][name]["modules"]
-    within = found["within_concept"]
-    title = f"Modules in the {name.upper()} basis: modularity {found['modularity']:.3f}"
-    title += f", seeds agree {found['agreement']:.2f}"
-    if within is not None:
-        title += f", {within:.0%} of edge weight within one {concept}"
     layers = [
         layer
         for layer in metrics["node_layers"]
         if any(layer in module["features"] for module in found["table"])
     ]
-    table = _table(
-        "module", "features", *layers, concept, "its share", "weight within", title=title
-    )
+    table = _table("module", "features", *layers, concept, "its share", "weight within")
     for module in found["table"]:
         known = module["concept"] is not None
         inside = module["within_concept"]
@@ -113,16 +114,12 @@ def _modules(metrics: Metrics, name: str, concept: str) -> Table:
     return table
 
 
-def _table(first: str, *columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")
     return table
-
-
-def _title(what: str, bases: Metrics) -> str:
-    return f"{what}, {' / '.join(name.upper() for name in bases)}"
 
 
 def _side_by_side(values: Iterable[str]) -> str:

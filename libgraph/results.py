@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from libgraph.ablation import EdgeAblation, required_features
@@ -173,7 +174,7 @@ def run_metrics(
         "bases": {
             name: _features(bases[name])
             | _required(ablation.get(name), backend, options, score)
-            | {"sparsity": _sparsity(bases[name], edges[name]), "modules": _modules(graphs[name])}
+            | {"sparsity": sparsity(bases[name], edges[name]), "modules": _modules(graphs[name])}
             for name in options.bases
         },
         "modules": {
@@ -213,12 +214,18 @@ def _required(
     }
 
 
-def _sparsity(bases: Bases, edges: Edges) -> dict[str, dict[str, float] | None]:
-    """Measures of each edge matrix without isolated features; None where all edges are zero."""
+def sparsity(bases: Bases, edges: Edges) -> dict[str, dict[str, float] | None]:
+    """Measures of each edge matrix without isolated features; None where all edges are zero.
+
+    Features that were dropped count as features without edges: a basis that keeps more of them
+    would look sparser otherwise.
+    """
     measures: dict[str, dict[str, float] | None] = {}
     for (a, b), matrix in edges.items():
         inner = matrix[bases[b].isolated :, bases[a].isolated :].cpu().numpy()
-        measures[arrow((a, b))] = sparsity_measures(inner) if (inner > 0).any() else None
+        whole = np.zeros([len(bases[c].encoder) - bases[c].isolated for c in (b, a)])
+        whole[: inner.shape[0], : inner.shape[1]] = inner
+        measures[arrow((a, b))] = sparsity_measures(whole) if (whole > 0).any() else None
     return measures
 
 

@@ -11,6 +11,7 @@ from libgraph_backends.modular_addition_training import initial_weights
 
 import libgraph as lg
 from libgraph.errors import UsageError
+from libgraph.results import sparsity
 from libgraph.testing import check_backend
 
 
@@ -113,3 +114,17 @@ def test_the_bundled_model_has_modules_of_one_frequency(bundled):
     assert all(max(label.concepts.values()) > 0.5 for label in labels[2:6])
     within = bundled.metrics["bases"]["lib"]["modules"]["within_concept"]
     assert within > 0.5
+
+
+def test_sparsity_does_not_depend_on_how_many_idle_features_are_kept():
+    """A dropped feature is one without edges; with them left out, PCA would seem sparser."""
+
+    def basis(kept: int) -> lg.Basis:
+        return lg.Basis(torch.eye(9)[:, :kept], torch.eye(9)[:kept], torch.ones(kept), isolated=1)
+
+    edges = torch.zeros(9, 9, dtype=torch.float64)
+    edges[1:4, 1:5] = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+    whole = sparsity({"a": basis(9), "b": basis(9)}, {("a", "b"): edges})
+    few = sparsity({"a": basis(5), "b": basis(4)}, {("a", "b"): edges[:4, :5]})
+    assert whole == few
+    assert sparsity({"a": basis(1), "b": basis(1)}, {("a", "b"): edges[:1, :1]}) == {"a->b": None}

@@ -82,7 +82,7 @@ def test_analyze_writes_a_complete_run(analyze, tmp_path):
     code, out, _ = analyze()
     assert code == 0
     assert {file.name for file in (tmp_path / "run").iterdir()} == RUN_FILES
-    for title in ("Features, LIB / PCA", "Edges, LIB / PCA", "Modules in the LIB basis"):
+    for title in ("Features, LIB / PCA", "Edges, LIB / PCA", "Modules, LIB"):
         assert title in out
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["complete"]
