@@ -21,6 +21,8 @@ ATTENTIONS = {
     "attention": {"causal": True},
     "attention-full": {"causal": False},
     "attention-last": {"last_only": True},
+    "attention-local": {"window": 2},
+    "attention-grouped": {"causal": False},
 }
 FUNCTIONS = ["positionwise", "mixing", "pooling"]
 KINDS = ["linear", *ACTIVATIONS, *ATTENTIONS, *FUNCTIONS, "rebased"]
@@ -116,7 +118,8 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
         inner = normal(generator, d_in, width)
         return SkipMLP(main(), inner, side(width), ACTIVATIONS[kind])
     if kind in ATTENTIONS:
-        q, k, v = (normal(generator, d_in, heads * width) for _ in range(3))
+        shared = heads if kind == "attention-grouped" else 1
+        q, k, v = (normal(generator, d_in, heads * width // by) for by in (1, shared, shared))
         return Attention(main(), q, k, v, side(heads * width), heads=heads, **ATTENTIONS[kind])
     if kind == "rebased":
         inside = random_section("mixing", d_in, d_out, seed=seed, constant=constant)

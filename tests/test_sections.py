@@ -144,10 +144,13 @@ def attend(section, x):
         width = section.query.shape[1] // section.heads
         for head in range(section.heads):
             part = slice(head * width, (head + 1) * width)
-            seen = x[: t + 1] if section.causal else x
-            scores = (seen @ section.key[:, part]) @ (x[t] @ section.query[:, part])
+            group = head * section.key.shape[1] // section.query.shape[1]
+            shared = slice(group * width, (group + 1) * width)
+            start = max(0, t + 1 - section.window) if section.window else 0
+            seen = x[start : t + 1] if section.causal else x[start:]
+            scores = (seen @ section.key[:, shared]) @ (x[t] @ section.query[:, part])
             weights = torch.exp(scores / math.sqrt(width))
-            mixed = (weights / weights.sum()) @ (seen @ section.value[:, part])
+            mixed = (weights / weights.sum()) @ (seen @ section.value[:, shared])
             y = y + mixed @ section.output[part]
         rows.append(y)
     return torch.stack(rows)
@@ -229,14 +232,19 @@ def test_small_chunks_attend_to_samples_apart(monkeypatch):
     sizes = []
     attend = Attention._attend
     monkeypatch.setattr(
-        Attention, "_attend", lambda self, x: sizes.append(len(x)) or attend(self, x)
+        Attention,
+        "_attend",
+        lambda self, x, queries: (
+            sizes.append((len(x), queries.stop - queries.start)) or attend(self, x, queries)
+        ),
     )
     shape = Shape(0, 4, 3, 3, 2, 2, 2, 2)
     section, x = build("attention", shape)
     with chunks_of(1):
         section.jacobian_gram(x)
         section.interactions(x, *build_features(shape), Quadrature.gradient())
-    assert sizes == [1] * 8
+    # The Gram goes query by query, the interactions feature by feature for all queries at once.
+    assert sizes == [(1, 1)] * 4 * x.shape[1] + [(1, x.shape[1])] * 4
 
 
 @pytest.mark.parametrize("kind", POSITIONWISE)
