@@ -16,7 +16,17 @@ from libgraph.graph import FeatureLabel, InteractionGraph
 from libgraph.network import Network, NodeLayer
 from libgraph.quadrature import Quadrature
 from libgraph.results import Run
-from libgraph.sections import Attention, Function, Linear, Section, SkipMLP
+from libgraph.sections import (
+    Attention,
+    Division,
+    Function,
+    GatedMLP,
+    Linear,
+    Section,
+    SkipMLP,
+    Variance,
+    split_norm,
+)
 from libgraph.settings import AnalysisOptions
 
 __all__ = [
@@ -25,8 +35,10 @@ __all__ = [
     "Backend",
     "Basis",
     "Batch",
+    "Division",
     "FeatureLabel",
     "Function",
+    "GatedMLP",
     "InteractionGraph",
     "LibgraphError",
     "Linear",
@@ -38,9 +50,11 @@ __all__ = [
     "SkipMLP",
     "Truncation",
     "TypedOptions",
+    "Variance",
     "analyze",
     "backend_names",
     "find_communities",
     "load_backend",
     "module_table",
+    "split_norm",
 ]

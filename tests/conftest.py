@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from libgraph.accumulate import Data
 from libgraph.backend import Backend, Batch
 from libgraph.network import Network, NodeLayer
-from libgraph.sections import Attention, Function, Linear, Section, SkipMLP
+from libgraph.sections import (
+    Attention,
+    Division,
+    Function,
+    GatedMLP,
+    Linear,
+    Section,
+    SkipMLP,
+    Variance,
+)
 
 ACTIVATIONS = {
     "relu": torch.relu,
@@ -25,7 +34,8 @@ ATTENTIONS = {
     "attention-grouped": {"causal": False},
 }
 FUNCTIONS = ["positionwise", "mixing", "pooling"]
-KINDS = ["linear", *ACTIVATIONS, *ATTENTIONS, *FUNCTIONS, "rebased"]
+NORMS = ["variance", "division"]
+KINDS = ["linear", *ACTIVATIONS, "gated", *NORMS, *ATTENTIONS, *FUNCTIONS, "rebased"]
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +127,15 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
     if kind in ACTIVATIONS:
         inner = normal(generator, d_in, width)
         return SkipMLP(main(), inner, side(width), ACTIVATIONS[kind])
+    if kind == "gated":
+        inner, gate = (normal(generator, d_in, width) for _ in range(2))
+        return GatedMLP(main(), inner, gate, side(width))
+    if kind == "variance":
+        return Variance(main(), normal(generator, d_in, width), side(1))
+    if kind == "division":
+        # ε keeps what stands under the root positive whatever the input.
+        variance = 0.1 * normal(generator, d_in, 1)
+        return Division(main(), variance, normal(generator, d_in, width), side(width), 20.0)
     if kind in ATTENTIONS:
         shared = heads if kind == "attention-grouped" else 1
         q, k, v = (normal(generator, d_in, heads * width // by) for by in (1, shared, shared))

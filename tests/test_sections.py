@@ -10,6 +10,7 @@ from conftest import (
     ACTIVATIONS,
     ATTENTIONS,
     KINDS,
+    NORMS,
     assert_close,
     normal,
     random_section,
@@ -22,19 +23,23 @@ from torch.func import jacrev
 from libgraph.quadrature import Quadrature
 from libgraph.sections import (
     Attention,
+    Division,
     Function,
+    GatedMLP,
     Linear,
     Section,
     SkipMLP,
+    Variance,
     attention,
     autodiff,
     skip_mlp,
+    split_norm,
 )
 from libgraph.sections.section import Rebased
 
 RULES = ["gradient", "trapezoid:3", "gauss-legendre:2"]
-STRUCTURED = ["linear", *ACTIVATIONS, *ATTENTIONS]
-POSITIONWISE = ["linear", *ACTIVATIONS, "positionwise"]
+STRUCTURED = ["linear", *ACTIVATIONS, "gated", *NORMS, *ATTENTIONS]
+POSITIONWISE = ["linear", *ACTIVATIONS, "gated", *NORMS, "positionwise"]
 
 
 class Shape(NamedTuple):
@@ -119,6 +124,22 @@ def expected_forward(section, x):
             return expected_forward(section.inner, x @ section.decoder) @ section.encoder
         case Linear():
             return torch.einsum("nsi,io->nso", x, section.matrix)
+        case GatedMLP():
+            hidden = torch.einsum("nsi,ih->nsh", x, section.inner)
+            gate = torch.einsum("nsi,ih->nsh", x, section.gate)
+            hidden = gate * hidden / (1 + torch.exp(-hidden))
+            return torch.einsum("nsi,io->nso", x, section.skip) + hidden @ section.outer
+        case Variance():
+            stream = torch.einsum("nsi,id->nsd", x, section.stream)
+            variance = (stream**2).sum(-1) / stream.shape[-1]
+            skip = torch.einsum("nsi,io->nso", x, section.skip)
+            return skip + torch.einsum("ns,o->nso", variance, section.direction[0])
+        case Division():
+            stream = torch.einsum("nsi,id,do->nso", x, section.stream, section.outer)
+            variance = torch.einsum("nsi,i->ns", x, section.variance[:, 0])
+            deviation = torch.sqrt(variance + section.epsilon)
+            skip = torch.einsum("nsi,io->nso", x, section.skip)
+            return skip + stream / deviation.unsqueeze(-1)
         case SkipMLP():
             hidden = torch.einsum("nsi,ih->nsh", x, section.inner)
             hidden = {
@@ -394,3 +415,19 @@ def test_factors_follow_the_dtype_and_are_saved(kind):
 def test_a_section_without_forward_says_so():
     with pytest.raises(TypeError, match="Section does not say how to map forward"):
         Section(2, 2)(torch.ones(1, 1, 2))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_split_norm_is_the_norm_of_torch(size, centred, keep):
+    stream = normal(seeded(size), 4, 3, size)
+    x = torch.cat([stream, torch.ones(4, 3, 1, dtype=torch.float64)], dim=-1)
+    first, second = (
+        half.double() for half in split_norm(size, epsilon=1e-3, centred=centred, keep=keep)
+    )
+    variance = stream.var(-1, correction=0) if centred else stream.square().mean(-1)
+    assert_close(first(x), torch.cat([variance.unsqueeze(-1), x], dim=-1))
+    norm = torch.nn.functional.layer_norm if centred else torch.nn.functional.rms_norm
+    expected = [norm(stream, (size,), eps=1e-3)] + ([stream] if keep else [])
+    assert_close(second(first(x)), torch.cat([*expected, x[..., -1:]], dim=-1), 1e-9)

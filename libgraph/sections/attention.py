@@ -61,7 +61,8 @@ class Pattern(NamedTuple):
         products = (self.k.unsqueeze(-1) * self.v.unsqueeze(-2)).flatten(-2)
         mixed = (self.a @ products).unflatten(-1, (self.k.shape[-1], -1))
         mean_key = self.a @ self.k
-        return self.scale * (mixed - mean_key.unsqueeze(-1) * self.z.unsqueeze(-2))
+        centred: Tensor = mixed - mean_key.unsqueeze(-1) * self.z.unsqueeze(-2)
+        return self.scale * centred
 
 
 class Attention(Section):
@@ -264,7 +265,8 @@ class Attention(Section):
         """Keys or values of each head, shared ones repeated."""
         width = self.query.shape[1] // self.heads
         shared = self.query.shape[1] // factor.shape[1]
-        return factor.unflatten(1, (-1, width)).repeat_interleave(shared, dim=1).flatten(1)
+        heads: Tensor = factor.unflatten(1, (-1, width)).repeat_interleave(shared, dim=1)
+        return heads.flatten(1)
 
     def _attend(self, x: Float[Tensor, "n s d_in"], queries: slice) -> Pattern:
         """Patterns of the queries at these positions."""

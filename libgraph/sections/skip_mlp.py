@@ -63,7 +63,7 @@ class SkipMLP(Section):
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
         """N SSᵀ + K + Kᵀ + A ((B Bᵀ) ∘ Σ dᵀd) Aᵀ with K = A diag(Σ d) B Sᵀ (docs/math.md §5)."""
         slopes = self._slopes(x, Quadrature.gradient())
-        inner, outer, skip = self.inner.double(), self.outer.double(), self.skip.double()
+        inner, outer, skip = (factor.double() for factor in (self._in, self._out, self.skip))
         first, second = slopes.sum(0, dtype=torch.float64), (slopes.T @ slopes).double()
         cross = (inner * first) @ (outer @ skip.T)
         hidden = inner @ ((outer @ outer.T) * second) @ inner.T
@@ -79,21 +79,94 @@ class SkipMLP(Section):
         """Σ f_j² ((decoder S)_ji + Σ_a (decoder A)_ja d_a B_ai)² (docs/math.md §5)."""
         slopes = self._slopes(x, quadrature)
         features = features.reshape(len(slopes), -1)
-        skip, inner = decoder @ self.skip, decoder @ self.inner
+        skip, inner, outer = decoder @ self.skip, decoder @ self._in, self._out
         total = x.new_zeros(self.d_out, len(decoder), dtype=torch.float64)
         samples = max(1, CHUNK_BYTES // (len(decoder) * inner.shape[1] * x.element_size()))
         for d, f in zip(slopes.split(samples), features.split(samples), strict=True):
-            jacobian = (inner * d.unsqueeze(1)) @ self.outer + skip
+            jacobian = (inner * d.unsqueeze(1)) @ outer + skip
             total += torch.einsum("nki,nk->ik", jacobian.square(), f.square())
         return total
 
+    @property
+    def _in(self) -> Float[Tensor, "d_in d_slopes"]:
+        """What each slope's unit reads: J = S + _in diag(slopes) _out."""
+        return self.inner
+
+    @property
+    def _out(self) -> Float[Tensor, "d_slopes d_out"]:
+        """What each slope's unit writes."""
+        return self.outer
+
     def _slopes(
         self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature
-    ) -> Float[Tensor, "m d_hidden"]:
+    ) -> Float[Tensor, "m d_slopes"]:
         """∫dα φ'(α x A), one row per sample and position."""
         hidden = (x @ self.inner).flatten(0, -2)
         ones = torch.ones_like(hidden)
         slopes = torch.zeros_like(hidden)
         for point, weight in zip(quadrature.points, quadrature.weights, strict=True):
             slopes += weight * jvp(self.activation, (point * hidden,), (ones,))[1]
+        return slopes
+
+
+class GatedMLP(SkipMLP):
+    """y = x S + (φ(x A) ∘ x G) B at every position: SwiGLU, GeGLU and their like.
+
+    Its Jacobian is S + A diag(φ'(xA) ∘ xG) B + G diag(φ(xA)) B, that of a `SkipMLP` with the two
+    kinds of units side by side.
+
+    Args:
+        skip: S `(d_in, d_out)`; its last row holds the output bias.
+        inner: A `(d_in, d_hidden)`, what φ acts on.
+        gate: G `(d_in, d_hidden)`, what it is multiplied by.
+        outer: B `(d_hidden, d_out)`.
+        activation: φ.
+    """
+
+    gate: Tensor
+
+    def __init__(
+        self,
+        skip: Float[Tensor, "d_in d_out"],
+        inner: Float[Tensor, "d_in d_hidden"],
+        gate: Float[Tensor, "d_in d_hidden"],
+        outer: Float[Tensor, "d_hidden d_out"],
+        activation: Callable[[Tensor], Tensor] = torch.nn.functional.silu,
+    ) -> None:
+        super().__init__(skip, inner, outer, activation)
+        self.register_buffer("gate", gate)
+
+    def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
+        """x S + (φ(x A) ∘ x G) B."""
+        hidden = self.activation(x @ self.inner) * (x @ self.gate)
+        return x @ self.skip + hidden @ self.outer
+
+    def transform(self, left: LinearMap, right: LinearMap) -> GatedMLP:
+        """The same with S, A, G and B changed at their outer ends."""
+        return GatedMLP(
+            right(left(self.skip)),
+            left(self.inner),
+            left(self.gate),
+            right(self.outer),
+            self.activation,
+        )
+
+    @property
+    def _in(self) -> Float[Tensor, "d_in d_slopes"]:
+        return torch.cat([self.inner, self.gate], dim=1)
+
+    @property
+    def _out(self) -> Float[Tensor, "d_slopes d_out"]:
+        return torch.cat([self.outer, self.outer])
+
+    def _slopes(
+        self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature
+    ) -> Float[Tensor, "m d_slopes"]:
+        """∫dα φ'(αxA) ∘ αxG beside ∫dα φ(αxA)."""
+        hidden, gate = (x @ self.inner).flatten(0, -2), (x @ self.gate).flatten(0, -2)
+        ones = torch.ones_like(hidden)
+        slopes = hidden.new_zeros(len(hidden), 2 * hidden.shape[1])
+        for point, weight in zip(quadrature.points, quadrature.weights, strict=True):
+            value, slope = jvp(self.activation, (point * hidden,), (ones,))[:2]
+            slopes += weight * torch.cat([slope * point * gate, value], dim=1)
         return slopes
