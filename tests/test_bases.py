@@ -246,14 +246,17 @@ def test_isolated_coordinates_stay_features_of_their_own(method, isolated):
     assert others == 1 + len(isolated)
     centred = x - x.mean(0)
     for feature, coordinate in enumerate(isolated, 1):
-        scale = centred[:, coordinate].std(correction=0) if method == "lib" else 1.0
-        assert_close(f[:, feature], centred[:, coordinate] / scale)
+        wanted = centred[:, coordinate]
+        if method == "lib":
+            wanted = wanted / wanted.std(correction=0) * basis.importance[feature].sqrt()
+        assert_close(f[:, feature], wanted)
         assert float(basis.encoder[coordinate, others:].abs().max()) == 0
         assert float(basis.decoder[others:, coordinate].abs().max()) == 0
     assert_close(covariance(f)[others:, others:], basis.importance[others:].diag(), 1e-8)
     if method == "lib":
         gram = mean_jacobian_gram(setup, 0, basis.decoder, bases["l1"].encoder)
         assert_close(gram[others:, others:], torch.eye(len(basis) - others).double(), 1e-8)
+        assert_close(gram.diagonal()[1:], torch.ones(len(basis) - 1).double(), 1e-8)
 
 
 @pytest.mark.parametrize("method", ["pca", "lib"])

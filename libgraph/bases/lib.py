@@ -67,9 +67,13 @@ def lib_basis(
         truncation,
         f"Jacobian Gram at node layer '{layer.name}'",
     )
-    # Isolated features are whitened, not rotated: the constant stays exactly 1.
+    # Isolated features are scaled like the others, but not rotated, and never dropped.
     rotation = torch.block_diag(torch.eye(isolated).to(rotation), rotation)
-    importance = torch.cat([importance.new_ones(isolated), importance])
+    alone = strength.diagonal()[:isolated].clone()
+    alone[alone <= 0] = 1
+    if layer.constant:
+        alone[0] = 1  # The constant stays 1.
+    importance = torch.cat([alone, importance])
     scale = importance.sqrt()
     return Basis(
         encoder=whiten @ rotation * scale,
