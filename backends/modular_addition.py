@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from libgraph_backends.fourier import fourier_labels
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from libgraph.accumulate import Progress
@@ -55,13 +55,13 @@ class ModularAdditionOptions(TypedOptions):
 
     weights: Path | None = Field(None, description="safetensors or TransformerLens .pt file")
     frac_train: float = Field(0.3, gt=0, lt=1, description="share of all pairs for training")
-    split_seed: int = Field(0, ge=0, description="seed of the split into train and test")
+    split_seed: int = Field(0, ge=0, lt=2**63, description="seed of the split into train and test")
 
 
 class TrainingOptions(TypedOptions):
     """Options of `libgraph train modular-addition -o key=value`; defaults made our weights."""
 
-    seed: int = Field(0, ge=0, description="seed of the initial weights")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the initial weights")
     steps: int = Field(20_000, ge=1, description="full-batch steps")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
     weight_decay: float = Field(1.0, ge=0, description="of AdamW; what makes it generalise")
@@ -70,7 +70,15 @@ class TrainingOptions(TypedOptions):
     heads: int = Field(4, ge=1, description="attention heads, of d_model / heads each")
     d_mlp: int = Field(512, ge=1, description="hidden units of the MLP")
     frac_train: float = Field(0.3, gt=0, lt=1, description="share of all pairs for training")
-    split_seed: int = Field(0, ge=0, description="seed of the split into train and test")
+    split_seed: int = Field(0, ge=0, lt=2**63, description="seed of the split into train and test")
+
+    @field_validator("heads")
+    @classmethod
+    def _divides(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("d_model", heads)
+        if width % heads:
+            raise ValueError(f"heads have to divide d_model, {width}")
+        return heads
 
 
 class Embedding(nn.Module):
@@ -205,6 +213,11 @@ def check(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             wanted = " × ".join(str(sizes.get(dim, dim)) for dim in expected)
             got = " × ".join(map(str, tensor.shape)) or "a number"
             raise BackendError(f"{where}: parameter '{name}' should be {wanted}, not {got}.")
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise BackendError(
+                f"{where}: parameter '{name}' should hold dense floating-point numbers, "
+                f"not {tensor.dtype} in layout {tensor.layout}."
+            )
         if not bool(tensor.isfinite().all()):
             raise NumericalError(
                 f"{where}: parameter '{name}', which makes node layer '{layer}', "

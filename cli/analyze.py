@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ from libgraph_cli.options import config_option, pairs_option, verbosity_options
 )
 @click.option("--force", is_flag=True, help="Replace the run directory, reusing what still holds.")
 @click.option("--dry-run", is_flag=True, help="Show layers and estimated cost, compute nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print metrics.json instead of tables.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print metrics.json, or the plan, instead of tables."
+)
 @pairs_option("Option of the backend")
 @config_option
 @verbosity_options
@@ -87,7 +90,11 @@ def analyze(
     main_rank = _join_ranks(options.get("device", "cpu"))
     model = load_backend(backend, **option)
     if dry_run:
-        print_plan(Console(), plan(model, **options))
+        planned = plan(model, **options)
+        if as_json:
+            click.echo(json.dumps(asdict(planned), indent=1))
+        else:
+            print_plan(Console(), planned)
         return
     directory = out or Path("runs") / time.strftime(f"{backend}-%Y%m%d-%H%M%S")
     with ProgressDisplay(quiet=quiet or not main_rank) as progress:

@@ -6,6 +6,7 @@ for users end in one sentence on stderr and the exit code of their class; Ctrl-C
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -47,6 +48,16 @@ def main() -> None:
     except Exception as error:
         # The core is imported by now if it was the core that raised.
         errors = sys.modules.get("libgraph.errors")
+        if isinstance(error, BrokenPipeError):
+            # Whoever read the output has seen enough; Python would complain once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        if isinstance(error, OSError):
+            _complain(f"Cannot write the output ({error.strerror}): free some space.")
+            sys.exit(2)
+        if errors is not None and errors.is_out_of_memory(error):
+            _complain("Not enough memory: choose a smaller --batch-size, or a smaller model.")
+            sys.exit(1)
         if errors is None or not isinstance(error, errors.LibgraphError):
             raise
         _complain(str(error))

@@ -31,8 +31,20 @@ def _config(context: click.Context, parameter: click.Parameter, path: Path | Non
             close = difflib.get_close_matches(name, known, n=2)
             hint = f"; did you mean {' or '.join(close)}?" if close else "."
             raise click.BadParameter(f"'{path}' sets '{key}', which is no option here{hint}")
+        multiple = {each.name for each in context.command.params if getattr(each, "multiple", 0)}
+        if (name == "option") != isinstance(value, dict):
+            raise click.BadParameter(
+                f"'{path}' has to set '{key}' "
+                + ("as a table [option]." if name == "option" else "to one value, not to a table.")
+            )
+        if isinstance(value, list) and name not in multiple:
+            raise click.BadParameter(f"'{path}' sets '{key}' to a list; it takes one value.")
+        if name in multiple - {"option"} and not isinstance(value, list):
+            value = [value]
         if name == "option":
-            context.meta["option"] = {key: str(each) for key, each in dict(value).items()}
+            context.meta["option"] = {
+                each.replace("-", "_"): str(setting) for each, setting in value.items()
+            }
         else:
             defaults[name] = value
     context.default_map = {**(context.default_map or {}), **defaults}

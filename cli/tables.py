@@ -70,7 +70,7 @@ def _edges(metrics: Metrics) -> Table:
     deltas = list(next(iter(required.values()))) if required else []
     measures = {"effective": ("participation_ratio", "{:.1f}"), "Hoyer": ("hoyer", "{:.3f}")}
     measures |= {"Gini": ("gini", "{:.4f}")}
-    table = _table("layer pair", *(f"needed, Δ {d}" for d in deltas), *measures)
+    table = _table("layer pair", *(f"needed, Δ {float(d):g}" for d in deltas), *measures)
     for pair in next(iter(bases))["sparsity"]:
         row = [
             [_count(entry["edges_required"][pair][delta]) for entry in bases] for delta in deltas

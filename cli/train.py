@@ -10,9 +10,7 @@ from libgraph_cli.options import config_option, pairs_option, verbosity_options
 
 @click.command()
 @click.argument("backend")
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the weights."
-)
+@click.option("--seed", type=int, help="Of the weights; the same as -o seed.  [0]")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -24,7 +22,7 @@ from libgraph_cli.options import config_option, pairs_option, verbosity_options
 @verbosity_options
 def train(
     backend: str,
-    seed: int,
+    seed: int | None,
     out: Path | None,
     force: bool,
     option: dict[str, str],
@@ -41,11 +39,13 @@ def train(
     from libgraph.backend import backend_class
     from libgraph.training import train_model
 
-    directory = out or Path("models") / f"{backend}-seed{seed}"
+    if seed is not None and option.setdefault("seed", str(seed)) != str(seed):
+        raise click.UsageError("--seed and -o seed say different things: give one of them.")
+    directory = out or Path("models") / f"{backend}-seed{option.get('seed', 0)}"
     with ProgressDisplay(quiet=quiet) as progress:
         record = train_model(
             backend_class(backend),
-            {"seed": seed, **option},
+            option,
             directory,
             force=force,
             progress=progress,

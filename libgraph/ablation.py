@@ -1,8 +1,8 @@
 """Ablation: how much of a basis, and how few of its edges, the model's score really needs.
 
 Node ablation keeps the first k features of one node layer. Edge ablation keeps the k largest edges
-of one layer pair and recomputes every output feature from its kept inputs alone; the edges from
-isolated features' constant are always kept and not counted. The smallest k that keeps the score is
+of one layer pair and recomputes every output feature from its kept inputs alone; the edges from the
+constant are always kept and not counted. The smallest k that keeps the score is
 found by bisection, and ε, the smallest kept edge, is what counts as an interaction from then on.
 """
 
@@ -21,7 +21,10 @@ from libgraph.accumulate import Data, Progress, Sums, accumulate, silent
 from libgraph.backend import Backend, Batch
 from libgraph.bases import Bases, Basis
 from libgraph.interactions import Edges
-from libgraph.network import Network
+from libgraph.network import Network, check_finite
+
+REFINEMENT = 6
+"""Numbers of features tried at once on the way to the smallest that is enough."""
 
 REUSE_BYTES = 2**30
 """Outputs of earlier numbers of edges are kept if one number's take less than this."""
@@ -32,7 +35,7 @@ class EdgeAblation:
     """What edge ablation found for one layer pair.
 
     Args:
-        available: edges there are, those from isolated features not counted.
+        available: edges there are, those from the constant not counted.
         score: mean score by number of edges kept, for every number that was tried; numbers above
             `available` are all of them.
         required: by tolerance Δ, the number of edges that keep the score within Δ of the whole
@@ -47,10 +50,17 @@ class EdgeAblation:
 
 
 def base_score(network: Network, backend: Backend, data: Data) -> float:
-    """Mean score of the whole model."""
+    """Mean score of the whole model.
+
+    Raises:
+        NumericalError: naming the first node layer whose activations are not finite.
+    """
 
     def measure(batch: Batch) -> Sums:
-        scores = backend.score(network(batch.inputs), batch.targets)
+        activations = list(network.activations(batch.inputs))
+        for layer, x in zip(network.node_layers, activations, strict=True):
+            check_finite(x, layer)
+        scores = backend.score(activations[-1], batch.targets)
         return {"score": scores.sum(), "count": torch.tensor(len(scores))}
 
     return _mean(accumulate(data, measure))
@@ -69,6 +79,7 @@ def ablate_nodes(
     bases: Bases,
     data: Data,
     *,
+    tolerances: Sequence[float] = (),
     points: int = 24,
     stage: str = "node ablation",
     progress: Progress = silent,
@@ -76,10 +87,52 @@ def ablate_nodes(
     """Score by number of features kept, x C_k C_k⁺ in place of x, at every rotated node layer.
 
     Isolated features are the first ones, so 0 keeps nothing and 1 the mean alone. All node layers
-    and numbers are measured in one pass over the data. Source: docs/math.md §4.
+    and numbers are measured in one pass over the data, and numbers between the last that is not
+    enough for a tolerance Δ and the first that is in a few more. Source: docs/math.md §4.
     """
+    numbers = {name: schedule(len(basis), points) for name, basis in bases.items() if basis.rotated}
+    curves: dict[str, dict[int, float]] = {name: {} for name in numbers}
+    whole = base_score(network, backend, data) if tolerances else 0.0
+    while any(numbers.values()):
+        found = _node_scores(network, backend, bases, data, numbers, stage, progress)
+        for name, scores in found.items():
+            curves[name] = dict(sorted((curves[name] | scores).items(), reverse=True))
+        numbers = {
+            name: sorted(
+                {
+                    number
+                    for tolerance in tolerances
+                    for number in _between(curve, whole, tolerance, backend.higher_is_better)
+                }
+            )
+            for name, curve in curves.items()
+        }
+    return curves
+
+
+def _between(
+    curve: Mapping[int, float], whole: float, tolerance: float, higher_is_better: bool
+) -> list[int]:
+    """Untried numbers below the smallest sufficient one, at most `REFINEMENT` of them."""
+    enough = required_features(curve, whole, tolerance, higher_is_better)
+    below = [kept for kept in curve if enough is not None and kept < enough]
+    if enough is None or not below:
+        return []
+    steps = np.linspace(max(below), enough, REFINEMENT + 2).round().astype(int)
+    return sorted(set(steps.tolist()) - set(curve))
+
+
+def _node_scores(
+    network: Network,
+    backend: Backend,
+    bases: Bases,
+    data: Data,
+    kept: Mapping[str, Sequence[int]],
+    stage: str,
+    progress: Progress,
+) -> dict[str, dict[int, float]]:
+    """Scores at these numbers of features, all in one pass over the data."""
     placed = {name: basis.to(data.dtype) for name, basis in bases.items()}
-    kept = {name: schedule(len(basis), points) for name, basis in bases.items() if basis.rotated}
 
     def measure(batch: Batch) -> Sums:
         sums: dict[str, Tensor] = {"count": torch.tensor(len(batch.targets))}

@@ -26,7 +26,7 @@ from libgraph.accumulate import Data, Progress, silent
 from libgraph.backend import Backend, Split, parse_options
 from libgraph.bases import METHODS, Bases, node_statistics
 from libgraph.communities import find_communities
-from libgraph.errors import LibgraphError, UsageError
+from libgraph.errors import BackendError, DataError, NumericalError, UsageError
 from libgraph.features import LayerFeatures
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph
@@ -76,22 +76,21 @@ def analyze(
         DataError: for a split without samples.
         NumericalError: for NaN or infinity, naming the node layer.
     """
-    parsed = parse_options(AnalysisOptions, options, "The analysis")
+    parsed = parse_options(AnalysisOptions, options, "the analysis")
     first_rank = not dist.is_initialized() or dist.get_rank() == 0
     directory = RunDirectory(Path(out), force=force) if out is not None and first_rank else None
     pipeline = _Pipeline(backend, parsed, directory, progress)
     try:
         return pipeline.run()
     except BaseException as error:
-        if directory is not None and directory.abandon():
+        left = directory is not None and directory.abandon()
+        wrong = isinstance(error, NumericalError | BackendError | DataError)
+        if directory is not None and left and not wrong:
             log.warning(
                 "Finished stages are kept in '%s': the same command with --out '%s' goes on there.",
                 directory.partial,
                 directory.path,
             )
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            size = parsed.batch_size
-            raise LibgraphError(f"Not enough memory: choose a batch size below {size}.") from error
         raise
 
 
@@ -114,6 +113,8 @@ class _Pipeline:
 
     def run(self) -> Run:
         """All stages in order."""
+        # Before anything is computed at length, because this may fail where the rest does not.
+        score = base_score(self.score_network, self.backend, self.test)
         names, device = self.options.bases, self.options.device
         pairs = [(a.name, b.name) for a, b, _ in self.network.pairs]
         layers = self.network.node_layers
@@ -124,6 +125,7 @@ class _Pipeline:
             save_bases,
             partial(load_bases, names=names, layers=layers, device=device),
         )
+        self._refuse_empty(bases)
         edges = self._stage(
             "interactions",
             "edges.safetensors",
@@ -146,7 +148,6 @@ class _Pipeline:
             name: self._graph(name, bases[name], edges[name], ablation.get(name)) for name in names
         }
         self.seconds["graph"] = round(time.monotonic() - began, 3)
-        score = base_score(self.score_network, self.backend, self.test)
         metrics = run_metrics(
             self.backend, self.options, bases, edges, ablation, graphs, score, self.seconds
         )
@@ -211,6 +212,9 @@ class _Pipeline:
         parts: dict[str, Any] = {
             "libgraph": version("libgraph"),
             "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
+            "score": [self.backend.score_name, self.backend.higher_is_better],
             "network": self.network.fingerprint(),
             "data": self.data_hash,
             "truncation": str(self.options.truncation),
@@ -257,6 +261,15 @@ class _Pipeline:
             for name in self.options.bases
         }
 
+    def _refuse_empty(self, bases: Mapping[str, Bases]) -> None:
+        for name, by_layer in bases.items():
+            for layer, basis in by_layer.items():
+                if len(basis) == basis.isolated:
+                    raise NumericalError(
+                        f"No direction at node layer '{layer}' is above the threshold "
+                        f"{self.options.truncation} in the {name} basis: choose a smaller one."
+                    )
+
     def _edges(self, bases: Mapping[str, Bases]) -> dict[str, Edges]:
         quadrature = Quadrature.parse(self.options.integration)
         return interactions(self.network, bases, self.train, quadrature, self.progress)
@@ -267,6 +280,7 @@ class _Pipeline:
             self.backend,
             bases,
             self.test,
+            tolerances=self.options.tolerances,
             stage=f"node ablation, {name}",
             progress=self.progress,
         )

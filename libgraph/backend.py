@@ -112,7 +112,7 @@ def parse_options(model: type[AnyOptions], values: Mapping[str, Any], of: str) -
     known = list(model.model_fields)
     for name in values:
         if name not in known:
-            raise UsageError(f"{of} has no option '{name}'{near(name, known, 'its options are')}.")
+            raise UsageError(f"There is no option '{name}' of {of}{near(name, known, 'there are')}")
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -127,8 +127,8 @@ def near(name: str, known: Iterable[str], otherwise: str) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
-        return "; did you mean " + " or ".join(f"'{each}'" for each in close)
-    return f"; {otherwise} {', '.join(names)}" if names else "; it has none"
+        return "; did you mean " + " or ".join(f"'{each}'" for each in close) + "?"
+    return f"; {otherwise} {', '.join(names)}." if names else "."
 
 
 def backend_names() -> list[str]:
@@ -144,7 +144,7 @@ def backend_class(name: str) -> type[Backend]:
     """
     found: dict[str, EntryPoint] = {each.name: each for each in entry_points(group=ENTRY_POINTS)}
     if name not in found:
-        raise BackendError(f"There is no backend '{name}'{near(name, found, 'installed are')}.")
+        raise BackendError(f"There is no backend '{name}'{near(name, found, 'installed are')}")
     try:
         loaded = found[name].load()
     except ImportError as error:

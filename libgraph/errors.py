@@ -11,6 +11,12 @@ class LibgraphError(Exception):
     exit_code = 1
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on any device: PyTorch says so in several ways."""
+    allocator = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or allocator
+
+
 class UsageError(LibgraphError):
     """A wrong option, a missing extra, or an output that cannot be written."""
 

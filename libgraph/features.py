@@ -84,11 +84,6 @@ class LayerFeatures:
         """Number of features, isolated ones included."""
         return len(self.importance)
 
-    @property
-    def participates(self) -> NDArray[np.bool_]:
-        """Shape ``(features,)``: whether each feature takes part in clustering."""
-        return (np.arange(self.size) >= self.isolated) & self.rotated
-
 
 def feature_ids(layer: LayerFeatures) -> list[str]:
     """The ids of a layer's features, ``"<layer>/<index>"``."""

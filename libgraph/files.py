@@ -44,8 +44,7 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         advice = "free some space" if error.errno == errno.ENOSPC else "choose another place"
         raise UsageError(
-            f"Cannot write '{path}' ({error.strerror or error}): {advice} and run again; "
-            "finished stages are kept."
+            f"Cannot write '{path}' ({error.strerror or error}): {advice} and run again."
         ) from error
 
 

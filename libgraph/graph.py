@@ -95,8 +95,8 @@ class InteractionGraph:
         """The edges of a layer pair worth showing, in row-major order of ``[out, in]``.
 
         These are E ≥ ε, as many as ablation needed, or, where no ε is known, the largest
-        ``EDGES_PER_FEATURE * (out + in)``. As in ablation, edges of isolated features are not
-        counted; edges of unrotated layers are. The weight is that of :meth:`weights`, at least
+        ``EDGES_PER_FEATURE * (out + in)``. Edges from and to isolated features are left
+        out; edges of unrotated layers are not. The weight is that of :meth:`weights`, at least
         ``WEIGHT_FLOOR`` where an ε is known.
         """
         matrix = self._between(pair, clustered=False)

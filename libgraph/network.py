@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from libgraph.errors import BackendError
+from libgraph.errors import BackendError, NumericalError
 from libgraph.sections import Section
 
 
@@ -41,6 +41,16 @@ class NodeLayer:
     def isolated_coordinates(self) -> tuple[int, ...]:
         """The constant coordinate, if there is one, and the other isolated ones."""
         return ((self.size - 1,) if self.constant else ()) + self.isolated
+
+
+def check_finite(x: Tensor, layer: NodeLayer) -> None:
+    """Raise a `NumericalError` that names the node layer if its activations are not finite."""
+    if not bool(x.isfinite().all()):
+        kind = str(x.dtype).removeprefix("torch.")
+        raise NumericalError(
+            f"Activations at node layer '{layer.name}' are NaN or infinite in {kind}: "
+            "check the weights and the inputs."
+        )
 
 
 class Network(nn.Module):

@@ -56,7 +56,7 @@ class Plan:
 
 def plan(backend: Backend, **options: Any) -> Plan:
     """Layers, shapes, estimated time and memory of `analyze(backend, **options)`."""
-    parsed = parse_options(AnalysisOptions, options, "The analysis")
+    parsed = parse_options(AnalysisOptions, options, "the analysis")
     dtype, score_dtype = getattr(torch, parsed.dtype), getattr(torch, parsed.score_dtype)
     network = backend.network().to(device=parsed.device, dtype=dtype)
     samples = {

@@ -27,8 +27,8 @@ class AnalysisOptions(TypedOptions):
     basis: str = Field("lib", description="basis of the graph; PCA is measured beside it")
     integration: str = Field("gradient", description="quadrature of the interactions")
     truncate: str | None = Field(None, description="below which eigenvalue directions are dropped")
-    resolution: float = Field(1.0, gt=0, description="γ of Leiden")
-    seed: int = Field(0, ge=0, description="of Leiden")
+    resolution: float = Field(1.0, gt=0, allow_inf_nan=False, description="γ of Leiden")
+    seed: int = Field(0, ge=0, lt=2**31, description="of Leiden")
     seeds: int = Field(10, ge=1, description="runs of Leiden, the best of which is kept")
     dtype: Literal["float32", "float64"] = Field("float64", description="of bases and edges")
     score_dtype: Literal["float32", "float64"] = Field("float32", description="of ablations")
@@ -74,9 +74,9 @@ class AnalysisOptions(TypedOptions):
     def _available(cls, name: str) -> str:
         try:
             # All sums are in float64, which not every device has.
-            torch.zeros(1, device=name, dtype=torch.float64)
+            float(torch.zeros(1, device=name, dtype=torch.float64))
         except (RuntimeError, AssertionError, TypeError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            reason = str(error).splitlines()[0].split(".")[0].split(",")[0]
             raise UsageError(f"Device '{name}' cannot be used ({reason}): try cpu.") from None
         return name
 

@@ -15,12 +15,14 @@ import json
 import os
 import pickle
 import shutil
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -37,11 +39,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             pickle with code in it.
     """
     if not path.is_file():
-        raise BackendError(f"There is no weights file '{path}'.")
+        what = ", which is a directory" if path.is_dir() else ""
+        raise BackendError(f"There is no weights file '{path}'{what}.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise BackendError(f"'{path}' is damaged or no safetensors file ({error}).") from None
     except pickle.UnpicklingError:
@@ -131,17 +135,24 @@ class RunDirectory:
     def __init__(self, path: Path, *, force: bool = False) -> None:
         if not path.name:
             raise UsageError(f"'{path}' is no name for a run directory: choose another --out.")
-        self.path = path
-        self.partial = path.with_name(path.name + ".partial")
-        self.resumed = self.partial.is_dir()
-        if path.exists() and not force:
-            raise UsageError(
-                f"'{path}' exists: add --force to replace it, or choose another --out."
-            )
-        if path.exists() and not (path / "run.json").is_file():
-            raise UsageError(f"'{path}' is not a run directory: choose another --out.")
         with explained(path):
-            self.partial.mkdir(parents=True, exist_ok=True)
+            # A link stays one: what it leads to is replaced.
+            path = path.resolve() if path.is_symlink() else path
+            self.path, self.force = path, force
+            self.partial = path.with_name(path.name + ".partial")
+            self._refuse_to_replace()
+            if path.exists() and not (path / "run.json").is_file():
+                raise UsageError(f"'{path}' is not a run directory: choose another --out.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise UsageError(
+                    f"Another run is writing to '{path}': wait for it, or choose another --out."
+                ) from None
+            self.resumed = self.partial.is_dir()
+            self.partial.mkdir(exist_ok=True)
             if path.exists() and not self.resumed:
                 for name in STAGE_FILES:
                     if (path / name).is_file():
@@ -171,6 +182,7 @@ class RunDirectory:
 
     def complete(self, record: Mapping[str, Any]) -> None:
         """Write `run.json` and give the directory its final name."""
+        self._refuse_to_replace()
         write_json(self.file("run.json"), {**record, "complete": True, "stages": self._stages})
         with explained(self.path):
             old = self.path.with_name(self.path.name + ".old")
@@ -179,9 +191,21 @@ class RunDirectory:
                 os.replace(self.path, old)
             os.replace(self.partial, self.path)
             shutil.rmtree(old, ignore_errors=True)
+        self._unlock()
 
     def abandon(self) -> bool:
         """Remove the partial directory if no stage was finished; says whether one is left."""
         if not self._stages:
             shutil.rmtree(self.partial, ignore_errors=True)
+        self._unlock()
         return self.partial.exists()
+
+    def _refuse_to_replace(self) -> None:
+        if self.path.exists() and not self.force:
+            raise UsageError(
+                f"'{self.path}' exists: add --force to replace it, or choose another --out."
+            )
+
+    def _unlock(self) -> None:
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()

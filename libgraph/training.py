@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,9 @@ def fit(
             continue
         finite = all(bool(parameter.isfinite().all()) for parameter in parameters.values())
         if not (finite and math.isfinite(float(value.detach()))):
+            kept = f"; the last good state is in '{path}'" if path.is_file() else ""
             raise NumericalError(
-                f"Training is not finite at step {step + 1}: lower the learning rate; "
-                f"the last good state is in '{path}'."
+                f"Training is not finite at step {step + 1}: lower the learning rate{kept}."
             )
         seconds = before + time.monotonic() - began
         with torch.no_grad():
@@ -168,7 +169,12 @@ def train_model(
         raise UsageError(f"'{model}' exists: add --force to replace it, or choose another --out.")
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    outcome = backend.train(parsed, directory, progress)
+    try:
+        outcome = backend.train(parsed, directory, progress)
+    finally:
+        # A training that ended before its first checkpoint leaves nothing.
+        with suppress(OSError):
+            directory.rmdir()
     record = {
         "backend": backend.name,
         "options": parsed.model_dump(mode="json"),

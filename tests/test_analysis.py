@@ -10,7 +10,7 @@ from libgraph_backends.modular_addition import ModularAddition, TrainingOptions
 from libgraph_backends.modular_addition_training import initial_weights
 
 import libgraph as lg
-from libgraph.errors import UsageError
+from libgraph.errors import NumericalError, UsageError
 from libgraph.results import sparsity
 from libgraph.testing import check_backend
 
@@ -83,14 +83,31 @@ def test_batch_size_changes_nothing_but_rounding(tiny):
         )
 
 
-def test_out_of_memory_is_one_sentence(tiny, tmp_path, monkeypatch):
-    def exhausted(*arguments: object, **options: object) -> None:
-        raise torch.OutOfMemoryError
+def test_overflow_in_the_precision_of_scores_is_found_first(tiny, tmp_path):
+    """Weights may be finite, and fine in float64, and overflow in float32: no score is a NaN's."""
+    weights = {name: tensor.clone() for name, tensor in tiny.weights.items()}
+    weights["blocks.0.mlp.W_in"] *= 1e30
+    weights["blocks.0.mlp.W_out"] *= 1e30
+    huge = ModularAddition(weights=weights)
+    with pytest.raises(NumericalError, match="'unembed' are NaN or infinite in float32"):
+        lg.analyze(huge, out=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
-    monkeypatch.setattr("libgraph.analysis.interactions", exhausted)
-    with pytest.raises(lg.LibgraphError, match="batch size below 2048"):
-        lg.analyze(tiny, out=tmp_path / "run")
-    assert (tmp_path / "run.partial" / "bases.safetensors").exists()
+
+def test_truncating_everything_is_an_error(tiny):
+    with pytest.raises(NumericalError, match="above the threshold abs:1e"):
+        lg.analyze(tiny, truncate="abs:1e300")
+
+
+def test_another_score_is_another_hash(tiny, tmp_path):
+    class Lenient(ModularAddition):
+        score_name = "leniency"
+
+    lg.analyze(tiny, out=tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    lg.analyze(Lenient(weights=tiny.weights), out=tmp_path / "run", force=True)
+    after = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert before["ablation lib"]["hash"] != after["ablation lib"]["hash"]
 
 
 def test_unknown_options_name_the_near_ones(tiny):

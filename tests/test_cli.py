@@ -21,6 +21,7 @@ from libgraph_cli.main import cli, main
 from safetensors.torch import load_file, save_file
 
 from libgraph.settings import AnalysisOptions
+from libgraph.store import RunDirectory
 
 TINY = TrainingOptions(modulus=7, d_model=8, heads=2, d_mlp=12)
 STAGE_FILES = {"bases.safetensors", "edges.safetensors", "ablation.json"}
@@ -325,6 +326,109 @@ def test_a_full_disk(analyze, tmp_path, monkeypatch):
     assert analyze()[0] == 0
 
 
+def test_two_runs_into_one_directory(analyze, tmp_path):
+    """The second is told so at once, and takes nothing from the first."""
+    first = RunDirectory(tmp_path / "run")
+    fails(analyze(), 2, "Another run is writing", "another --out")
+    assert first.partial.is_dir()
+    first.abandon()
+    assert analyze()[0] == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"run", "tiny.safetensors"}
+
+
+def test_a_run_that_appears_meanwhile_is_not_replaced(analyze, tmp_path, monkeypatch):
+    shown = progress_module.ProgressDisplay.__call__
+
+    def meanwhile(self, at: str, done: int, total: int | None) -> None:
+        shown(self, at, done, total)
+        (tmp_path / "run").mkdir(exist_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress_module.ProgressDisplay, "__call__", meanwhile)
+        fails(analyze(), 2, "exists", "--force")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_link_to_a_run_stays_a_link(analyze, tmp_path):
+    assert analyze(out=tmp_path / "real")[0] == 0
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    for _ in range(2):
+        assert analyze("--force", out=link)[0] == 0
+    assert link.is_symlink()
+    assert {file.name for file in link.iterdir()} == RUN_FILES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (("-o", f"split_seed={10**30}"), 2, "split_seed"),
+        (("--seed", 10**30), 2, "seed"),
+        (("--resolution", "inf"), 2, "resolution"),
+        (("--device", "meta"), 2, "meta"),
+        (("--out", "x" * 300), 2, "File name too long"),
+        (("-o", "weights="), 3, "is a directory"),
+        (("--truncate", "rel:1"), 5, "No direction at node layer"),
+    ],
+)
+def test_values_nobody_expects(analyze, tmp_path, model, arguments, code, part):
+    fails(analyze(*arguments), code, part)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("option = 3", "table [option]"),
+        ("batch-size = [1, 2]", "takes one value"),
+        ("[seed]\nx = 1", "not to a table"),
+    ],
+)
+def test_mistakes_in_a_config_file(analyze, tmp_path, text, part):
+    (tmp_path / "c.toml").write_text(text)
+    fails(analyze("--config", tmp_path / "c.toml"), 2, part)
+
+
+def test_a_config_file_reads_as_flags_do(analyze, tmp_path):
+    (tmp_path / "c.toml").write_text("tolerance = 0.5\n[option]\nfrac-train = 0.5\n")
+    code, _, err = analyze("--config", tmp_path / "c.toml")
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["options"]["tolerances"] == [0.5]
+    assert record["backend_options"]["frac_train"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (torch.zeros(12).to_sparse(), "dense floating-point"),
+        (torch.zeros(12, dtype=torch.int64), "dense floating-point"),
+        (torch.zeros(12, dtype=torch.complex64), "dense floating-point"),
+    ],
+)
+def test_weights_of_a_strange_kind(run, weights, tmp_path, change, part):
+    path = tmp_path / "strange.pt"
+    torch.save({**weights, "blocks.0.mlp.b_in": change}, path)
+    fails(with_weights(run, path), 3, "blocks.0.mlp.b_in", part)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out(analyze, tmp_path, monkeypatch, error):
+    def exhausted(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("libgraph.analysis.interactions", exhausted)
+    fails(analyze(), 1, "Not enough memory", "--batch-size")
+    assert (tmp_path / "run.partial" / "bases.safetensors").exists()
+
+
 STAGES = [
     "statistics", "basis at unembed", "basis at ln1.0", "interactions", "node ablation, lib",
     "edge ablation, pca", "modules, lib", "writing",
@@ -379,6 +483,13 @@ def test_train(run, tmp_path):
     assert len(load_file(tmp_path / "m" / "model.safetensors")) == 16
     fails(run(*train), 2, "--force")
     fails(run(*train, "--force", "-o", "steps=0"), 2, "steps")
+    fails(run(*train, "--force", "--seed", "1", "-o", "seed=2"), 2, "--seed")
+    other = ["train", "modular-addition", "--out", "n"]
+    fails(run(*other, "-o", "heads=3"), 2, "divide d_model")
+    fails(
+        run(*other, *train[4:], "-o", "learning_rate=1e30", "-o", "weight_decay=1e30"), 5, "lower"
+    )
+    assert not (tmp_path / "n").exists()
     assert run("analyze", "modular-addition", "-o", "weights=m/model.safetensors",
                "--no-ablation")[0] == 0  # fmt: skip
     assert len(list((tmp_path / "runs").glob("modular-addition-*"))) == 1
@@ -426,7 +537,7 @@ def test_a_real_interrupt_leaves_no_half_written_file(tmp_path):
     )  # fmt: skip
     assert process.stderr is not None
     lines = [process.stderr.readline() for _ in range(2)]
-    assert lines[0].startswith("statistics")
+    assert lines[0].startswith("statistics"), lines
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()

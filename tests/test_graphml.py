@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 
 from libgraph.communities import find_communities
 from libgraph.errors import DataError, UsageError
-from libgraph.export.graphml import module_colour, relative_importance
 from libgraph.graph import FeatureLabel, InteractionGraph, LayerFeatures
+from libgraph.layout import module_colour, relative_importance
 
 ODD_TEXT = "a < b & \"c\" > 'd' \n τ 𝄞"
 

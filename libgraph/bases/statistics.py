@@ -15,8 +15,7 @@ from torch import Tensor
 
 from libgraph.accumulate import Data, Progress, Sums, accumulate, silent
 from libgraph.backend import Batch
-from libgraph.errors import NumericalError
-from libgraph.network import Network
+from libgraph.network import Network, check_finite
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,9 @@ def node_statistics(
 
     def measure(batch: Batch) -> Sums:
         sums = {"count": torch.tensor(len(batch.inputs), dtype=torch.float64)}
-        for name, x in zip(names, network.activations(batch.inputs), strict=True):
-            if not bool(x.isfinite().all()):
-                raise NumericalError(
-                    f"Activations at node layer '{name}' are NaN or infinite: "
-                    "check the weights and the inputs."
-                )
+        for layer, x in zip(network.node_layers, network.activations(batch.inputs), strict=True):
+            check_finite(x, layer)
+            name = layer.name
             shifted = x.flatten(0, 1).double() - shifts[name]
             sums[f"{name} first"] = shifted.sum(0)
             sums[f"{name} second"] = shifted.T @ shifted

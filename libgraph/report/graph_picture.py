@@ -17,10 +17,10 @@ import numpy as np
 
 from libgraph.communities import module_table
 from libgraph.errors import UsageError
-from libgraph.export.graphml import module_colour, relative_importance
 from libgraph.features import FeatureLabel, FloatArray
 from libgraph.files import writing
 from libgraph.graph import InteractionGraph, KeptEdges, Pair
+from libgraph.layout import module_colour, relative_importance
 from libgraph.report.graph_layout import MARGIN, WIDTH, Layout, arrange, choose_features
 
 if TYPE_CHECKING:

@@ -1,0 +1,257 @@
+"""Structured sections against automatic differentiation, on the same input in the same process.
+
+    make bench            # all cases, about ten minutes on two cores
+    make bench CASES=block
+
+Every case computes the exact Jacobian Grams and interactions of a chain of sections in the neuron
+basis, once through the sections' closed forms and once through `libgraph.sections.autodiff`, checks
+that both agree, and reports the median time of several runs and the peak of memory. Results go to
+`benchmarks/results/`: a JSON per case, and a plot of growth over sequences, positions and width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn.functional import gelu, pad
+
+import libgraph as lg
+from libgraph.accumulate import Data, silent
+from libgraph.bases import METHODS, Truncation, node_statistics
+from libgraph.interactions import interactions
+from libgraph.sections import autodiff
+
+RESULTS = Path(__file__).parent / "results"
+GRADIENT = lg.Quadrature.gradient()
+AGREEMENT = 1e-10
+Sums = list[Tensor]
+
+
+def transformer_block(width: int, heads: int, seed: int = 0) -> list[lg.Section]:
+    """Random pre-norm transformer block, norms split: node layers as in the paper."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def weight(rows: int, columns: int) -> Tensor:
+        return torch.randn(rows, columns, generator=generator, dtype=torch.float64) / rows**0.5
+
+    skip = torch.cat([torch.zeros(width, width + 1), torch.eye(width + 1)]).double()
+    reads = 2 * width + 1
+    attention = lg.Attention(
+        skip,
+        *(weight(reads, width) for _ in range(3)),
+        pad(weight(width, width), (0, 1)),
+        heads=heads,
+    )
+    outer = pad(weight(4 * width, width), (0, 1))
+    mlp = lg.SkipMLP(skip, weight(reads, 4 * width), outer, gelu)
+    return [*lg.split_norm(width), attention, *lg.split_norm(width), mlp]
+
+
+def block_inputs(sequences: int, positions: int, width: int) -> Tensor:
+    """A random residual stream with the constant appended."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(sequences, positions, width, generator=generator, dtype=torch.float64)
+    return torch.cat([x, torch.ones(sequences, positions, 1, dtype=torch.float64)], dim=-1)
+
+
+def structured(sections: list[lg.Section], x: Tensor) -> Sums:
+    """Grams and interactions through the sections' own closed forms."""
+    sums = []
+    for section in sections:
+        eye = torch.eye(section.d_in, dtype=x.dtype)
+        sums += [section.jacobian_gram(x), section.interactions(x, x, eye, GRADIENT)]
+        x = section(x)
+    return sums
+
+
+def automatic(sections: list[lg.Section], x: Tensor) -> Sums:
+    """The same through automatic differentiation alone."""
+    sums = []
+    for section in sections:
+        eye = torch.eye(section.d_in, dtype=x.dtype)
+        sums += [
+            autodiff.jacobian_gram(section, x),
+            autodiff.interactions(section, x, x, eye, GRADIENT),
+        ]
+        x = section(x)
+    return sums
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """Growth of the resident set in MiB, sampled every two milliseconds."""
+    page = os.sysconf("SC_PAGE_SIZE")
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    start, done, peak = resident(), threading.Event(), [0.0]
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], (resident() - start) / 2**20)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
+def measure(compute: Callable[[], Sums], runs: int) -> tuple[Sums, dict[str, float]]:
+    """What it computes, the median seconds of some runs, and the peak of memory of the first."""
+    with peak_memory() as peak:
+        began = time.perf_counter()
+        sums = compute()
+        first = time.perf_counter() - began
+    times = [first] if runs == 1 else []
+    for _ in range(runs if runs > 1 else 0):
+        began = time.perf_counter()
+        compute()
+        times.append(time.perf_counter() - began)
+    return sums, {"seconds": statistics.median(times), "peak_mib": round(peak[0], 1)}
+
+
+def compare(sections: list[lg.Section], x: Tensor, runs: int) -> dict[str, Any]:
+    """Both paths on one input, with how far they differ."""
+    with torch.no_grad():
+        ours, fast = measure(lambda: structured(sections, x), runs)
+        theirs, slow = measure(lambda: automatic(sections, x), 1)
+    error = max(
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True)
+    )
+    if error > AGREEMENT:
+        raise AssertionError(f"structured and automatic results differ by {error:.1e}")
+    return {
+        "structured": fast,
+        "autodiff": slow,
+        "ratio": slow["seconds"] / fast["seconds"],
+        "error": error,
+    }
+
+
+def bench_block(runs: int) -> list[dict[str, Any]]:
+    """One block, d_model 64, 16 heads, 64 positions, 8 sequences: 75 s in the authors' code."""
+    setting = {"sequences": 8, "positions": 64, "width": 64, "heads": 16}
+    found = compare(transformer_block(64, 16), block_inputs(8, 64, 64), runs)
+    return [{"setting": setting, **found}]
+
+
+def bench_growth(runs: int) -> list[dict[str, Any]]:
+    """The same block smaller, growing in sequences, positions and width."""
+    base = {"sequences": 4, "positions": 16, "width": 32, "heads": 4}
+    rows = []
+    for axis, values in {
+        "sequences": (2, 4, 8, 16), "positions": (8, 16, 32, 64), "width": (16, 32, 64)
+    }.items():  # fmt: skip
+        for value in values:
+            setting = {**base, axis: value}
+            sections = transformer_block(setting["width"], setting["heads"])
+            x = block_inputs(setting["sequences"], setting["positions"], setting["width"])
+            rows.append({"axis": axis, "setting": setting, **compare(sections, x, runs)})
+    return rows
+
+
+def bench_modular_addition(runs: int) -> list[dict[str, Any]]:
+    """All LIB bases and interactions of the bundled model: 19 s in the authors' code."""
+    backend = lg.load_backend("modular-addition")
+    network = backend.network().double()
+    data = Data(backend, "train", batch_size=1024)
+    truncation = Truncation.default(torch.float64)
+
+    def compute() -> Sums:
+        bases = METHODS["lib"](network, node_statistics(network, data), data, truncation, silent)
+        edges = interactions(network, {"lib": bases}, data, GRADIENT)["lib"]
+        return [basis.importance for basis in bases.values()] + list(edges.values())
+
+    _, found = measure(compute, runs)
+    return [{"setting": {"samples": data.backend.samples("train")}, "structured": found}]
+
+
+CASES = {
+    "block": bench_block,
+    "modular-addition": bench_modular_addition,
+    "growth": bench_growth,
+}
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Seconds over sequences, positions and width, both paths, on logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    axes_names = list(dict.fromkeys(row["axis"] for row in rows))
+    figure = Figure(figsize=(3.4 * len(axes_names), 3.2), layout="constrained")
+    for axes, name in zip(
+        figure.subplots(1, len(axes_names), sharey=True), axes_names, strict=True
+    ):
+        chosen = [row for row in rows if row["axis"] == name]
+        values = [row["setting"][name] for row in chosen]
+        for label in ("autodiff", "structured"):
+            axes.loglog(values, [row[label]["seconds"] for row in chosen], "o-", label=label)
+        axes.set_xlabel(name)
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("seconds")
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+@click.command()
+@click.argument("cases", nargs=-1, type=click.Choice(list(CASES)))
+@click.option("--runs", default=5, show_default=True, help="Runs of the structured path.")
+def main(cases: tuple[str, ...], runs: int) -> None:
+    """Run the benchmark CASES, all by default."""
+    console = Console()
+    table = Table(
+        "case", "setting", "structured", "peak", "autodiff", "peak", "ratio", "differ", box=None
+    )
+    RESULTS.mkdir(exist_ok=True)
+    machine = {
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    for case in cases or CASES:
+        rows = CASES[case](runs)
+        (RESULTS / f"{case}.json").write_text(
+            json.dumps({**machine, "rows": rows}, indent=1) + "\n"
+        )
+        if case == "growth":
+            draw(rows, RESULTS / "growth.png")
+        for row in rows:
+            setting = ", ".join(f"{value} {key}" for key, value in row["setting"].items())
+            cells = [case, setting]
+            for path in ("structured", "autodiff"):
+                found = row.get(path)
+                cells += (
+                    [f"{found['seconds']:.3f} s", f"{found['peak_mib']:.0f} MiB"]
+                    if found
+                    else ["", ""]
+                )
+            cells += (
+                [f"{row['ratio']:.0f} ×", f"{row['error']:.0e}"] if "ratio" in row else ["", ""]
+            )
+            table.add_row(*cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
