@@ -173,7 +173,7 @@ def bench_modular_addition(runs: int) -> list[dict[str, Any]]:
     backend = lg.load_backend("modular-addition")
     network = backend.network().double()
     data = Data(backend, "train", batch_size=1024)
-    truncation = Truncation.default(torch.float64)
+    truncation = Truncation.parse("rel:1e-10")
 
     def compute() -> Sums:
         bases = METHODS["lib"](network, node_statistics(network, data), data, truncation, silent)

@@ -27,14 +27,14 @@ from libgraph_cli.options import config_option, pairs_option, verbosity_options
 @click.option(
     "--truncate",
     metavar="rel:TOL|abs:TOL",
-    help="Drop directions with smaller eigenvalues.  [rel:1e-10, in float32 rel:1e-5]",
+    help="Drop directions with smaller eigenvalues.  [rel:1e-10]",
 )
 @click.option("--resolution", type=float, help="γ of Leiden: larger, smaller modules.  [1]")
 @click.option("--seed", type=int, help="Seed of Leiden.  [0]")
 @click.option("--dtype", metavar="float32|float64", help="Of bases and edges.  [float64]")
 @click.option("--score-dtype", metavar="float32|float64", help="Of ablations.  [float32]")
 @click.option("--device", help="cpu, cuda, cuda:1, …  [cpu]")
-@click.option("--batch-size", type=int, help="Samples in a batch.  [2048]")
+@click.option("--batch-size", type=int, help="Samples in a batch.  [1024]")
 @click.option("--limit", type=int, help="Use only the first samples of each split.")
 @click.option(
     "--tolerance",

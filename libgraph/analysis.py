@@ -217,7 +217,7 @@ class _Pipeline:
             "score": [self.backend.score_name, self.backend.higher_is_better],
             "network": self.network.fingerprint(),
             "data": self.data_hash,
-            "truncation": str(self.options.truncation),
+            "truncate": self.options.truncate,
             **chosen,
         }
         if stage != "bases":
@@ -267,7 +267,7 @@ class _Pipeline:
                 if len(basis) == basis.isolated:
                     raise NumericalError(
                         f"No direction at node layer '{layer}' is above the threshold "
-                        f"{self.options.truncation} in the {name} basis: choose a smaller one."
+                        f"{self.options.truncate} in the {name} basis: choose a smaller one."
                     )
 
     def _edges(self, bases: Mapping[str, Bases]) -> dict[str, Edges]:
@@ -362,8 +362,7 @@ class _Pipeline:
             {
                 "backend": self.backend.name,
                 "backend_options": self.backend.options.model_dump(mode="json"),
-                "options": self.options.model_dump(mode="json")
-                | {"truncate": str(self.options.truncation)},
+                "options": self.options.model_dump(mode="json"),
                 "versions": {
                     "libgraph": version("libgraph"),
                     "torch": torch.__version__,

@@ -26,14 +26,14 @@ class AnalysisOptions(TypedOptions):
 
     basis: str = Field("lib", description="basis of the graph; PCA is measured beside it")
     integration: str = Field("gradient", description="quadrature of the interactions")
-    truncate: str | None = Field(None, description="below which eigenvalue directions are dropped")
+    truncate: str = Field("rel:1e-10", description="below which eigenvalue directions are dropped")
     resolution: float = Field(1.0, gt=0, allow_inf_nan=False, description="γ of Leiden")
     seed: int = Field(0, ge=0, lt=2**31, description="of Leiden")
     seeds: int = Field(10, ge=1, description="runs of Leiden, the best of which is kept")
     dtype: Literal["float32", "float64"] = Field("float64", description="of bases and edges")
     score_dtype: Literal["float32", "float64"] = Field("float32", description="of ablations")
     device: str = Field("cpu", description="where to compute")
-    batch_size: int = Field(2048, ge=1, description="samples in a batch")
+    batch_size: int = Field(1024, ge=1, description="samples in a batch")
     limit: int | None = Field(None, description="first samples of each split to use")
     tolerances: tuple[float, ...] = Field((0.001,), min_length=1, description="Δ of the score")
     ablate: bool = Field(True, description="whether to run ablations")
@@ -59,8 +59,8 @@ class AnalysisOptions(TypedOptions):
 
     @field_validator("truncate")
     @classmethod
-    def _truncation(cls, text: str | None) -> str | None:
-        return None if text is None else str(Truncation.parse(text))
+    def _truncation(cls, text: str) -> str:
+        return str(Truncation.parse(text))
 
     @field_validator("tolerances")
     @classmethod
@@ -82,9 +82,7 @@ class AnalysisOptions(TypedOptions):
 
     @property
     def truncation(self) -> Truncation:
-        """As given, or the default of the dtype."""
-        if self.truncate is None:
-            return Truncation.default(getattr(torch, self.dtype))
+        """Parsed."""
         return Truncation.parse(self.truncate)
 
     @property

@@ -322,7 +322,7 @@ def test_single_precision_data_give_double_precision_bases(method):
     expected = bases_of(method, setup)
     network = setup.network.float()
     data = toy_data(network, setup.inputs.float(), dtype=torch.float32)
-    truncation = Truncation.default(torch.float32)
+    truncation = Truncation.parse("rel:1e-5")
     bases = METHODS[method](network, node_statistics(network, data), data, truncation, silent)
     for name, basis in bases.items():
         assert basis.encoder.dtype == basis.importance.dtype == torch.float64
@@ -359,11 +359,6 @@ def test_truncation(text, kept):
 def test_truncation_that_cannot_be_read(text):
     with pytest.raises(UsageError, match="use rel:TOL or abs:TOL"):
         Truncation.parse(text)
-
-
-def test_the_default_truncation_follows_the_precision():
-    assert str(Truncation.default(torch.float64)) == "rel:1e-10"
-    assert str(Truncation.default(torch.float32)) == "rel:1e-05"
 
 
 def test_truncation_cuts_both_variance_and_importance():

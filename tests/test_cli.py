@@ -131,12 +131,10 @@ def test_options_reach_the_analysis(analyze, tmp_path):
 def test_help_names_the_defaults():
     """The help text repeats defaults that live in AnalysisOptions; this keeps them together."""
     helps = {p.name: getattr(p, "help", "") for p in cli.commands["analyze"].params}
-    for name, default in {
-        "basis": "lib", "integration": "gradient", "resolution": "1", "seed": "0",
-        "dtype": "float64", "score_dtype": "float32", "device": "cpu", "batch_size": "2048",
-    }.items():  # fmt: skip
+    names = "basis integration truncate resolution seed dtype score_dtype device batch_size"
+    for name in names.split():
+        default = str(AnalysisOptions.model_fields[name].default).removesuffix(".0")
         assert f"[{default}]" in helps[name]
-        assert str(AnalysisOptions.model_fields[name].default).removesuffix(".0") == default
 
 
 def test_no_ablation(analyze, tmp_path):

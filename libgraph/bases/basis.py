@@ -82,11 +82,6 @@ class Truncation:
             raise UsageError(f"Truncation '{text}': use rel:TOL or abs:TOL, such as rel:1e-10.")
         return cls(kind == "rel", tolerance)
 
-    @classmethod
-    def default(cls, dtype: torch.dtype) -> Truncation:
-        """rel:1e-10 in float64; in float32 rel:1e-5, above the noise of sums of squares."""
-        return cls(True, 1e-10 if dtype == torch.float64 else 1e-5)
-
     def __str__(self) -> str:
         return f"{'rel' if self.relative else 'abs'}:{self.tolerance:g}"
 

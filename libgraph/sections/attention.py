@@ -22,7 +22,7 @@ from torch import Tensor
 from libgraph.quadrature import Quadrature
 from libgraph.sections.section import LinearMap, Section
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 8 * 2**20
 """Intermediate results are cut into chunks of this size: samples, then queries or features."""
 
 

@@ -17,7 +17,7 @@ from torch.func import jvp
 from libgraph.quadrature import Quadrature
 from libgraph.sections.section import LinearMap, Section
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 8 * 2**20
 
 
 class SkipMLP(Section):
