@@ -28,7 +28,10 @@ def print_metrics(console: Console, metrics: Metrics, concept: str) -> None:
     )
     console.print()
     names = " / ".join(name.upper() for name in metrics["bases"])
-    tables = {f"Features, {names}": _features(metrics), f"Edges, {names}": _edges(metrics)}
+    tables = {f"Features, {names}": _features(metrics)}
+    if any(entry["edges_required"] for entry in metrics["bases"].values()):
+        tables[f"Edges needed, {names}"] = _edges(metrics)
+    tables[f"Sparsity of all interactions, {names}"] = _sparsity(metrics)
     for name in metrics["bases"]:
         tables[_modules_title(metrics, name, concept)] = _modules(metrics, name, concept)
     for title, table in tables.items():
@@ -64,20 +67,26 @@ def _features(metrics: Metrics) -> Table:
 
 
 def _edges(metrics: Metrics) -> Table:
-    """Edges that the score needs, and sparsity without ablation, per layer pair."""
-    bases = metrics["bases"].values()
-    required = next(iter(bases))["edges_required"]
-    deltas = list(next(iter(required.values()))) if required else []
-    measures = {"effective": ("participation_ratio", "{:.1f}"), "Hoyer": ("hoyer", "{:.3f}")}
-    measures |= {"Gini": ("gini", "{:.4f}")}
-    table = _table("layer pair", *(f"needed, Δ {float(d):g}" for d in deltas), *measures)
-    for pair in next(iter(bases))["sparsity"]:
-        row = [
-            [_count(entry["edges_required"][pair][delta]) for entry in bases] for delta in deltas
-        ]
-        for measure, form in measures.values():
-            found = [entry["sparsity"][pair] for entry in bases]
-            row.append(["-" if each is None else form.format(each[measure]) for each in found])
+    """Edges that the score needs, per layer pair and tolerance."""
+    required = [entry["edges_required"] for entry in metrics["bases"].values()]
+    deltas = list(next(iter(required[0].values())))
+    table = _table("layer pair", *(f"Δ {float(delta):g}" for delta in deltas))
+    for pair in required[0]:
+        needed = ([_count(found[pair][delta]) for found in required] for delta in deltas)
+        table.add_row(pair.replace("->", " → "), *map(_side_by_side, needed))
+    return table
+
+
+def _sparsity(metrics: Metrics) -> Table:
+    """Measures of sparsity without ablation, per layer pair."""
+    sparsity = [entry["sparsity"] for entry in metrics["bases"].values()]
+    measures = {"participation_ratio": "{:.1f}", "hoyer": "{:.3f}", "gini": "{:.4f}"}
+    table = _table("layer pair", "effective edges", "Hoyer", "Gini")
+    for pair in sparsity[0]:
+        row = (
+            ["-" if each[pair] is None else form.format(each[pair][name]) for each in sparsity]
+            for name, form in measures.items()
+        )
         table.add_row(pair.replace("->", " → "), *map(_side_by_side, row))
     return table
 

@@ -83,7 +83,7 @@ def test_analyze_writes_a_complete_run(analyze, tmp_path):
     code, out, _ = analyze()
     assert code == 0
     assert {file.name for file in (tmp_path / "run").iterdir()} == RUN_FILES
-    for title in ("Features, LIB / PCA", "Edges, LIB / PCA", "Modules, LIB"):
+    for title in ("Features, LIB / PCA", "Edges needed, LIB / PCA", "Modules, LIB"):
         assert title in out
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["complete"]
@@ -111,7 +111,7 @@ def test_the_same_seed_gives_the_same_bytes(analyze, tmp_path):
 
 
 def test_options_reach_the_analysis(analyze, tmp_path):
-    code, _, err = analyze(
+    code, out, err = analyze(
         "--basis", "neuron", "--integration", "trapezoid:3", "--truncate", "abs:1e-15",
         "--resolution", "2", "--seed", "4", "--dtype", "float32", "--score-dtype", "float64",
         "--device", "cpu", "--batch-size", "5", "--limit", "9", "--tolerance", "0.1",
@@ -126,6 +126,9 @@ def test_options_reach_the_analysis(analyze, tmp_path):
     }  # fmt: skip
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["bases"]["neuron"]["edges_required"]["ln1.0->ln2.0"]) == {"0.1", "0.5"}
+    assert "Δ 0.1" in out
+    assert "Δ 0.5" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 80
 
 
 def test_help_names_the_defaults():
@@ -138,8 +141,9 @@ def test_help_names_the_defaults():
 
 
 def test_no_ablation(analyze, tmp_path):
-    code, _, err = analyze("--no-ablation")
+    code, out, err = analyze("--no-ablation")
     assert code == 0, err
+    assert "needed" not in out
     assert not (tmp_path / "run" / "ablation.json").exists()
 
 
