@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN ?= runs/modular-addition
 
-.PHONY: help install analyze test lint types clean
+.PHONY: help install analyze test lint types bench clean
 
 help:
 	@echo "make analyze   analyse the bundled modular-addition model into $(RUN)"
 	@echo "make test      run all tests"
 	@echo "make lint      check style and types"
+	@echo "make bench     closed forms against autodiff; CASES=block for one case"
 	@echo "make install   create $(VENV) with pinned versions"
 	@echo "make clean     remove $(VENV), caches and builds (runs stay)"
 
@@ -38,6 +39,9 @@ types: $(INSTALLED)
 	ln -sfn ../../backends build/mypy/libgraph_backends
 	ln -sfn ../../cli build/mypy/libgraph_cli
 	MYPYPATH=build/mypy $(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/bench.py $(CASES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

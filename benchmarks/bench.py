@@ -213,6 +213,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def describe(setting: dict[str, int]) -> str:
+    """A setting in a few words."""
+    if "samples" in setting:
+        return f"{setting['samples']} samples"
+    n, t, d, h = (setting[name] for name in ("sequences", "positions", "width", "heads"))
+    return f"{n} × {t}, width {d}, {h} heads"
+
+
 @click.command()
 @click.argument("cases", nargs=-1, type=click.Choice(list(CASES)))
 @click.option("--runs", default=5, show_default=True, help="Runs of the structured path.")
@@ -237,8 +245,7 @@ def main(cases: tuple[str, ...], runs: int) -> None:
         if case == "growth":
             draw(rows, RESULTS / "growth.png")
         for row in rows:
-            setting = ", ".join(f"{value} {key}" for key, value in row["setting"].items())
-            cells = [case, setting]
+            cells = [case, describe(row["setting"])]
             for path in ("structured", "autodiff"):
                 found = row.get(path)
                 cells += (
