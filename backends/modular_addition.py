@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from libgraph_backends.fourier import fourier_labels
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from libgraph.graph import FeatureLabel
 from libgraph.network import Network, NodeLayer
 from libgraph.sections import Attention, Linear, SkipMLP
 from libgraph.store import read_weights
+from libgraph_backends.fourier import fourier_labels
 
 BUNDLED = files("libgraph_backends") / "weights" / "modular_addition" / "model.safetensors"
 

@@ -12,11 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from libgraph_backends.modular_addition import (
-    ModularAddition,
-    ModularAdditionOptions,
-    TrainingOptions,
-)
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
 
@@ -25,6 +20,11 @@ from libgraph.backend import Split
 from libgraph.errors import DataError
 from libgraph.store import write_tensors
 from libgraph.training import CHECKPOINT, fit
+from libgraph_backends.modular_addition import (
+    ModularAddition,
+    ModularAdditionOptions,
+    TrainingOptions,
+)
 
 
 def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from libgraph_cli.options import config_option, pairs_option, verbosity_options
 
 
@@ -74,13 +75,13 @@ def analyze(
     Writes bases and edges (safetensors), ablation.json, metrics.json, run.json, graph.graphml for
     Gephi, graph.json and graph.png. An interrupted run goes on with the same --out.
     """
-    from libgraph_cli.progress import ProgressDisplay
-    from libgraph_cli.tables import print_metrics, print_plan
     from rich.console import Console
 
     from libgraph.analysis import analyze as run_analysis
     from libgraph.backend import load_backend
     from libgraph.plan import plan
+    from libgraph_cli.progress import ProgressDisplay
+    from libgraph_cli.tables import print_metrics, print_plan
 
     options = {name: value for name, value in given.items() if value is not None}
     if tolerance:

@@ -10,10 +10,11 @@ import os
 import sys
 
 import click
+from rich.console import Console
+
 from libgraph_cli.analyze import analyze
 from libgraph_cli.backends import backends
 from libgraph_cli.train import train
-from rich.console import Console
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
 

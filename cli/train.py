@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+
 from libgraph_cli.options import config_option, pairs_option, verbosity_options
 
 
@@ -34,10 +35,9 @@ def train(
     Writes model.safetensors and training.json. Interrupted, the same command goes on from the last
     checkpoint.
     """
-    from libgraph_cli.progress import ProgressDisplay
-
     from libgraph.backend import backend_class
     from libgraph.training import train_model
+    from libgraph_cli.progress import ProgressDisplay
 
     if seed is not None and option.setdefault("seed", str(seed)) != str(seed):
         raise click.UsageError("--seed and -o seed say different things: give one of them.")

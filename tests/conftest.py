@@ -1,9 +1,11 @@
-"""Small random networks, sections and backends, and where the reference results are."""
+"""Small random networks, sections and backends, the command, and where the references are."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from libgraph.accumulate import Data
@@ -19,6 +21,9 @@ from libgraph.sections import (
     SkipMLP,
     Variance,
 )
+from libgraph_backends.modular_addition import TrainingOptions
+from libgraph_backends.modular_addition_training import initial_weights
+from libgraph_cli.main import main
 
 ACTIVATIONS = {
     "relu": torch.relu,
@@ -204,3 +209,55 @@ class ToyLoss(Toy):
 
 def toy_data(network: Network, inputs: Tensor, **options) -> Data:
     return Data(Toy(network, inputs), "train", **options)
+
+
+TINY = TrainingOptions(modulus=7, d_model=8, heads=2, d_mlp=12)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach() for name, tensor in initial_weights(TINY).items()}
+
+
+@pytest.fixture
+def model(tmp_path, weights) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_file(weights, path)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in this process: `(exit code, stdout, stderr)`."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["libgraph", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def analyze(run, model, tmp_path):
+    def call(*arguments: object, out: Path | None = None) -> tuple[int, str, str]:
+        where = ("--out", out or tmp_path / "run")
+        return run("analyze", "modular-addition", "-o", f"weights={model}", *where, *arguments)
+
+    return call
+
+
+def fails(result: tuple[int, str, str], code: int, *parts: str) -> None:
+    """The exit code, and one sentence with these parts in it; no traceback."""
+    found, _, err = result
+    assert found == code, err
+    text = " ".join(err.split())
+    assert "Traceback" not in text
+    for part in parts:
+        assert part in text

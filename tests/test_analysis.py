@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
-from libgraph_backends.modular_addition import ModularAddition, TrainingOptions
-from libgraph_backends.modular_addition_training import initial_weights
 
 import libgraph as lg
 from libgraph.errors import NumericalError, UsageError
 from libgraph.results import sparsity
 from libgraph.testing import check_backend
+from libgraph_backends.modular_addition import ModularAddition, TrainingOptions
+from libgraph_backends.modular_addition_training import initial_weights
 
 
 @pytest.fixture(scope="module")

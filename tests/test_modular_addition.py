@@ -7,6 +7,9 @@ import torch
 from conftest import assert_close, normal, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from libgraph import load_backend
+from libgraph.errors import BackendError, NumericalError, UsageError
 from libgraph_backends.fourier import fourier_labels, fourier_terms
 from libgraph_backends.modular_addition import (
     PARAMETERS,
@@ -17,9 +20,6 @@ from libgraph_backends.modular_addition import (
     check,
 )
 from libgraph_backends.modular_addition_training import initial_weights
-
-from libgraph import load_backend
-from libgraph.errors import BackendError, NumericalError, UsageError
 
 P = 13
 phases = st.floats(-3, 3)

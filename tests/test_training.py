@@ -4,6 +4,12 @@ import math
 import pytest
 import torch
 from conftest import normal, seeded
+
+from libgraph.accumulate import silent
+from libgraph.backend import Backend
+from libgraph.errors import BackendError, NumericalError, UsageError
+from libgraph.store import read_weights
+from libgraph.training import CHECKPOINT, fit, train_model
 from libgraph_backends.modular_addition import (
     PARAMETERS,
     ModularAddition,
@@ -12,12 +18,6 @@ from libgraph_backends.modular_addition import (
     all_pairs,
 )
 from libgraph_backends.modular_addition_training import initial_weights, logits
-
-from libgraph.accumulate import silent
-from libgraph.backend import Backend
-from libgraph.errors import BackendError, NumericalError, UsageError
-from libgraph.store import read_weights
-from libgraph.training import CHECKPOINT, fit, train_model
 
 OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.05),
