@@ -4,17 +4,25 @@ import math
 
 import pytest
 import torch
-from conftest import Toy, ToyLoss, normal, random_network, seeded
+from conftest import AppendOne, Toy, ToyLoss, normal, random_network, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libgraph import ablation
-from libgraph.ablation import ablate_edges, ablate_nodes, base_score, bisect, schedule
+from libgraph.ablation import (
+    ablate_edges,
+    ablate_nodes,
+    base_score,
+    bisect,
+    required_features,
+    schedule,
+)
 from libgraph.accumulate import Data, silent
-from libgraph.bases import METHODS, Truncation, node_statistics
+from libgraph.bases import METHODS, Truncation, node_statistics, pca
 from libgraph.interactions import interactions
 from libgraph.network import Network, NodeLayer
 from libgraph.quadrature import Quadrature
+from libgraph.sections import Linear
 
 CHAINS = [["relu", "linear"], ["attention", "tanh", "linear"], ["mixing", "attention-last"]]
 SIZES = [4, 3, 4, 3]
@@ -325,3 +333,33 @@ def test_progress_ends_no_further_than_expected():
     assert list(done) == sorted(done)
     assert done[0] == 0
     assert done[-1] <= totals[0]
+
+
+class Squares(Toy):
+    """Scored by squared error, which only falls as more features are kept by a linear network."""
+
+    score_name = "squared error"
+    higher_is_better = False
+
+    def score(self, outputs, targets):
+        return (outputs - targets).square().sum((1, 2))
+
+
+@pytest.mark.parametrize("points", [2, 3, 7])
+@pytest.mark.parametrize("tolerance", [0.01, 0.5, 3.0])
+def test_the_features_required_are_exact_however_coarse_the_curve_begins(points, tolerance):
+    layers = [NodeLayer("l0", 41), NodeLayer("l1", 41, constant=False, rotated=False)]
+    network = Network(AppendOne(), [Linear(torch.eye(41).double())], layers)
+    inputs = normal(seeded(0), 300, 1, 40) * torch.linspace(1, 0.1, 40).double()
+    backend = Squares(network, inputs, network(inputs))
+    data = Data(backend, "train")
+    bases = pca(network, node_statistics(network, data), data, Truncation.parse("abs:0"), silent)
+    coarse = ablate_nodes(network, backend, bases, data, tolerances=(tolerance,), points=points)
+    every = ablate_nodes(network, backend, bases, data, points=200)
+    assert len(every["l0"]) == 42
+    assert len(coarse["l0"]) < 25
+    found, wanted = (
+        required_features(curves["l0"], 0.0, tolerance, higher_is_better=False)
+        for curves in (coarse, every)
+    )
+    assert found == wanted
