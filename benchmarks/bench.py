@@ -1,6 +1,6 @@
 """Structured sections against automatic differentiation, on the same input in the same process.
 
-    make bench            # all cases, about ten minutes on two cores
+    make bench            # all cases, about a minute on two cores
     make bench CASES=block
 
 Every case computes the exact Jacobian Grams and interactions of a chain of sections in the neuron

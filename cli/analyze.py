@@ -124,7 +124,7 @@ def _join_ranks(device: str) -> bool:
 def _leave_ranks() -> None:
     from torch import distributed
 
-    if distributed.is_initialized():
+    if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 

@@ -13,12 +13,17 @@ def backends(backend: str | None) -> None:
     from rich.table import Table
 
     from libgraph.backend import backend_class, backend_names
+    from libgraph.errors import BackendError
 
     console = Console()
     if backend is None:
         table = Table("backend", "what it analyses", box=None, header_style="bold")
         for name in backend_names():
-            table.add_row(name, backend_class(name).summary)
+            try:
+                table.add_row(name, backend_class(name).summary)
+            except BackendError as error:
+                # One that is broken does not hide the others.
+                table.add_row(name, str(error))
         console.print(table)
         return
     cls = backend_class(backend)

@@ -2,8 +2,8 @@
 
 Node ablation keeps the first k features of one node layer. Edge ablation keeps the k largest edges
 of one layer pair and recomputes every output feature from its kept inputs alone; the edges from the
-constant are always kept and not counted. The smallest k that keeps the score is
-found by bisection, and ε, the smallest kept edge, is what counts as an interaction from then on.
+constant are always kept and not counted. The smallest k that keeps the score is found by bisection,
+and ε, the smallest kept edge, is what counts as an interaction from then on.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def base_score(network: Network, backend: Backend, data: Data) -> float:
 
 
 def schedule(features: int, points: int) -> list[int]:
-    """Numbers of features to keep, from all down to none: every one at first, then ever fewer."""
+    """Numbers of features to keep, from all down to none, ever closer together towards none."""
     spread = np.geomspace(1, max(features, 1), points).round().astype(int)
     chosen = {0, features, *spread.tolist(), *range(points // 2)}
     return sorted((k for k in chosen if k <= features), reverse=True)

@@ -79,6 +79,13 @@ class Data:
         return tensor.to(device=self.device, dtype=dtype)
 
 
+def ranks() -> tuple[int, int]:
+    """This process's rank and how many there are: (0, 1) outside a `torch.distributed` job."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
 def accumulate(
     batches: Iterable[Batch],
     measure: Callable[[Batch], Sums],
@@ -96,8 +103,7 @@ def accumulate(
         progress: told after every batch.
     """
     total = len(batches) if isinstance(batches, Sized) else None
-    distributed = dist.is_available() and dist.is_initialized()
-    rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    rank, world = ranks()
     sums: dict[str, Tensor] = {}
     progress(stage, 0, total)
     with torch.no_grad():
@@ -109,7 +115,7 @@ def accumulate(
                     sums[name] = value.to(torch.float64, copy=True)
             measured = (done + 1) * world
             progress(stage, measured if total is None else min(measured, total), total)
-    if distributed:
+    if world > 1:
         _add_ranks(sums)
     return sums
 

@@ -19,10 +19,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from libgraph.ablation import ablate_edges, ablate_nodes, base_score
-from libgraph.accumulate import Data, Progress, silent
+from libgraph.accumulate import Data, Progress, ranks, silent
 from libgraph.backend import Backend, Split, parse_options
 from libgraph.bases import METHODS, Bases, node_statistics
 from libgraph.communities import find_communities
@@ -77,8 +76,8 @@ def analyze(
         NumericalError: for NaN or infinity, naming the node layer.
     """
     parsed = parse_options(AnalysisOptions, options, "the analysis")
-    first_rank = not dist.is_initialized() or dist.get_rank() == 0
-    directory = RunDirectory(Path(out), force=force) if out is not None and first_rank else None
+    rank, _ = ranks()
+    directory = RunDirectory(Path(out), force=force) if out is not None and rank == 0 else None
     pipeline = _Pipeline(backend, parsed, directory, progress)
     try:
         return pipeline.run()
@@ -166,6 +165,11 @@ class _Pipeline:
         return self.backend.network().to(device=self.options.device, dtype=dtype)
 
     @cached_property
+    def fingerprint(self) -> str:
+        """Of the network; large models take a while to hash."""
+        return self.network.fingerprint()
+
+    @cached_property
     def score_network(self) -> Network:
         """For scores; cast from the stored precision, not from that of `network`."""
         dtype = getattr(torch, self.options.score_dtype)
@@ -215,7 +219,7 @@ class _Pipeline:
             "threads": torch.get_num_threads(),
             "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
             "score": [self.backend.score_name, self.backend.higher_is_better],
-            "network": self.network.fingerprint(),
+            "network": self.fingerprint,
             "data": self.data_hash,
             "truncate": self.options.truncate,
             **chosen,
@@ -242,7 +246,7 @@ class _Pipeline:
             return result
         hashed, path = self._hash(name), directory.file(file)
         # Ranks that wait for each other must not skip stages on their own.
-        if directory.finished(name, hashed) and not dist.is_initialized():
+        if directory.finished(name, hashed) and ranks() == (0, 1):
             log.info("Stage '%s' is taken from an earlier run.", name)
             self.seconds[name] = directory.stages[name]["seconds"]
             return load(path)
@@ -370,7 +374,7 @@ class _Pipeline:
                     "leidenalg": version("leidenalg"),
                     "python": platform.python_version(),
                 },
-                "network": self.network.fingerprint(),
+                "network": self.fingerprint,
                 "data": self.data_hash,
                 "threads": torch.get_num_threads(),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.began)),

@@ -91,7 +91,7 @@ def find_communities(
 
     with the undirected weights w of :meth:`InteractionGraph.weights`, degrees k and total weight
     m. Each run iterates until nothing improves, or twice above ``CONVERGED_EDGES`` edges, where
-    further iterations take minutes and gain less than 1e-4. Features without edges belong to no
+    further iterations take minutes. Features without edges belong to no
     module.
 
     Args:

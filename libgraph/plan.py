@@ -25,7 +25,7 @@ PROBE = 512
 """Samples that are measured."""
 
 BISECTION_PASSES = 3
-"""What a whole bisection costs, in passes that keep half of all edges (measured: 2 to 4)."""
+"""Cost of a bisection, in passes that keep half of all edges: a guess, later ones are cheaper."""
 
 
 @dataclass(frozen=True)

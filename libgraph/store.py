@@ -19,6 +19,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -151,12 +152,16 @@ class RunDirectory:
                 raise UsageError(
                     f"Another run is writing to '{path}': wait for it, or choose another --out."
                 ) from None
-            self.resumed = self.partial.is_dir()
-            self.partial.mkdir(exist_ok=True)
-            if path.exists() and not self.resumed:
-                for name in STAGE_FILES:
-                    if (path / name).is_file():
-                        shutil.copy2(path / name, self.partial)
+            try:
+                self.resumed = self.partial.is_dir()
+                self.partial.mkdir(exist_ok=True)
+                if path.exists() and not self.resumed:
+                    for name in STAGE_FILES:
+                        if (path / name).is_file():
+                            shutil.copy2(path / name, self.partial)
+            except BaseException:
+                self._unlock()
+                raise
         self._stages: dict[str, dict[str, Any]] = {}
         with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
             recorded = json.loads((self.partial / "run.json").read_text(encoding="utf-8"))
@@ -185,17 +190,21 @@ class RunDirectory:
         self._refuse_to_replace()
         write_json(self.file("run.json"), {**record, "complete": True, "stages": self._stages})
         with explained(self.path):
-            old = self.path.with_name(self.path.name + ".old")
+            # A name of its own for what is replaced: no directory of the user's is in the way.
+            aside = Path(mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
             if self.path.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                os.replace(self.path, old)
+                os.replace(self.path, aside / self.path.name)
             os.replace(self.partial, self.path)
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
         self._unlock()
 
     def abandon(self) -> bool:
-        """Remove the partial directory if no stage was finished; says whether one is left."""
-        if not self._stages:
+        """Remove the partial directory if this run made it and finished no stage.
+
+        Returns:
+            Whether one is left.
+        """
+        if not self._stages and not self.resumed:
             shutil.rmtree(self.partial, ignore_errors=True)
         self._unlock()
         return self.partial.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import fails
 from safetensors.torch import save_file
 from test_cli import RUN_FILES
 
+from libgraph.backend import ENTRY_POINTS
 from libgraph.store import RunDirectory
 from libgraph_cli import progress as progress_module
 
@@ -178,6 +180,31 @@ def test_a_run_that_appears_meanwhile_is_not_replaced(analyze, tmp_path, monkeyp
         patch.setattr(progress_module.ProgressDisplay, "__call__", meanwhile)
         fails(analyze(), 2, "exists", "--force")
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_directories_with_names_like_ours_are_left_alone(analyze, tmp_path):
+    """Whoever keeps an earlier run as `run.old` finds it there after the next one."""
+    kept = [tmp_path / f"run.{ending}" / "mine.txt" for ending in ("old", "partial")]
+    for file in kept:
+        file.parent.mkdir()
+        file.write_text("mine")
+    fails(analyze("-o", "frac_train=0.001"), 4, "no samples")
+    assert all(file.read_text() == "mine" for file in kept)
+    for _ in range(2):
+        assert analyze("--force")[0] == 0
+    assert kept[0].read_text() == "mine"
+    assert not [file.name for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+def test_a_backend_that_cannot_be_loaded_hides_no_other(run, monkeypatch):
+    broken = EntryPoint("broken", "no_such_module:Backend", ENTRY_POINTS)
+    found = [broken, *entry_points(group=ENTRY_POINTS)]
+    monkeypatch.setattr("libgraph.backend.entry_points", lambda group: found)
+    code, out, _ = run("backends")
+    assert code == 0
+    assert "no_such_module" in " ".join(out.split())
+    assert "adds two numbers" in " ".join(out.split())
+    fails(run("analyze", "broken"), 3, "no_such_module")
 
 
 def test_a_link_to_a_run_stays_a_link(analyze, tmp_path):

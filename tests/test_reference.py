@@ -89,20 +89,20 @@ def test_edges_required(run, published, basis, counts):
 
 @pytest.mark.parametrize("basis", ["lib", "pca"])
 def test_ablation_curves(run, published, basis):
-    """Scores at the published numbers agree within six test samples: threads decide rounding."""
+    """Scores at the published numbers agree within three test samples."""
     edges, nodes = published[basis], run.ablation[basis].nodes
     for pair, found in run.ablation[basis].edges.items():
         curve = edges["edge_ablation_accuracy_by_edges_kept"][pair[0]]
         common = set(map(str, found.score)) & set(curve)
         assert len(common) >= 8
         for kept in common:
-            assert found.score[int(kept)] == pytest.approx(curve[kept], abs=6 / 8939)
+            assert found.score[int(kept)] == pytest.approx(curve[kept], abs=3 / 8939)
     for layer, found_nodes in nodes.items():
         curve = edges["node_ablation_accuracy_by_nodes_kept"][layer]
         common = set(map(str, found_nodes)) & set(curve)
         assert len(common) >= 10
         for kept in common:
-            assert found_nodes[int(kept)] == pytest.approx(curve[kept], abs=6 / 8939)
+            assert found_nodes[int(kept)] == pytest.approx(curve[kept], abs=3 / 8939)
 
 
 def test_dominant_fourier_terms(run, published):

@@ -278,7 +278,7 @@ class Attention(Section):
             for factor in (self.key, self.value)
         )
         scale = width**-0.5
-        # With one query the products are sums; as many tiny matrix products they take 10 × longer.
+        # With one query the products are sums, which as many tiny matrix products would be slow.
         single = q.shape[2] == 1
         scores = (q * k).sum(-1).unsqueeze(2) if single else q @ k.transpose(-1, -2)
         back = torch.arange(queries.start, queries.stop, device=x.device).unsqueeze(

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from libgraph.quadrature import Quadrature
+from libgraph.sections import autodiff
 
 LinearMap = Callable[[Tensor], Tensor]
 
@@ -75,8 +76,6 @@ class Section(nn.Module):
         With the next layer's basis C' it is the Gram of `rebase(encoder=C')`. Source: docs/math.md
         §2, step 3.
         """
-        from libgraph.sections import autodiff
-
         return autodiff.jacobian_gram(self, x)
 
     def interactions(
@@ -91,8 +90,6 @@ class Section(nn.Module):
         The Jacobian is taken at `x` itself, so that features may be fewer, or more, than
         coordinates. Source: docs/math.md §3.
         """
-        from libgraph.sections import autodiff
-
         return autodiff.interactions(self, x, features, decoder, quadrature)
 
     def masked(
