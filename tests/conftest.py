@@ -37,6 +37,9 @@ ATTENTIONS = {
     "attention-last": {"last_only": True},
     "attention-local": {"window": 2},
     "attention-grouped": {"causal": False},
+    "attention-rotary": {},
+    "attention-rotary-full": {"causal": False},
+    "attention-rotary-last": {"last_only": True},
 }
 FUNCTIONS = ["positionwise", "mixing", "pooling"]
 NORMS = ["variance", "division"]
@@ -143,8 +146,14 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
         return Division(main(), variance, normal(generator, d_in, width), side(width), 20.0)
     if kind in ATTENTIONS:
         shared = heads if kind == "attention-grouped" else 1
+        rotary = None
+        if "rotary" in kind:
+            width += width % 2
+            rotary = normal(generator, width // 2)
         q, k, v = (normal(generator, d_in, heads * width // by) for by in (1, shared, shared))
-        return Attention(main(), q, k, v, side(heads * width), heads=heads, **ATTENTIONS[kind])
+        return Attention(
+            main(), q, k, v, side(heads * width), heads=heads, rotary=rotary, **ATTENTIONS[kind]
+        )
     if kind == "rebased":
         inside = random_section("mixing", d_in, d_out, seed=seed, constant=constant)
         encoder = torch.eye(d_out) if constant else normal(generator, d_out, d_out)

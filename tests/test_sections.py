@@ -30,9 +30,8 @@ from libgraph.sections import (
     Section,
     SkipMLP,
     Variance,
-    attention,
     autodiff,
-    skip_mlp,
+    section,
     split_norm,
 )
 from libgraph.sections.section import Rebased
@@ -168,8 +167,15 @@ def attend(section, x):
             group = head * section.key.shape[1] // section.query.shape[1]
             shared = slice(group * width, (group + 1) * width)
             start = max(0, t + 1 - section.window) if section.window else 0
-            seen = x[start : t + 1] if section.causal else x[start:]
-            scores = (seen @ section.key[:, shared]) @ (x[t] @ section.query[:, part])
+            stop = t + 1 if section.causal else len(x)
+            seen = x[start:stop]
+            keys, query = seen @ section.key[:, shared], x[t] @ section.query[:, part]
+            if section.rotary is not None:
+                keys = torch.stack(
+                    [key @ rotation(section.rotary, s) for s, key in enumerate(keys, start=start)]
+                )
+                query = query @ rotation(section.rotary, t)
+            scores = keys @ query
             weights = torch.exp(scores / math.sqrt(width))
             mixed = (weights / weights.sum()) @ (seen @ section.value[:, shared])
             y = y + mixed @ section.output[part]
@@ -177,10 +183,17 @@ def attend(section, x):
     return torch.stack(rows)
 
 
+def rotation(angles, position):
+    """One 2 × 2 rotation a plane, as a matrix that rows are multiplied by."""
+    turns = [(math.cos(angle), math.sin(angle)) for angle in (angles * position).tolist()]
+    planes = [torch.tensor([[c, s], [-s, c]], dtype=torch.float64) for c, s in turns]
+    return torch.block_diag(*planes)
+
+
 @contextlib.contextmanager
 def chunks_of(size):
     with pytest.MonkeyPatch.context() as patch:
-        for module in (autodiff, attention, skip_mlp):
+        for module in (autodiff, section):
             patch.setattr(module, "CHUNK_BYTES", size)
         yield
 
@@ -255,8 +268,8 @@ def test_small_chunks_attend_to_samples_apart(monkeypatch):
     monkeypatch.setattr(
         Attention,
         "_attend",
-        lambda self, x, queries: (
-            sizes.append((len(x), queries.stop - queries.start)) or attend(self, x, queries)
+        lambda self, p, queries: (
+            sizes.append((len(p.v), queries.stop - queries.start)) or attend(self, p, queries)
         ),
     )
     shape = Shape(0, 4, 3, 3, 2, 2, 2, 2)

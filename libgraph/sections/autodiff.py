@@ -8,7 +8,7 @@ positions is ever held. Structured sections are tested against these functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,6 +88,17 @@ def interactions(
         total.index_add_(0, outputs, squares)
         done += len(squares)
     return total
+
+
+def linearize(section: Section, x: Float[Tensor, "n s d_in"]) -> Callable[[Tensor], Tensor]:
+    """Tangents `(n, k, s, d_in)` to directional derivatives `(n, k, t, d_out)`, by forward mode."""
+
+    def linear(tangents: Tensor) -> Tensor:
+        along = tangents.expand(len(x), -1, *x.shape[1:]).transpose(0, 1)
+        derivatives: Tensor = vmap(lambda tangent: _directional(section, x, tangent))(along)
+        return derivatives.transpose(0, 1)
+
+    return linear
 
 
 def _positions_as_samples(section: Section, x: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 A section maps activations forward, can be seen in other coordinates at either end, and adds up two
 things over a batch: its Jacobian Gram (what a basis is made from) and its interactions (what edges
-are made from). A class with a closed form overrides those two; everything else gets them from
-automatic differentiation (`libgraph.sections.autodiff`). Rows are activations: y = x @ W.
+are made from), the squares of its effects. A class with a closed form (`ClosedForm`) says what its
+Gram and its effects are; everything else gets them from automatic differentiation
+(`libgraph.sections.autodiff`). Rows are activations: y = x @ W.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,13 +19,28 @@ from libgraph.quadrature import Quadrature
 from libgraph.sections import autodiff
 
 LinearMap = Callable[[Tensor], Tensor]
+Seen = tuple[Tensor, ...]
+"""Constant factors of a section as features see them, each of shape `(k, …)`."""
+
+Effects = Callable[[Tensor, Seen], Tensor]
+"""Features `(n, s, k)`, and the factors that they see, to their effects `(n, k, t, d_out)`."""
+
+CHUNK_BYTES = 8 * 2**20
+"""Intermediate results of closed forms are cut to about this size. Freed blocks of this size are
+used again, while larger ones go back to the system and cost more to get than to fill."""
+
+
+def chunks(count: int, elements: int, like: Tensor) -> Iterator[slice]:
+    """Slices of `count` things of so many elements each, of about `CHUNK_BYTES`."""
+    size = max(1, CHUNK_BYTES // max(1, elements * like.element_size()))
+    return (slice(i, min(i + size, count)) for i in range(0, count, size))
 
 
 class Section(nn.Module):
     """A map x ↦ y from `(n, s, d_in)` to `(n, t, d_out)`, the same for every sample n.
 
     Subclasses implement `forward` and, where they know better than automatic differentiation,
-    `transform`, `jacobian_gram`, `interactions` and `masked`.
+    `transform`, `jacobian_gram`, `linearize`, `effects`, `interactions` and `masked`.
 
     Attributes:
         d_in: coordinates of an activation that comes in, the constant one included.
@@ -92,6 +108,38 @@ class Section(nn.Module):
         """
         return autodiff.interactions(self, x, features, decoder, quadrature)
 
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """The derivative at `x`: tangents `(n, k, s, d_in)` to `(n, k, t, d_out)`.
+
+        Tangents may have 1 in place of n where all samples share them, and in place of s where
+        all positions do and the section is positionwise.
+        """
+        return autodiff.linearize(self, x)
+
+    def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
+        """What `effects` needs of the constant factors, multiplied out once for all data."""
+        return (decoder,)
+
+    def effects(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> Effects:
+        """What each feature does to each output: Σ_s f_sj ∫dα (decoder J_ts(αx))_ji, `[n, j, t, i]`.
+
+        Everything that depends on `x` alone is computed once, by this call.
+        """
+        path = [
+            (weight, self.linearize(point * x))
+            for point, weight in zip(quadrature.points, quadrature.weights, strict=True)
+        ]
+
+        def effects(features: Tensor, seen: Seen) -> Tensor:
+            f = features.transpose(1, 2).unsqueeze(-1)
+            along = seen[0][None, :, None]
+            if self.positionwise:
+                moved = sum(weight * linear(along) for weight, linear in path)
+                return f * moved  # type: ignore[no-any-return]
+            return sum(weight * linear(f * along) for weight, linear in path)  # type: ignore[return-value]
+
+        return effects
+
     def masked(
         self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
     ) -> Float[Tensor, "n t d_out"]:
@@ -105,12 +153,44 @@ class Section(nn.Module):
             rows = patterns[:, pattern].nonzero().squeeze(1)
             chosen = (owner == pattern).nonzero().squeeze(1)
             part = self.transform(
-                lambda factor, rows=rows: factor[rows],  # type: ignore[misc]
-                lambda factor, chosen=chosen: factor[:, chosen],  # type: ignore[misc]
+                lambda factor, rows=rows: factor[..., rows, :],  # type: ignore[misc]
+                lambda factor, chosen=chosen: factor[..., chosen],  # type: ignore[misc]
             )
             columns.append(chosen)
             outputs.append(part(x[..., rows]))
         return torch.cat(outputs, dim=-1)[..., torch.cat(columns).argsort()]
+
+
+class ClosedForm(Section):
+    """A section that computes its effects by formula; its interactions are their squares.
+
+    Subclasses implement `linearize` or `effects`, and `jacobian_gram`.
+    """
+
+    def interactions(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+    ) -> Float[Tensor, "d_out k"]:
+        """Sum of squared effects, a chunk of samples and of features at a time, in float64."""
+        if self.positionwise:
+            x, features = (each.reshape(-1, 1, each.shape[-1]) for each in (x, features))
+        total = x.new_zeros(self.d_out, len(decoder), dtype=torch.float64)
+        seen = self.seen(decoder)
+        elements = self._elements_per_effect(x.shape[1])
+        for samples in chunks(len(x), elements * len(decoder), x):
+            effects = self.effects(x[samples], quadrature)
+            for chosen in chunks(len(decoder), elements * (samples.stop - samples.start), x):
+                factors = tuple(factor[chosen] for factor in seen)
+                found = effects(features[samples, :, chosen], factors)
+                total[:, chosen] += found.square().sum((0, 2)).T
+        return total
+
+    def _elements_per_effect(self, positions: int) -> int:
+        """Size of the largest intermediate result for one sample and one feature."""
+        return positions * max(self.d_in, self.d_out)
 
 
 class Rebased(Section):
@@ -130,6 +210,11 @@ class Rebased(Section):
         """Into the inner section's coordinates, through it, and out of them."""
         y: Tensor = self.inner(x @ self.decoder)
         return y @ self.encoder
+
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """The inner derivative between the two matrices."""
+        linear = self.inner.linearize(x @ self.decoder)
+        return lambda tangents: linear(tangents @ self.decoder) @ self.encoder
 
     def transform(self, left: LinearMap, right: LinearMap) -> Section:
         """Change the two matrices at the ends."""

@@ -15,12 +15,10 @@ from torch import Tensor
 from torch.func import jvp
 
 from libgraph.quadrature import Quadrature
-from libgraph.sections.section import LinearMap, Section
-
-CHUNK_BYTES = 8 * 2**20
+from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen
 
 
-class SkipMLP(Section):
+class SkipMLP(ClosedForm):
     """y = x S + φ(x A) B at every position.
 
     Args:
@@ -69,23 +67,29 @@ class SkipMLP(Section):
         hidden = inner @ ((outer @ outer.T) * second) @ inner.T
         return len(slopes) * skip @ skip.T + cross + cross.T + hidden
 
-    def interactions(
-        self,
-        x: Float[Tensor, "n s d_in"],
-        features: Float[Tensor, "n s k"],
-        decoder: Float[Tensor, "k d_in"],
-        quadrature: Quadrature,
-    ) -> Float[Tensor, "d_out k"]:
-        """Σ f_j² ((decoder S)_ji + Σ_a (decoder A)_ja d_a B_ai)² (docs/math.md §5)."""
-        slopes = self._slopes(x, quadrature)
-        features = features.reshape(len(slopes), -1)
-        skip, inner, outer = decoder @ self.skip, decoder @ self._in, self._out
-        total = x.new_zeros(self.d_out, len(decoder), dtype=torch.float64)
-        samples = max(1, CHUNK_BYTES // (len(decoder) * inner.shape[1] * x.element_size()))
-        for d, f in zip(slopes.split(samples), features.split(samples), strict=True):
-            jacobian = (inner * d.unsqueeze(1)) @ outer + skip
-            total += torch.einsum("nki,nk->ik", jacobian.square(), f.square())
-        return total
+    def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
+        """decoder S and decoder A."""
+        return decoder @ self.skip, decoder @ self._in
+
+    def effects(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> Effects:
+        """f_j ((decoder S)_ji + Σ_a (decoder A)_ja d_a B_ai) (docs/math.md §5)."""
+        slopes = self._slopes(x, quadrature).unflatten(0, x.shape[:2]).unsqueeze(1)
+
+        def effects(features: Tensor, seen: Seen) -> Tensor:
+            skip, inner = (factor[None, :, None] for factor in seen)
+            return features.transpose(1, 2).unsqueeze(-1) * ((inner * slopes) @ self._out + skip)
+
+        return effects
+
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """Tangents times S + A diag(d) B."""
+        slopes = self._slopes(x, Quadrature.gradient()).unflatten(0, x.shape[:2]).unsqueeze(1)
+        return lambda tangents: (
+            ((tangents @ self._in) * slopes) @ self._out + tangents @ self.skip
+        )
+
+    def _elements_per_effect(self, positions: int) -> int:
+        return positions * max(self._out.shape)
 
     @property
     def _in(self) -> Float[Tensor, "d_in d_slopes"]:
