@@ -13,10 +13,12 @@ from libgraph.backend import Backend, Batch
 from libgraph.network import Network, NodeLayer
 from libgraph.sections import (
     Attention,
+    Chain,
     Division,
     Function,
     GatedMLP,
     Linear,
+    Parallel,
     Section,
     SkipMLP,
     Variance,
@@ -43,7 +45,19 @@ ATTENTIONS = {
 }
 FUNCTIONS = ["positionwise", "mixing", "pooling"]
 NORMS = ["variance", "division"]
-KINDS = ["linear", *ACTIVATIONS, "gated", *NORMS, *ATTENTIONS, *FUNCTIONS, "rebased"]
+CHAINS = {
+    "chain": ("tanh", "division", "gated"),
+    "chain-mixing": ("variance", "attention", "tanh"),
+}
+PARALLELS = {
+    "parallel": ("gelu", "attention-rotary", "linear"),
+    "parallel-positionwise": ("tanh", "linear", "division"),
+    "parallel-mixing": ("attention", "mixing"),
+}
+COMPOSITES = [*CHAINS, *PARALLELS]
+KINDS = [
+    "linear", *ACTIVATIONS, "gated", *NORMS, *ATTENTIONS, *FUNCTIONS, "rebased", *COMPOSITES
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -154,6 +168,28 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
         return Attention(
             main(), q, k, v, side(heads * width), heads=heads, rotary=rotary, **ATTENTIONS[kind]
         )
+    if kind in CHAINS:
+        # Widths that differ, so that the narrowest place is inside; the constant survives all.
+        sizes = [d_in, max(d_in - 1, 1), d_in + 1, d_out]
+        sizes = [size + constant for size in sizes[:3]] + sizes[3:] if constant else sizes
+        sizes[0] = d_in
+        return Chain(
+            [
+                _section(part, a, b, seed + i, heads, width, constant)
+                for i, (part, a, b) in enumerate(zip(CHAINS[kind], sizes, sizes[1:], strict=False))
+            ]
+        )
+    if kind in PARALLELS:
+        branches = [
+            _section(part, d_in, d_out, seed + i, heads, width, constant)
+            for i, part in enumerate(PARALLELS[kind])
+        ]
+        if constant:
+            # One branch carries the constant on, the others leave it alone.
+            rest = torch.eye(d_out).double()
+            rest[-1, -1] = 0
+            branches[1:] = [branch.double().rebase(encoder=rest) for branch in branches[1:]]
+        return Parallel(branches)
     if kind == "rebased":
         inside = random_section("mixing", d_in, d_out, seed=seed, constant=constant)
         encoder = torch.eye(d_out) if constant else normal(generator, d_out, d_out)

@@ -23,10 +23,12 @@ from torch.func import jacrev
 from libgraph.quadrature import Quadrature
 from libgraph.sections import (
     Attention,
+    Chain,
     Division,
     Function,
     GatedMLP,
     Linear,
+    Parallel,
     Section,
     SkipMLP,
     Variance,
@@ -37,8 +39,9 @@ from libgraph.sections import (
 from libgraph.sections.section import Rebased
 
 RULES = ["gradient", "trapezoid:3", "gauss-legendre:2"]
-STRUCTURED = ["linear", *ACTIVATIONS, "gated", *NORMS, *ATTENTIONS]
-POSITIONWISE = ["linear", *ACTIVATIONS, "gated", *NORMS, "positionwise"]
+PLAIN = ["chain", "parallel-positionwise"]
+STRUCTURED = ["linear", *ACTIVATIONS, "gated", *NORMS, *ATTENTIONS, *PLAIN, "parallel"]
+POSITIONWISE = ["linear", *ACTIVATIONS, "gated", *NORMS, "positionwise", *PLAIN]
 
 
 class Shape(NamedTuple):
@@ -148,6 +151,12 @@ def expected_forward(section, x):
                 torch.nn.functional.silu: lambda h: h / (1 + torch.exp(-h)),
             }[section.activation](hidden)
             return torch.einsum("nsi,io->nso", x, section.skip) + hidden @ section.outer
+        case Chain():
+            for part in section.parts:
+                x = expected_forward(part, x)
+            return x
+        case Parallel():
+            return torch.stack([expected_forward(each, x) for each in section.branches]).sum(0)
         case Attention():
             return torch.stack([attend(section, one) for one in x])
         case Function():
@@ -176,7 +185,7 @@ def attend(section, x):
                 )
                 query = query @ rotation(section.rotary, t)
             scores = keys @ query
-            weights = torch.exp(scores / math.sqrt(width))
+            weights = torch.exp((scores - scores.max()) / math.sqrt(width))
             mixed = (weights / weights.sum()) @ (seen @ section.value[:, shared])
             y = y + mixed @ section.output[part]
         rows.append(y)

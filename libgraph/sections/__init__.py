@@ -1,19 +1,30 @@
 """Sections: one structure a file, all behind the contract of `section.Section`."""
 
 from libgraph.sections.attention import Attention
+from libgraph.sections.composite import Chain, Parallel, chain
+from libgraph.sections.convolution import Convolution, conv_factors, windows
 from libgraph.sections.linear import Linear
 from libgraph.sections.norm import Division, Variance, split_norm
+from libgraph.sections.pooling import Pooling, average_windows
 from libgraph.sections.section import Function, Section
 from libgraph.sections.skip_mlp import GatedMLP, SkipMLP
 
 __all__ = [
     "Attention",
+    "Chain",
+    "Convolution",
     "Division",
     "Function",
     "GatedMLP",
     "Linear",
+    "Parallel",
+    "Pooling",
     "Section",
     "SkipMLP",
     "Variance",
+    "average_windows",
+    "chain",
+    "conv_factors",
     "split_norm",
+    "windows",
 ]

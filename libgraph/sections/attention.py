@@ -182,7 +182,7 @@ class Attention(ClosedForm):
         """κ_t ∘ g_t: what features do by changing where attention goes."""
         if self.rotary is None:
             carried = (features[:, None, :, :, None] * p.v.unsqueeze(3)).flatten(-2)
-            pulled = (at.a @ carried).unflatten(-1, (features.shape[-1], -1))
+            pulled: Tensor = (at.a @ carried).unflatten(-1, (features.shape[-1], -1))
             attended = at.a @ features.unsqueeze(1)
             lever = p.q[:, :, queries] @ k_hat.transpose(1, 2)
             return lever.unsqueeze(-1) * (pulled - attended.unsqueeze(-1) * at.z.unsqueeze(3))
@@ -274,7 +274,7 @@ class Attention(ClosedForm):
         keyed = a.unsqueeze(2) * p.k.transpose(-1, -2).unsqueeze(3)
         mixed = (keyed.flatten(2, 3) @ p.v).unflatten(2, keyed.shape[2:4])
         mean_key = keyed.sum(-1, keepdim=True)
-        gamma = p.plain_q.shape[-1] ** -0.5 * (mixed - mean_key * z.unsqueeze(2))
+        gamma: Tensor = p.plain_q.shape[-1] ** -0.5 * (mixed - mean_key * z.unsqueeze(2))
         if self.rotary is None:
             return gamma
         back = -torch.arange(queries.start, queries.stop, device=a.device)

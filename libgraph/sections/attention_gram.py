@@ -1,9 +1,9 @@
 """The sum over Jacobians of attention that its Jacobian Gram needs, block by block.
 
 J_ts = 𝓛 X_ts 𝓡 with constant 𝓛 = [I | Q | K | V] and 𝓡 = [S; O], so that Σ J_ts J_tsᵀ needs
-Σ_ts X_ts 𝒬 X_tsᵀ, 𝒬 = 𝓡𝓡ᵀ, a matrix of head-sized blocks (docs/math.md §5). Sums over keys are taken
-first, so that nothing has the size of queries × keys × d_head. In the sums g and h are heads, e and
-f coordinates of g's, r of h's, m runs over the samples and queries of a chunk.
+Σ_ts X_ts 𝒬 X_tsᵀ, 𝒬 = 𝓡𝓡ᵀ, a matrix of head-sized blocks (docs/math.md §5). Sums over keys are
+taken first, so that nothing has the size of queries × keys × d_head. In the sums g and h are heads,
+e and f coordinates of g's, r of h's, m runs over the samples and queries of a chunk.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ def middle(section: Attention, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "l
         n = samples.stop - samples.start
         for chosen in chunks(count, per_query * n, x):
             here = slice(queries.start + chosen.start, queries.start + chosen.stop)
-            for (rows, columns), block in _blocks(
-                section, p, here, inner, across, metric
-            ).items():
+            for (rows, columns), block in _blocks(section, p, here, inner, across, metric).items():
                 block = block.double().reshape(-1, size)
                 total[place[rows], place[columns]] += block
                 if rows != columns:
@@ -78,9 +76,8 @@ def _blocks(
     """Blocks of the sum for some queries: `x` is the residual stream, q, k, v run over heads."""
     at = section.pattern(p, queries)
     gamma = at.gamma.permute(1, 2, 0, 3, 4).flatten(2, 3).contiguous()
-    own, own_w, z, plain_q = (
-        each.transpose(0, 1).flatten(1, 2)
-        for each in (at.own, at.own_w, at.z, p.plain_q[:, :, queries])
+    own, own_w, plain_q = (
+        each.transpose(0, 1).flatten(1, 2) for each in (at.own, at.own_w, p.plain_q[:, :, queries])
     )
     # Σ_e over the values' own coordinates, 𝒬_gh applied: to w_tt of h and to z of h.
     own_seen = torch.einsum("gher,hmr->gmeh", inner, own_w)
@@ -145,7 +142,7 @@ def _turned_keys(
     flat = (z_seen * z.unsqueeze(2)).sum(-1, keepdim=True)
     curved = pairs * (metric.unsqueeze(3) - half - half.transpose(1, 2) + flat)
     q = p.q[:, :, queries].transpose(0, 1).flatten(1, 2)
-    heads, m, e = q.shape
+    heads, _, e = q.shape
     back = -torch.arange(pairs.shape[-1], device=q.device)
     block = q.new_zeros(heads, e, heads, e)
     for g in range(heads):

@@ -37,6 +37,10 @@ class Linear(Section):
         matrix = self.matrix.double()
         return x.shape[0] * x.shape[1] * matrix @ matrix.T
 
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """Tangents times A, at any x; the same for all samples."""
+        return lambda tangents: (tangents @ self.matrix).expand(len(x), -1, x.shape[1], -1)
+
     def interactions(
         self,
         x: Float[Tensor, "n s d_in"],

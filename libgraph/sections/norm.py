@@ -60,6 +60,14 @@ class Variance(Section):
         second = stream @ (slope.T @ slope).double() @ stream.T
         return len(slope) * skip @ skip.T + cross + cross.T + direction.square().sum() * second
 
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """Tangents times S + uᵀb."""
+        slope = (2 / self.stream.shape[1] * (x @ self.stream)).unsqueeze(1)
+        return lambda tangents: (
+            tangents @ self.skip
+            + ((tangents @ self.stream) * slope).sum(-1, keepdim=True) * self.direction
+        )
+
     def interactions(
         self,
         x: Float[Tensor, "n s d_in"],
@@ -142,6 +150,18 @@ class Division(Section):
         total = len(scale) * skip @ skip.T + scale.square().sum() * through @ through.T
         total = total + bent.square().sum() * variance @ variance.T
         return total + mixed + mixed.T + aside + aside.T
+
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """Tangents times S + s L B − ½ s³ e (x L) B."""
+        scale, bent = (
+            each.to(x).unflatten(0, x.shape[:2]).unsqueeze(1)
+            for each in self._local(x, Quadrature.gradient())
+        )
+        return lambda tangents: (
+            tangents @ self.skip
+            + scale * ((tangents @ self.stream) @ self.outer)
+            + (tangents @ self.variance) * bent
+        )
 
     def interactions(
         self,

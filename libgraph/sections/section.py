@@ -29,11 +29,20 @@ CHUNK_BYTES = 8 * 2**20
 """Intermediate results of closed forms are cut to about this size. Freed blocks of this size are
 used again, while larger ones go back to the system and cost more to get than to fill."""
 
+DEVICE_CHUNK_BYTES = 256 * 2**20
+"""The same on an accelerator, which small chunks would leave idle."""
+
 
 def chunks(count: int, elements: int, like: Tensor) -> Iterator[slice]:
-    """Slices of `count` things of so many elements each, of about `CHUNK_BYTES`."""
-    size = max(1, CHUNK_BYTES // max(1, elements * like.element_size()))
+    """Slices of `count` things of so many elements each, of about a chunk."""
+    size = chunk_length(elements, like)
     return (slice(i, min(i + size, count)) for i in range(0, count, size))
+
+
+def chunk_length(elements: int, like: Tensor) -> int:
+    """How many things of so many elements each make a chunk, at least one."""
+    size = CHUNK_BYTES if like.device.type == "cpu" else DEVICE_CHUNK_BYTES
+    return max(1, size // max(1, elements * like.element_size()))
 
 
 class Section(nn.Module):
@@ -121,7 +130,7 @@ class Section(nn.Module):
         return (decoder,)
 
     def effects(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> Effects:
-        """What each feature does to each output: Σ_s f_sj ∫dα (decoder J_ts(αx))_ji, `[n, j, t, i]`.
+        """What features do to outputs: Σ_s f_sj ∫dα (decoder J_ts(αx))_ji as `[n, j, t, i]`.
 
         Everything that depends on `x` alone is computed once, by this call.
         """
@@ -135,10 +144,32 @@ class Section(nn.Module):
             along = seen[0][None, :, None]
             if self.positionwise:
                 moved = sum(weight * linear(along) for weight, linear in path)
-                return f * moved  # type: ignore[no-any-return]
+                return f * moved
             return sum(weight * linear(f * along) for weight, linear in path)  # type: ignore[return-value]
 
         return effects
+
+    def _elements_per_effect(self, positions: int) -> int:
+        """Size of the largest intermediate result for one sample and one feature."""
+        return positions * max(self.d_in, self.d_out)
+
+    def diagonal_product(
+        self,
+        x: Float[Tensor, "n t d_in"],
+        weights: Float[Tensor, "n t a"],
+        vectors: Float[Tensor, "a d_out"],
+    ) -> Float[Tensor, "d_in a"]:
+        """Σ_x Σ_t J_tt v_a weights_ta for every a: what a positionwise section in parallel meets.
+
+        Only for positionwise sections, unless a subclass knows better.
+        """
+        rows = torch.eye(self.d_in).to(x)[None, :, None]
+        x, weights = x.reshape(-1, 1, self.d_in), weights.flatten(0, 1)
+        total = x.new_zeros(self.d_in, len(vectors), dtype=torch.float64)
+        for samples in chunks(len(x), self.d_in * max(self.d_out, len(vectors)), x):
+            products = self.linearize(x[samples])(rows).squeeze(2) @ vectors.T
+            total += torch.einsum("mia,ma->ia", products, weights[samples]).double()
+        return total
 
     def masked(
         self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
@@ -187,10 +218,6 @@ class ClosedForm(Section):
                 found = effects(features[samples, :, chosen], factors)
                 total[:, chosen] += found.square().sum((0, 2)).T
         return total
-
-    def _elements_per_effect(self, positions: int) -> int:
-        """Size of the largest intermediate result for one sample and one feature."""
-        return positions * max(self.d_in, self.d_out)
 
 
 class Rebased(Section):

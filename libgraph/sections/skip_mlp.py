@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from libgraph.quadrature import Quadrature
-from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen
+from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen, chunk_length
 
 
 class SkipMLP(ClosedForm):
@@ -60,12 +60,18 @@ class SkipMLP(ClosedForm):
 
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
         """N SSᵀ + K + Kᵀ + A ((B Bᵀ) ∘ Σ dᵀd) Aᵀ with K = A diag(Σ d) B Sᵀ (docs/math.md §5)."""
-        slopes = self._slopes(x, Quadrature.gradient())
         inner, outer, skip = (factor.double() for factor in (self._in, self._out, self.skip))
-        first, second = slopes.sum(0, dtype=torch.float64), (slopes.T @ slopes).double()
+        units = len(outer)
+        first, second = inner.new_zeros(units), inner.new_zeros(units, units)
+        x = x.flatten(0, -2)
+        # Adding a moment up costs as much as a row for each unit: chunks have at least so many.
+        for rows in x.split(max(units, chunk_length(units, x))):
+            slopes = self._slopes(rows, Quadrature.gradient())
+            first += slopes.sum(0, dtype=torch.float64)
+            second += slopes.T @ slopes
         cross = (inner * first) @ (outer @ skip.T)
         hidden = inner @ ((outer @ outer.T) * second) @ inner.T
-        return len(slopes) * skip @ skip.T + cross + cross.T + hidden
+        return len(x) * skip @ skip.T + cross + cross.T + hidden
 
     def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
         """decoder S and decoder A."""
@@ -77,19 +83,22 @@ class SkipMLP(ClosedForm):
 
         def effects(features: Tensor, seen: Seen) -> Tensor:
             skip, inner = (factor[None, :, None] for factor in seen)
-            return features.transpose(1, 2).unsqueeze(-1) * ((inner * slopes) @ self._out + skip)
+            along: Tensor = (inner * slopes) @ self._out + skip
+            return features.transpose(1, 2).unsqueeze(-1) * along
 
         return effects
 
     def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
         """Tangents times S + A diag(d) B."""
         slopes = self._slopes(x, Quadrature.gradient()).unflatten(0, x.shape[:2]).unsqueeze(1)
-        return lambda tangents: (
-            ((tangents @ self._in) * slopes) @ self._out + tangents @ self.skip
-        )
+        return lambda tangents: ((tangents @ self._in) * slopes) @ self._out + tangents @ self.skip
 
     def _elements_per_effect(self, positions: int) -> int:
         return positions * max(self._out.shape)
+
+    def units(self, x: Float[Tensor, "n s d_in"]) -> tuple[Tensor, Tensor, Tensor]:
+        """A, the slopes `(n, s, a)` and B of J = S + A diag(d) B, for those who need J's parts."""
+        return self._in, self._slopes(x, Quadrature.gradient()).unflatten(0, x.shape[:2]), self._out
 
     @property
     def _in(self) -> Float[Tensor, "d_in d_slopes"]:
@@ -105,12 +114,7 @@ class SkipMLP(ClosedForm):
         self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature
     ) -> Float[Tensor, "m d_slopes"]:
         """∫dα φ'(α x A), one row per sample and position."""
-        hidden = (x @ self.inner).flatten(0, -2)
-        ones = torch.ones_like(hidden)
-        slopes = torch.zeros_like(hidden)
-        for point, weight in zip(quadrature.points, quadrature.weights, strict=True):
-            slopes += weight * jvp(self.activation, (point * hidden,), (ones,))[1]
-        return slopes
+        return average_slopes(self.activation, (x @ self.inner).flatten(0, -2), quadrature)
 
 
 class GatedMLP(SkipMLP):
@@ -174,3 +178,13 @@ class GatedMLP(SkipMLP):
             value, slope = jvp(self.activation, (point * hidden,), (ones,))[:2]
             slopes += weight * torch.cat([slope * point * gate, value], dim=1)
         return slopes
+
+
+def average_slopes(
+    activation: Callable[[Tensor], Tensor], hidden: Float[Tensor, "*m a"], quadrature: Quadrature
+) -> Float[Tensor, "*m a"]:
+    """∫dα φ'(α h) of every entry h of `hidden`. Source: docs/math.md §5."""
+    ones, slopes = torch.ones_like(hidden), torch.zeros_like(hidden)
+    for point, weight in zip(quadrature.points, quadrature.weights, strict=True):
+        slopes += weight * jvp(activation, (point * hidden,), (ones,))[1]
+    return slopes

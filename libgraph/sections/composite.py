@@ -1,0 +1,201 @@
+"""Sections made of several: a chain of parts, and a sum of parallel branches.
+
+A chain multiplies the derivatives of its parts. Where each position is by itself its Jacobian Gram
+is taken at the narrowest place between two parts, so that no matrix is wider than it need be. A
+sum of branches, such as the attention and the MLP of GPT-NeoX that read the same norm, adds their
+effects, and its Jacobian Gram adds theirs and the products of each two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from libgraph.quadrature import Quadrature
+from libgraph.sections import autodiff
+from libgraph.sections.attention import Attention
+from libgraph.sections.linear import Linear
+from libgraph.sections.section import ClosedForm, Effects, LinearMap, Section, Seen, chunks
+from libgraph.sections.skip_mlp import SkipMLP
+
+
+def chain(parts: Sequence[Section]) -> Section:
+    """The parts one after the other, as one section; linear ones are multiplied into others.
+
+    Raises:
+        ValueError: if there are no parts, or if neighbours do not fit together.
+    """
+    if not parts:
+        raise ValueError("A chain needs at least one part.")
+    for first, second in pairwise(parts):
+        if first.d_out != second.d_in:
+            raise ValueError(
+                f"A part that gives {first.d_out} coordinates cannot be followed by one that "
+                f"takes {second.d_in}."
+            )
+    joined = [parts[0]]
+    for part in parts[1:]:
+        if isinstance(part, Linear):
+            joined[-1] = joined[-1].rebase(encoder=part.matrix)
+        elif isinstance(joined[-1], Linear):
+            joined[-1] = part.rebase(decoder=joined[-1].matrix)
+        else:
+            joined.append(part)
+    return joined[0] if len(joined) == 1 else Chain(joined)
+
+
+class Chain(ClosedForm):
+    """y = (… ∘ f₂ ∘ f₁)(x); `chain` makes one and leaves out what is linear.
+
+    Args:
+        parts: in the order in which they act, at least one.
+    """
+
+    def __init__(self, parts: Sequence[Section]) -> None:
+        super().__init__(parts[0].d_in, parts[-1].d_out)
+        self.parts: Sequence[Section] = nn.ModuleList(parts)  # type: ignore[assignment]
+        self.positionwise = all(part.positionwise for part in parts)
+
+    def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
+        """All parts in turn."""
+        return reduce(lambda y, part: part(y), self.parts, x)
+
+    def transform(self, left: LinearMap, right: LinearMap) -> Chain:
+        """The first part changed where the input comes in, the last where the output leaves."""
+        parts = list(self.parts)
+        parts[0] = parts[0].transform(left, lambda factor: factor)
+        parts[-1] = parts[-1].transform(lambda factor: factor, right)
+        return Chain(parts)
+
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """The parts' derivatives one after the other, each at what the parts before it give."""
+        return self._linearize(x, self.parts)[0]
+
+    def _linearize(self, x: Tensor, parts: Sequence[Section]) -> tuple[LinearMap, Tensor]:
+        steps = []
+        for part in parts:
+            steps.append(part.linearize(x))
+            x = part(x)
+        return lambda tangents: reduce(lambda moved, step: step(moved), steps, tangents), x
+
+    def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
+        """Σ L (R Rᵀ) Lᵀ, J = L R cut where fewest coordinates pass; autodiff if positions mix."""
+        if not self.positionwise:
+            return autodiff.jacobian_gram(self, x)
+        widths = [part.d_out for part in self.parts]
+        cut = widths.index(min(widths)) + 1
+        rows, waist = (torch.eye(d).to(x)[None, :, None] for d in (self.d_in, widths[cut - 1]))
+        total = x.new_zeros(self.d_in, self.d_in, dtype=torch.float64)
+        x = x.reshape(-1, 1, self.d_in)
+        for samples in chunks(len(x), max(*widths, self.d_in) ** 2, x):
+            first, between = self._linearize(x[samples], self.parts[:cut])
+            left = passed = first(rows).squeeze(2)
+            if cut < len(self.parts):
+                second, _ = self._linearize(between, self.parts[cut:])
+                right = second(waist).squeeze(2)
+                passed = left @ (right @ right.transpose(1, 2))
+            total += torch.einsum("mik,mjk->ij", passed, left).double()
+        return total
+
+    def _elements_per_effect(self, positions: int) -> int:
+        return max(part._elements_per_effect(positions) for part in self.parts)
+
+
+class Parallel(ClosedForm):
+    """y = Σ_b f_b(x), branches that read the same activations and add up what they write.
+
+    Args:
+        branches: with equal sizes at both ends, at least one. At most one of them should carry
+            the residual stream and the constant on.
+
+    Raises:
+        ValueError: if their sizes differ.
+    """
+
+    def __init__(self, branches: Sequence[Section]) -> None:
+        sizes = {(branch.d_in, branch.d_out) for branch in branches}
+        if len(sizes) != 1:
+            found = ", ".join(f"{a} to {b}" for a, b in sorted(sizes)) or "none"
+            raise ValueError(f"Branches need equal numbers of coordinates; they map {found}.")
+        super().__init__(*sizes.pop())
+        self.branches: Sequence[Section] = nn.ModuleList(branches)  # type: ignore[assignment]
+        self.positionwise = all(branch.positionwise for branch in branches)
+
+    def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
+        """The sum of what the branches write."""
+        total: Tensor = sum(branch(x) for branch in self.branches)
+        return total
+
+    def transform(self, left: LinearMap, right: LinearMap) -> Parallel:
+        """Every branch changed at both ends."""
+        return Parallel([branch.transform(left, right) for branch in self.branches])
+
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """The sum of the branches' derivatives."""
+        linear = [branch.linearize(x) for branch in self.branches]
+        return lambda tangents: sum(each(tangents) for each in linear)  # type: ignore[return-value]
+
+    def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
+        """The branches' factors, one after the other."""
+        return tuple(factor for branch in self.branches for factor in branch.seen(decoder))
+
+    def effects(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> Effects:
+        """The sum of the branches' effects."""
+        counts = [len(branch.seen(x.new_zeros(1, self.d_in))) for branch in self.branches]
+        branches = [branch.effects(x, quadrature) for branch in self.branches]
+
+        def effects(features: Tensor, seen: Seen) -> Tensor:
+            factors = iter(seen)
+            return sum(  # type: ignore[return-value]
+                each(features, tuple(next(factors) for _ in range(count)))
+                for each, count in zip(branches, counts, strict=True)
+            )
+
+        return effects
+
+    def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
+        """Σ_b J_b J_bᵀ and, for each two, J_b J_cᵀ + J_c J_bᵀ.
+
+        In closed form for one attention beside MLPs and linear maps, by autodiff otherwise.
+        """
+        mixing = [branch for branch in self.branches if not branch.positionwise]
+        beside = [branch for branch in self.branches if isinstance(branch, Linear | SkipMLP)]
+        if not (
+            len(mixing) == 1
+            and len(beside) == len(self.branches) - 1
+            and isinstance(mixing[0], Attention)
+            and not mixing[0].last_only
+        ):
+            return autodiff.jacobian_gram(self, x)
+        total = x.new_zeros(self.d_in, self.d_in, dtype=torch.float64)
+        for i, branch in enumerate(beside):
+            for first in (*mixing, *beside[:i]):
+                cross = _cross_gram(first, branch, x)
+                total += cross + cross.T
+        for each in self.branches:
+            total += each.jacobian_gram(x)
+        return total
+
+    def _elements_per_effect(self, positions: int) -> int:
+        return max(branch._elements_per_effect(positions) for branch in self.branches)
+
+
+def _cross_gram(
+    first: Section, second: Linear | SkipMLP, x: Float[Tensor, "n s d_in"]
+) -> Float[Tensor, "d_in d_in"]:
+    """Σ_t J_tt J'_tᵀ with J' = S + A diag(d) B: Σ_a (Σ_t J_tt B_a d_ta) A_aᵀ and the like for S."""
+    skip = second.matrix if isinstance(second, Linear) else second.skip
+    total = x.new_zeros(x.shape[-1], x.shape[-1], dtype=torch.float64)
+    # Of parallel branches only one carries the stream on, and it is often the other one.
+    if bool(skip.any()):
+        ones = x.new_ones(1, 1, 1).expand(*x.shape[:2], len(skip))
+        total += first.diagonal_product(x, ones, skip)
+    if isinstance(second, SkipMLP):
+        inner, slopes, outer = second.units(x)
+        total += first.diagonal_product(x, slopes, outer) @ inner.double().T
+    return total

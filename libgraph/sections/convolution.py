@@ -1,0 +1,275 @@
+"""The skip + convolution section y_t = Σ_δ x_{r(t,δ)} S_δ + φ(Σ_δ x_{r(t,δ)} A_δ) B.
+
+One convolution with its non-linearity and, in S and B, what runs beside it and after it; positions
+are pixels, coordinates channels. Which input each offset δ of the window reads is a table, so that
+strides, padding, dilation and any number of dimensions are one formula. Its Jacobian is that of a
+skip + pointwise non-linearity, so that slopes and their second moments are all that is summed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from libgraph.quadrature import Quadrature
+from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen, chunks
+from libgraph.sections.skip_mlp import average_slopes
+
+
+class Convolution(ClosedForm):
+    """y_t = Σ_δ x_{r(t,δ)} S_δ + φ(Σ_δ x_{r(t,δ)} A_δ) B at every output position t.
+
+    Outside of the grid there is nothing, not even the constant 1. A bias therefore belongs in the
+    constant's row of one offset that no window has outside, as `conv_factors` puts it.
+
+    Args:
+        skip: S `(K, d_in, d_out)`, one matrix per offset of the window.
+        inner: A `(K, d_in, d_hidden)`.
+        outer: B `(d_hidden, d_out)`.
+        reads: r `(t, K)`, the input position that each offset reads, -1 outside of the grid.
+        activation: φ, applied to each hidden unit by itself.
+
+    Raises:
+        ValueError: if a window reads an input position twice.
+    """
+
+    skip: Tensor
+    inner: Tensor
+    outer: Tensor
+    reads: Tensor
+
+    def __init__(
+        self,
+        skip: Float[Tensor, "K d_in d_out"],
+        inner: Float[Tensor, "K d_in d_hidden"],
+        outer: Float[Tensor, "d_hidden d_out"],
+        reads: Int[Tensor, "t K"],
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+    ) -> None:
+        super().__init__(*skip.shape[1:])
+        # Two offsets that read the same position would make J_ts a sum, with cross terms.
+        ordered = reads.sort(1).values
+        twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).nonzero()
+        if len(twice):
+            t, offset = twice[0].tolist()
+            raise ValueError(
+                f"The window of output position {t} reads input position "
+                f"{int(ordered[t, offset])} more than once."
+            )
+        self.register_buffer("skip", skip)
+        self.register_buffer("inner", inner)
+        self.register_buffer("outer", outer)
+        self.register_buffer("reads", reads)
+        self.activation = activation
+
+    def extra_repr(self) -> str:
+        """The activation."""
+        return getattr(self.activation, "__name__", repr(self.activation))
+
+    def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
+        """Σ_δ x_{r(t,δ)} S_δ + φ(Σ_δ x_{r(t,δ)} A_δ) B (docs/math.md §5)."""
+        skip, inner = self.skip.flatten(0, 1), self.inner.flatten(0, 1)
+        parts = []
+        for samples in self._chunks(x):
+            read = self._read(x[samples])
+            parts.append(read @ skip + self.activation(read @ inner) @ self.outer)
+        return torch.cat(parts)
+
+    def transform(self, left: LinearMap, right: LinearMap) -> Convolution:
+        """The same with S, A and B changed at their outer ends."""
+        return Convolution(
+            right(left(self.skip)),
+            left(self.inner),
+            right(self.outer),
+            self.reads,
+            self.activation,
+        )
+
+    def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
+        """Σ_δ [N_δ S_δ S_δᵀ + K_δ + K_δᵀ + A_δ ((B Bᵀ) ∘ Σ_t dᵀd) A_δᵀ] (docs/math.md §5).
+
+        K_δ = A_δ diag(Σ_t d) B S_δᵀ, and sums over t run where offset δ is inside the grid.
+        """
+        # Output positions with the same offsets inside share one moment, whatever the offset: far
+        # from the border they are all alike, and no moment is taken once per offset.
+        borders, border, count = torch.unique(
+            self.reads >= 0, dim=0, return_inverse=True, return_counts=True
+        )
+        order, sizes = border.argsort(), count.tolist()
+        hidden = self.outer.shape[0]
+        first = x.new_zeros(len(borders), hidden, dtype=torch.float64)
+        second = x.new_zeros(len(borders), hidden, hidden, dtype=torch.float64)
+        for samples in self._chunks(x):
+            slopes = self._slopes(x[samples], Quadrature.gradient())[:, order]
+            for i, alike in enumerate(slopes.split(sizes, dim=1)):
+                d = alike.flatten(0, 1)
+                first[i] += d.sum(0, dtype=torch.float64)
+                second[i] += (d.T @ d).double()
+        skip, inner, outer = (factor.double() for factor in (self.skip, self.inner, self.outer))
+        written = outer @ outer.T
+        total = x.new_zeros(self.d_in, self.d_in, dtype=torch.float64)
+        # And offsets that are inside at the same output positions share everything but factors.
+        patterns, pattern = torch.unique(borders, dim=1, return_inverse=True)
+        for i, inside in enumerate(patterns.double().T):
+            s, a = skip[pattern == i], inner[pattern == i]
+            cross = _contract((a * (inside @ first)) @ outer, s)
+            middle = written * torch.einsum("g,gab->ab", inside, second)
+            times = len(x) * (inside @ count.double())
+            total = total + times * _contract(s, s) + cross + cross.T + _contract(a @ middle, a)
+        return total
+
+    def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
+        """decoder S and decoder A, offsets after features."""
+        return (decoder @ self.skip).transpose(0, 1), (decoder @ self.inner).transpose(0, 1)
+
+    def effects(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> Effects:
+        """Σ_δ f_rj (decoder S_δ)_ji + Σ_a (Σ_δ f_rj (decoder A_δ)_ja) d_ta B_ai, r = r(t, δ).
+
+        The pre-activation is linear in x, so a quadrature averages slopes (docs/math.md §5).
+        """
+        slopes = self._slopes(x, quadrature).flatten(0, 1)
+
+        def effects(features: Tensor, seen: Seen) -> Tensor:
+            skip, inner = seen
+            # Features first: what they see is then not copied for each sample.
+            read = self._read(features.permute(2, 0, 1).unsqueeze(-1)).flatten(1, 2)
+            along = read @ skip + (read @ inner * slopes) @ self.outer
+            return along.reshape(len(seen[0]), len(x), -1, self.d_out).transpose(0, 1)
+
+        return effects
+
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """Tangents in the window times S_δ + A_δ diag(d_t) B, summed over offsets."""
+        slopes = self._slopes(x, Quadrature.gradient()).unsqueeze(1)
+        skip, inner = self.skip.flatten(0, 1), self.inner.flatten(0, 1)
+
+        def linear(tangents: Tensor) -> Tensor:
+            read = self._read(tangents)
+            return read @ skip + (read @ inner * slopes) @ self.outer
+
+        return linear
+
+    def _elements_per_effect(self, positions: int) -> int:
+        return len(self.reads) * max(len(self.skip), max(self.outer.shape))
+
+    def _chunks(self, x: Float[Tensor, "n s d_in"]) -> Iterator[slice]:
+        """Samples whose windows are copied at a time."""
+        widest = max(len(self.skip) * self.d_in, max(self.outer.shape))
+        return chunks(len(x), len(self.reads) * widest, x)
+
+    def _read(self, x: Float[Tensor, "*n s d"]) -> Float[Tensor, "*n t K*d"]:
+        """What each output position's window reads, its offsets side by side, zero outside."""
+        # The row of zeros comes first: a table for a larger grid is then an error and not zeros.
+        padded = torch.nn.functional.pad(x, (0, 0, 1, 0))
+        read = padded.index_select(-2, (self.reads + 1).flatten())
+        joined: Tensor = read.unflatten(-2, self.reads.shape).flatten(-2)
+        return joined
+
+    def _slopes(
+        self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature
+    ) -> Float[Tensor, "n t d_hidden"]:
+        """∫dα φ'(α h_t) with h_t = Σ_δ x_{r(t,δ)} A_δ."""
+        inner = self.inner.flatten(0, 1)
+        hidden = torch.cat([self._read(x[samples]) @ inner for samples in self._chunks(x)])
+        return average_slopes(self.activation, hidden, quadrature)
+
+
+def windows(
+    size: Sequence[int],
+    kernel: int | Sequence[int],
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+) -> Int[Tensor, "t K"]:
+    """The input position that each offset of each window reads, -1 outside of the grid.
+
+    Positions, offsets and outputs are numbered row by row, as in a convolution of torch with the
+    same arguments.
+
+    Args:
+        size: of the grid, one number per dimension.
+        kernel: size of the window, one number for all dimensions or one for each.
+        stride: from one window to the next, likewise.
+        padding: how far windows reach out of the grid at both ends, likewise.
+        dilation: from one offset to the next, likewise.
+
+    Raises:
+        ValueError: if the arguments do not fit together or leave no output.
+    """
+    options = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    each: dict[str, tuple[int, ...]] = {}
+    for name, value in options.items():
+        each[name] = (value,) * len(size) if isinstance(value, int) else tuple(value)
+        least = 0 if name == "padding" else 1
+        if len(each[name]) != len(size) or min(each[name], default=least) < least:
+            raise ValueError(
+                f"The {name} of windows over a grid of {_by(size)} must be {len(size)} numbers "
+                f"of at least {least}, not {each[name]}."
+            )
+    reads, inside = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
+    for length, width, step, margin, spacing in zip(size, *each.values(), strict=True):
+        count = (length + 2 * margin - spacing * (width - 1) - 1) // step + 1
+        if length < 1 or count < 1:
+            raise ValueError(
+                f"A window of {_by(each['kernel'])} with dilation {_by(each['dilation'])} leaves "
+                f"no output on a grid of {_by(size)} with padding {_by(each['padding'])}."
+            )
+        at = (step * torch.arange(count) - margin).unsqueeze(1) + spacing * torch.arange(width)
+        at, valid = at[:, None], ((at >= 0) & (at < length))[:, None]
+        reads = (reads[:, None, :, None] * length + at).flatten(0, 1).flatten(1)
+        inside = (inside[:, None, :, None] & valid).flatten(0, 1).flatten(1)
+    return torch.where(inside, reads, -1)
+
+
+def conv_factors(
+    weight: Float[Tensor, "h c *kernel"],
+    bias: Float[Tensor, " h"] | None,
+    reads: Int[Tensor, "t K"],
+) -> Float[Tensor, "K c+1 h"]:
+    """A weight and a bias as torch's convolutions have them, as one matrix per offset.
+
+    The rows are the channels and the constant, whose row holds the bias at one offset that is
+    inside the grid at every output position.
+
+    Args:
+        weight: of a convolution in any number of dimensions, without groups.
+        bias: one number per output channel, if there is one.
+        reads: what each offset reads, as from `windows`.
+
+    Raises:
+        ValueError: if the kernel is not that of `reads`, or no offset can hold the bias.
+    """
+    offsets = math.prod(weight.shape[2:])
+    if offsets != reads.shape[1]:
+        raise ValueError(
+            f"The weight's kernel of {_by(weight.shape[2:])} has {offsets} offsets, but the "
+            f"windows have {reads.shape[1]}."
+        )
+    matrices = weight.reshape(*weight.shape[:2], offsets).permute(2, 1, 0)
+    factors = torch.nn.functional.pad(matrices, (0, 0, 0, 1))
+    if bias is None:
+        return factors
+    always = (reads >= 0).all(0).nonzero()
+    if not len(always):
+        raise ValueError(
+            "The convolution's bias has no place: every offset of its window is outside of the "
+            "grid at some output position."
+        )
+    holder = torch.zeros_like(factors)
+    holder[always[0, 0], -1] = 1
+    return factors + holder * bias
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes))
+
+
+def _contract(
+    a: Float[Tensor, "K d_in m"], b: Float[Tensor, "K d_in m"]
+) -> Float[Tensor, "d_in d_in"]:
+    """Σ_δ a_δ b_δᵀ."""
+    return torch.einsum("kim,kjm->ij", a, b)

@@ -1,0 +1,104 @@
+"""The pooling section y_t = Σ_s P_ts x_s A: average pooling, strides, reading out one position.
+
+It is linear in coordinates and in positions, each by one matrix, and so is its Jacobian: the
+Jacobian Gram needs no data, and interactions need one second moment per pooled feature. Max pooling
+is none of its kind.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from libgraph.quadrature import Quadrature
+from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen
+
+
+class Pooling(ClosedForm):
+    """y_t = Σ_s P_ts x_s A, the same for every sample.
+
+    Args:
+        pool: P `(t, s)`; its rows sum to one where the constant is to stay 1.
+        matrix: A `(d_in, d_out)`, with the bias in its last row.
+    """
+
+    pool: Tensor
+    matrix: Tensor
+
+    def __init__(self, pool: Float[Tensor, "t s"], matrix: Float[Tensor, "d_in d_out"]) -> None:
+        super().__init__(*matrix.shape)
+        self.register_buffer("pool", pool)
+        self.register_buffer("matrix", matrix)
+
+    def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
+        """P x A."""
+        return self.pool @ x @ self.matrix
+
+    def transform(self, left: LinearMap, right: LinearMap) -> Pooling:
+        """The same with A changed at both ends."""
+        return Pooling(self.pool, right(left(self.matrix)))
+
+    def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
+        """(Σ_ts P_ts²) A Aᵀ for every sample (docs/math.md §5)."""
+        matrix = self.matrix.double()
+        return len(x) * self.pool.double().square().sum() * matrix @ matrix.T
+
+    def interactions(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+    ) -> Float[Tensor, "d_out k"]:
+        """((decoder A)_ji)² Σ_t (P f)_tj² (docs/math.md §5), whatever the quadrature."""
+        squares = (self.pool @ features).double().square().sum((0, 1))
+        return (decoder @ self.matrix).T.double().square() * squares
+
+    def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
+        """decoder A."""
+        return (decoder @ self.matrix,)
+
+    def effects(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> Effects:
+        """(P f)_tj (decoder A)_ji (docs/math.md §5), whatever the quadrature."""
+
+        def effects(features: Tensor, seen: Seen) -> Tensor:
+            pooled = (self.pool @ features).transpose(1, 2)
+            return pooled.unsqueeze(-1) * seen[0][None, :, None]
+
+        return effects
+
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """The map itself, on tangents."""
+        return lambda tangents: self(tangents).expand(len(x), -1, -1, -1)
+
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n t d_out"]:
+        """P x (A ∘ keep): all outputs in one product."""
+        return self.pool @ x @ torch.where(keep, self.matrix, 0)
+
+
+def average_windows(reads: Int[Tensor, "t K"], positions: int) -> Float[Tensor, "t s"]:
+    """P `(t, s)` that averages each window over those of its positions that are inside the grid.
+
+    Args:
+        reads: the position that each offset of each window reads, -1 outside, as from `windows`.
+        positions: how many input positions there are.
+
+    Raises:
+        ValueError: if a window has no position inside, or one that there is not.
+    """
+    if int(reads.max()) >= positions:
+        raise ValueError(
+            f"The windows read input position {int(reads.max())}, but there are {positions}."
+        )
+    # In double precision until the network's is known: 1/3 is no round number.
+    counts = torch.zeros(len(reads), positions + 1, dtype=torch.float64, device=reads.device)
+    # Position -1 falls into a column of its own, which goes.
+    counts = counts.scatter_add(1, reads + 1, torch.ones_like(reads, dtype=torch.float64))[:, 1:]
+    sums = counts.sum(1, keepdim=True)
+    empty = (sums == 0).nonzero()
+    if len(empty):
+        raise ValueError(f"The window of output position {int(empty[0, 0])} is all outside.")
+    return counts / sums
