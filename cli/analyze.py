@@ -35,7 +35,12 @@ from libgraph_cli.options import config_option, pairs_option, verbosity_options
 @click.option("--dtype", metavar="float32|float64", help="Of bases and edges.  [float64]")
 @click.option("--score-dtype", metavar="float32|float64", help="Of ablations.  [float32]")
 @click.option("--device", help="cpu, cuda, cuda:1, …  [cpu]")
-@click.option("--batch-size", type=int, help="Samples in a batch.  [1024]")
+@click.option("--batch-size", type=int, help="Samples in a batch.  [what fits, at most 1024]")
+@click.option(
+    "--memory",
+    metavar="BYTES",
+    help="For batches and kept activations: 4GiB, 500MB, …  [half of what is free]",
+)
 @click.option("--limit", type=int, help="Use only the first samples of each split.")
 @click.option(
     "--tolerance",

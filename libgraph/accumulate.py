@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from libgraph.backend import Backend, Batch, Split
 from libgraph.errors import DataError
 
 Sums = Mapping[str, Tensor]
+Item = TypeVar("Item")
 
 
 class Progress(Protocol):
@@ -45,6 +46,7 @@ class Data:
         limit: use only the first samples of the split, this many.
         device: where the batches go.
         dtype: what floating-point inputs become.
+        memory: bytes that batches and kept activations may take; None for half of what is free.
     """
 
     backend: Backend
@@ -53,6 +55,7 @@ class Data:
     limit: int | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float64
+    memory: int | None = None
 
     def __len__(self) -> int:
         """Number of batches, from the backend's own count of samples."""
@@ -87,8 +90,8 @@ def ranks() -> tuple[int, int]:
 
 
 def accumulate(
-    batches: Iterable[Batch],
-    measure: Callable[[Batch], Sums],
+    batches: Iterable[Item],
+    measure: Callable[[Item], Sums],
     *,
     stage: str = "",
     progress: Progress = silent,

@@ -30,6 +30,7 @@ from libgraph.features import LayerFeatures
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph
 from libgraph.interactions import Edges, interactions
+from libgraph.memory import batch_size, memory_budget
 from libgraph.network import Network
 from libgraph.quadrature import Quadrature
 from libgraph.report.graph_picture import draw_graph
@@ -179,11 +180,23 @@ class _Pipeline:
         return Data(
             self.backend,
             split,
-            batch_size=self.options.batch_size,
+            batch_size=self.batch_size,
             limit=self.options.limit,
             device=self.options.device,
             dtype=getattr(torch, dtype),
+            memory=self.options.memory,
         )
+
+    @cached_property
+    def batch_size(self) -> int:
+        """As asked for, or what fits."""
+        options = self.options
+        if options.batch_size is not None:
+            return options.batch_size
+        dtype = getattr(torch, options.dtype)
+        one = Data(self.backend, "train", 1, 1, options.device, dtype)
+        memory = options.memory or memory_budget(options.device)
+        return batch_size(self.network, next(iter(one)).inputs, memory)
 
     @cached_property
     def train(self) -> Data:
@@ -210,9 +223,7 @@ class _Pipeline:
     # Stages
 
     def _hash(self, stage: str) -> str:
-        chosen = self.options.model_dump(
-            include={"basis", "dtype", "device", "batch_size", "limit"}
-        )
+        chosen = self.options.model_dump(include={"basis", "dtype", "device", "limit"})
         parts: dict[str, Any] = {
             "libgraph": version("libgraph"),
             "torch": torch.__version__,
@@ -222,6 +233,7 @@ class _Pipeline:
             "network": self.fingerprint,
             "data": self.data_hash,
             "truncate": self.options.truncate,
+            "batch_size": self.batch_size,
             **chosen,
         }
         if stage != "bases":
@@ -377,6 +389,7 @@ class _Pipeline:
                 "network": self.fingerprint,
                 "data": self.data_hash,
                 "threads": torch.get_num_threads(),
+                "batch_size": self.batch_size,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.began)),
                 "seconds": self.seconds,
             }

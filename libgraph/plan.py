@@ -17,6 +17,7 @@ import torch
 
 from libgraph.accumulate import Data
 from libgraph.backend import Backend, parse_options
+from libgraph.memory import batch_size, memory_budget
 from libgraph.quadrature import Quadrature
 from libgraph.sections import autodiff
 from libgraph.settings import AnalysisOptions
@@ -72,14 +73,14 @@ def plan(backend: Backend, **options: Any) -> Plan:
     with torch.no_grad():
         activations = list(network.activations(batch.inputs))
         forward = _seconds(partial(network, batch.inputs))
-        seconds["statistics"] = forward * train
+        seconds["statistics"] = seconds["bases"] = forward * train
         for x, section in zip(activations, network.sections, strict=False):
             eye = torch.eye(section.d_in, dtype=dtype, device=parsed.device)
             gram = _seconds(partial(section.jacobian_gram, x))
             edge = _seconds(partial(section.interactions, x, x, eye, quadrature))
             keep = torch.rand(section.d_in, section.d_out, device=parsed.device) < 0.5
             masked = _seconds(partial(section.masked, x, keep))
-            seconds["bases"] += (gram + forward) * train * ("lib" in parsed.bases)
+            seconds["bases"] += gram * train * ("lib" in parsed.bases)
             seconds["interactions"] += edge * train * len(parsed.bases)
             if parsed.ablate:
                 bisection = BISECTION_PASSES * masked + 14 * forward
@@ -87,8 +88,12 @@ def plan(backend: Backend, **options: Any) -> Plan:
     sizes = [layer.size for layer in network.node_layers]
     sums = sum(d * d for d in sizes) * (2 + 3 * len(parsed.bases))
     sums += sum(a * b for a, b in pairwise(sizes)) * len(parsed.bases)
-    widest = max(x[0].numel() for x in activations)
-    batch_bytes = 4 * parsed.batch_size * widest * activations[0].element_size()
+    memory = parsed.memory or memory_budget(parsed.device)
+    one = batch.inputs[:1]
+    size = parsed.batch_size or batch_size(network, one, memory)
+    bytes_of = [x[0].numel() * x.element_size() for x in activations]
+    batch_bytes = 4 * size * max(bytes_of)
+    kept = min(memory // 2, samples["train"] * sum(bytes_of)) if "lib" in parsed.bases else 0
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     return Plan(
         layers=tuple(
@@ -97,7 +102,7 @@ def plan(backend: Backend, **options: Any) -> Plan:
         ),
         samples=samples,
         seconds=seconds,
-        memory=2 * weights + 8 * sums + batch_bytes + 4 * autodiff.CHUNK_BYTES,
+        memory=2 * weights + 8 * sums + kept + batch_bytes + 4 * autodiff.CHUNK_BYTES,
     )
 
 

@@ -10,7 +10,7 @@ import math
 from typing import Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 
 from libgraph.backend import TypedOptions
 from libgraph.bases import METHODS, Truncation
@@ -33,7 +33,8 @@ class AnalysisOptions(TypedOptions):
     dtype: Literal["float32", "float64"] = Field("float64", description="of bases and edges")
     score_dtype: Literal["float32", "float64"] = Field("float32", description="of ablations")
     device: str = Field("cpu", description="where to compute")
-    batch_size: int = Field(1024, ge=1, description="samples in a batch")
+    batch_size: int | None = Field(None, ge=1, description="samples in a batch, or what fits")
+    memory: ByteSize | None = Field(None, ge=2**20, description="for batches and activations")
     limit: int | None = Field(None, description="first samples of each split to use")
     tolerances: tuple[float, ...] = Field((0.001,), min_length=1, description="Δ of the score")
     ablate: bool = Field(True, description="whether to run ablations")

@@ -60,7 +60,7 @@ def test_options_reach_the_analysis(analyze, tmp_path):
     code, out, err = analyze(
         "--basis", "neuron", "--integration", "trapezoid:3", "--truncate", "abs:1e-15",
         "--resolution", "2", "--seed", "4", "--dtype", "float32", "--score-dtype", "float64",
-        "--device", "cpu", "--batch-size", "5", "--limit", "9", "--tolerance", "0.1",
+        "--device", "cpu", "--batch-size", "5", "--memory", "3MiB", "--limit", "9", "--tolerance", "0.1",
         "--tolerance", "0.5",
     )  # fmt: skip
     assert code == 0, err
@@ -68,7 +68,7 @@ def test_options_reach_the_analysis(analyze, tmp_path):
     assert options == {
         "basis": "neuron", "integration": "trapezoid:3", "truncate": "abs:1e-15",
         "resolution": 2.0, "seed": 4, "seeds": 10, "dtype": "float32", "score_dtype": "float64",
-        "device": "cpu", "batch_size": 5, "limit": 9, "tolerances": [0.1, 0.5], "ablate": True,
+        "device": "cpu", "batch_size": 5, "memory": 3 * 2**20, "limit": 9, "tolerances": [0.1, 0.5], "ablate": True,
     }  # fmt: skip
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["bases"]["neuron"]["edges_required"]["ln1.0->ln2.0"]) == {"0.1", "0.5"}
@@ -80,7 +80,7 @@ def test_options_reach_the_analysis(analyze, tmp_path):
 def test_help_names_the_defaults():
     """The help text repeats defaults that live in AnalysisOptions; this keeps them together."""
     helps = {p.name: getattr(p, "help", "") for p in cli.commands["analyze"].params}
-    names = "basis integration truncate resolution seed dtype score_dtype device batch_size"
+    names = "basis integration truncate resolution seed dtype score_dtype device"
     for name in names.split():
         default = str(AnalysisOptions.model_fields[name].default).removesuffix(".0")
         assert f"[{default}]" in helps[name]
@@ -105,7 +105,9 @@ def test_config_file_and_environment(analyze, tmp_path, monkeypatch):
     config = tmp_path / "analysis.toml"
     config.write_text("seed = 3\nlimit = 8\nbatch-size = 4\n[option]\nfrac_train = 0.5\n")
     monkeypatch.setenv("LIBGRAPH_ANALYZE_LIMIT", "9")
-    code, _, err = analyze("--config", config, "--batch-size", "5", "--no-ablation")
+    code, _, err = analyze(
+        "--config", config, "--batch-size", "5", "--memory", "3MiB", "--no-ablation"
+    )
     assert code == 0, err
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     chosen = {name: record["options"][name] for name in ("seed", "limit", "batch_size")}

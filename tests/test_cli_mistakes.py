@@ -43,6 +43,8 @@ def test_unknown_options(analyze, run):
         ("--resolution", "0", "resolution"),
         ("--seed", "-1", "seed"),
         ("--batch-size", "0", "batch_size"),
+        ("--memory", "1KiB", "memory"),
+        ("--memory", "lots", "memory"),
         ("--limit", "0", "at least 1"),
         ("--tolerance", "-1", "zero or more"),
         ("--seed", "many", "many"),

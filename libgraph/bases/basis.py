@@ -22,6 +22,10 @@ from libgraph.errors import NumericalError, UsageError
 from libgraph.network import Network
 
 
+EIGH_ON_DEVICE = 512
+"""Smaller eigenproblems are solved on the CPU, whatever device holds the matrix."""
+
+
 @dataclass(frozen=True)
 class Basis:
     """Features of one node layer.
@@ -120,8 +124,11 @@ def eigenbasis(
     """
     if not bool(gram.isfinite().all()):
         raise NumericalError(f"The {where} holds NaN or infinite values: check the weights.")
-    values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
-    values, vectors = values.flip(0), vectors.flip(1)
+    symmetric = (gram + gram.T) / 2
+    place = gram.device if len(gram) >= EIGH_ON_DEVICE else torch.device("cpu")
+    values, vectors = (
+        each.to(gram.device).flip(-1) for each in torch.linalg.eigh(symmetric.to(place))
+    )
     kept = truncation.count(values)
     values, vectors = values[:kept], vectors[:, :kept]
     if kept:

@@ -8,18 +8,18 @@ much it does: C = R V Λ^{1/2}. Directions of no variance or no effect are dropp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.accumulate import Data, Progress, Sums, accumulate
-from libgraph.backend import Batch
 from libgraph.bases.basis import Basis, Truncation, eigenbasis
 from libgraph.bases.neuron import neuron_basis
 from libgraph.bases.pca import pca_basis
 from libgraph.bases.statistics import Statistics
+from libgraph.checkpoints import Checkpoints
 from libgraph.network import Network, NodeLayer
 
 
@@ -38,9 +38,10 @@ def lib(
         else neuron_basis(last, statistics[last.name])
     )
     bases = {last.name: basis}
+    checkpoints = Checkpoints(network, data)
     for index in reversed(range(len(network.sections))):
         layer = network.node_layers[index]
-        gram = _jacobian_gram(network, index, basis.encoder, data, progress)
+        gram = _jacobian_gram(checkpoints, index, basis.encoder, progress)
         stats = statistics[layer.name]
         basis = lib_basis(layer, stats, gram / (stats.count * stats.positions), truncation)
         bases[layer.name] = basis
@@ -84,13 +85,14 @@ def lib_basis(
 
 
 def _jacobian_gram(
-    network: Network, index: int, encoder: Tensor, data: Data, progress: Progress
+    checkpoints: Checkpoints, index: int, encoder: Tensor, progress: Progress
 ) -> Float[Tensor, "d d"]:
     """Step 3, summed over the data: Σ_x Σ_ts J_ts C'C'ᵀ J_tsᵀ at node layer `index`."""
-    section = network.sections[index].rebase(encoder=encoder.to(data.dtype))
+    network, dtype = checkpoints.network, checkpoints.data.dtype
+    section = network.sections[index].rebase(encoder=encoder.to(dtype))
 
-    def measure(batch: Batch) -> Sums:
-        return {"gram": section.jacobian_gram(network.activations_at(index, batch.inputs))}
+    def measure(activations: Callable[[], Tensor]) -> Sums:
+        return {"gram": section.jacobian_gram(activations())}
 
-    name = network.node_layers[index].name
-    return accumulate(data, measure, stage=f"basis at {name}", progress=progress)["gram"]
+    stage = f"basis at {network.node_layers[index].name}"
+    return accumulate(checkpoints.at(index), measure, stage=stage, progress=progress)["gram"]
