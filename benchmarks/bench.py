@@ -263,7 +263,7 @@ def bench_gpt2(runs: int) -> list[dict[str, Any]]:
             result = compute()
             total = time.perf_counter() - began
         found = {"seconds": total, "peak_mib": round(peak[0], 1)}
-        within = {label: round(each, 1) for label, each in seconds.items()}
+        within = {label: f"{each:.1f} s" for label, each in seconds.items()}
         setting = {"sequences": sequences, "positions": 128, "width": 768, "heads": 12}
         rows.append({"stage": stage, "setting": setting, "structured": found, "within": within})
         return result
@@ -285,16 +285,105 @@ def bench_gpt2(runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+def bench_scaling(runs: int) -> list[dict[str, Any]]:
+    """LIB bases and interactions of a whole block in batches, at sizes autodiff would not finish.
+
+    Time should be linear in sequences and at most quadratic in positions; memory should not depend
+    on the number of sequences, with activations kept within a budget of 64 MiB.
+    """
+    base = {"sequences": 8, "positions": 64, "width": 64, "heads": 16}
+    rows = []
+    for axis, values in {
+        "sequences": (8, 16, 32, 64, 128), "positions": (32, 64, 128, 256, 512)
+    }.items():  # fmt: skip
+        for value in values:
+            setting = {**base, axis: value}
+            sections = transformer_block(setting["width"], setting["heads"])
+            x = block_inputs(setting["sequences"], setting["positions"], setting["width"])
+            backend = Sequences(sections, x)
+            network = backend.network().double()
+            data = Data(backend, "train", batch_size=4, memory=64 * 2**20)
+            truncation = Truncation.parse("rel:1e-10")
+
+            def compute(
+                network: lg.Network = network, data: Data = data, truncation: Any = truncation
+            ) -> Sums:
+                stats = node_statistics(network, data)
+                bases = METHODS["lib"](network, stats, data, truncation, silent)
+                return list(interactions(network, {"lib": bases}, data, GRADIENT)["lib"].values())
+
+            with torch.no_grad():
+                _, found = measure(compute, runs)
+            rows.append({"axis": axis, "setting": setting, "structured": found})
+    return rows
+
+
+def bench_precision(runs: int) -> list[dict[str, Any]]:
+    """LIB and its interactions in float32 against float64, on the bundled models.
+
+    Errors are relative to the largest; features are paired by rank, the leading ones are those
+    with at least a thousandth of the largest Λ.
+    """
+    rows = []
+    for name, limit in (("modular-addition", None), ("gpt2", 64)):
+        backend = lg.load_backend(name)
+        found = {}
+        for dtype in (torch.float64, torch.float32):
+            began = time.perf_counter()
+            network = backend.network().to(dtype)
+            data = Data(
+                backend, "train", batch_size=64 if limit else 1024, limit=limit, dtype=dtype
+            )
+            stats = node_statistics(network, data)
+            truncation = Truncation.parse("rel:1e-10")
+            bases = METHODS["lib"](network, stats, data, truncation, silent)
+            edges = interactions(network, {"lib": bases}, data, GRADIENT)["lib"]
+            found[dtype] = bases, edges, time.perf_counter() - began
+        (bases, edges, slow), (rough, rough_edges, fast) = found.values()
+        errors = {
+            "features": f"{sum(map(len, rough.values()))} for {sum(map(len, bases.values()))}",
+            "Λ": 0.0, "leading Λ": 0.0, "interactions": 0.0, "leading interactions": 0.0,
+        }  # fmt: skip
+        leading = {}
+        for layer, basis in bases.items():
+            exact = basis.importance[basis.isolated :]
+            other = rough[layer].importance[basis.isolated :].to(exact)
+            both = min(len(exact), len(other))
+            error = (other[:both] - exact[:both]).abs()
+            leading[layer] = basis.isolated + int((exact >= 1e-3 * exact[0]).sum())
+            errors["Λ"] = max(errors["Λ"], float(error.max() / exact[0]))
+            first = leading[layer] - basis.isolated
+            relative = float((error / exact[:both])[:first].max())
+            errors["leading Λ"] = max(errors["leading Λ"], relative)
+        for (a, b), exact in edges.items():
+            i, j = bases[b].isolated, bases[a].isolated
+            rows_, columns = (
+                min(x) for x in zip(exact.shape, rough_edges[a, b].shape, strict=True)
+            )
+            error = (rough_edges[a, b][:rows_, :columns] - exact[:rows_, :columns]).abs()
+            largest = float(exact[i:, j:].max())
+            whole = float(error[i:, j:].max()) / largest
+            first = float(error[i : leading[b], j : leading[a]].max()) / largest
+            errors["interactions"] = max(errors["interactions"], whole)
+            errors["leading interactions"] = max(errors["leading interactions"], first)
+        shown = {k: v if isinstance(v, str) else f"{v:.1e}" for k, v in errors.items()}
+        times = f"{fast:.1f} s for {slow:.1f} s"
+        rows.append({"stage": name, "setting": {}, "within": {**shown, "time": times}})
+    return rows
+
+
 CASES = {
     "block": bench_block,
     "modular-addition": bench_modular_addition,
     "growth": bench_growth,
+    "scaling": bench_scaling,
+    "precision": bench_precision,
     "gpt2": bench_gpt2,
 }
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Seconds over sequences, positions and width, both paths, on logarithmic axes."""
+    """Seconds over sequences, positions and width on logarithmic axes."""
     from matplotlib.figure import Figure
 
     axes_names = list(dict.fromkeys(row["axis"] for row in rows))
@@ -305,6 +394,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         chosen = [row for row in rows if row["axis"] == name]
         values = [row["setting"][name] for row in chosen]
         for label in ("autodiff", "structured"):
+            if label not in chosen[0]:
+                continue
             axes.loglog(values, [row[label]["seconds"] for row in chosen], "o-", label=label)
         axes.set_xlabel(name)
         axes.set_xticks(values, [str(value) for value in values])
@@ -344,9 +435,14 @@ def main(cases: tuple[str, ...], runs: int) -> None:
         (RESULTS / f"{case}.json").write_text(
             json.dumps({**machine, "rows": rows}, indent=1) + "\n"
         )
-        if case == "growth":
-            draw(rows, RESULTS / "growth.png")
+        if "axis" in rows[0]:
+            draw(rows, RESULTS / f"{case}.png")
         for row in rows:
+            if "within" in row:
+                spent = ", ".join(f"{name} {found}" for name, found in row["within"].items())
+                console.print(f"{row['stage']}: {spent}", highlight=False)
+                if not row["setting"]:
+                    continue
             cells = [f"{case} {row.get('stage', '')}", describe(row["setting"])]
             for path in ("structured", "autodiff"):
                 found = row.get(path)
@@ -359,9 +455,6 @@ def main(cases: tuple[str, ...], runs: int) -> None:
                 [f"{row['ratio']:.0f} ×", f"{row['error']:.0e}"] if "ratio" in row else ["", ""]
             )
             table.add_row(*cells)
-            if "within" in row:
-                spent = ", ".join(f"{name} {seconds} s" for name, seconds in row["within"].items())
-                console.print(f"{row['stage']}: {spent}")
     console.print(table)
 
 

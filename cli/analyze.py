@@ -26,12 +26,15 @@ from libgraph_cli.options import config_option, pairs_option, verbosity_options
     help="gradient, trapezoid[:POINTS] or gauss-legendre[:POINTS].  [gradient]",
 )
 @click.option(
+    "--signs", type=int, help="Estimate interactions from this many random signs; 0: exact.  [0]"
+)
+@click.option(
     "--truncate",
     metavar="rel:TOL|abs:TOL",
     help="Drop directions with smaller eigenvalues.  [rel:1e-10]",
 )
 @click.option("--resolution", type=float, help="γ of Leiden: larger, smaller modules.  [1]")
-@click.option("--seed", type=int, help="Seed of Leiden.  [0]")
+@click.option("--seed", type=int, help="Seed of Leiden and of random signs.  [0]")
 @click.option("--dtype", metavar="float32|float64", help="Of bases and edges.  [float64]")
 @click.option("--score-dtype", metavar="float32|float64", help="Of ablations.  [float32]")
 @click.option("--device", help="cpu, cuda, cuda:1, …  [cpu]")
@@ -46,7 +49,7 @@ from libgraph_cli.options import config_option, pairs_option, verbosity_options
     "--tolerance",
     type=float,
     multiple=True,
-    help="Δ: how much score edges may cost; can be repeated.  [0.001]",
+    help="Δ: how much score edges may cost; can be repeated.  [0.001, or 0.05 nats]",
 )
 @click.option("--no-ablation", is_flag=True, help="Skip ablations; modules then use all edges.")
 @click.option(

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
 Metrics = Mapping[str, Any]
 
+MOST_COLUMNS = 6
+"""Node layers with a column of their own in the table of modules."""
+
+MOST_MODULES = 20
+"""Modules in the table; `metrics.json` has all of them."""
+
 
 def print_metrics(console: Console, metrics: Metrics, concept: str) -> None:
     """Print features, edges, sparsity and modules, the basis asked for beside the baseline.
@@ -37,6 +43,8 @@ def print_metrics(console: Console, metrics: Metrics, concept: str) -> None:
     for title, table in tables.items():
         console.print(title, style="bold", highlight=False)
         console.print(table, "")
+    if metrics["signs"]:
+        console.print(_estimated(metrics), highlight=False)
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -91,6 +99,18 @@ def _sparsity(metrics: Metrics) -> Table:
     return table
 
 
+def _estimated(metrics: Metrics) -> str:
+    """How far the choice of signs moves interactions, over the layer pairs that are estimated."""
+    entries = (entry["standard_error"].values() for entry in metrics["bases"].values())
+    errors = sorted(error for by_pair in entries for error in by_pair if error)
+    if not errors:
+        return f"Interactions are exact: {metrics['signs']} random signs would not be faster."
+    return (
+        f"Interactions estimated from {metrics['signs']} random signs; "
+        f"standard error {errors[0]:.1%} to {errors[-1]:.1%}."
+    )
+
+
 def _modules_title(metrics: Metrics, name: str, concept: str) -> str:
     found = metrics["bases"][name]["modules"]
     title = f"Modules, {name.upper()}: modularity {found['modularity']:.3f}"
@@ -108,19 +128,29 @@ def _modules(metrics: Metrics, name: str, concept: str) -> Table:
         for layer in metrics["node_layers"]
         if any(layer in module["features"] for module in found["table"])
     ]
-    table = _table("module", "features", *layers, concept, "its share", "weight within")
-    for module in found["table"]:
+    wide = len(layers) > MOST_COLUMNS
+    columns = ["first layer", "last layer"] if wide else layers
+    table = _table("module", "features", *columns, concept, "its share", "weight within")
+    for module in found["table"][:MOST_MODULES]:
         known = module["concept"] is not None
         inside = module["within_concept"]
+        here = [layer for layer in layers if layer in module["features"]]
         table.add_row(
             str(module["index"]),
             str(module["size"]),
-            *(str(module["features"].get(layer, 0)) for layer in layers),
+            *((here[0], here[-1]) if wide else _counts(module["features"], layers)),
             module["concept"] if known else "-",
             f"{module['concept_share']:.0%}" if known else "-",
             "-" if inside is None else f"{inside:.0%}",
         )
+    more = len(found["table"]) - MOST_MODULES
+    if more > 0:
+        table.add_row(f"and {more} more")
     return table
+
+
+def _counts(features: Mapping[str, int], layers: Iterable[str]) -> Iterable[str]:
+    return (str(features.get(layer, 0)) for layer in layers)
 
 
 def _table(first: str, *columns: str) -> Table:

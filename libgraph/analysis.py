@@ -29,7 +29,7 @@ from libgraph.errors import BackendError, DataError, NumericalError, UsageError
 from libgraph.features import LayerFeatures
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph
-from libgraph.interactions import Edges, interactions
+from libgraph.interactions import Edges, Interactions, estimate_interactions
 from libgraph.memory import batch_size, memory_budget
 from libgraph.network import Network
 from libgraph.quadrature import Quadrature
@@ -39,11 +39,11 @@ from libgraph.results import (
     Run,
     load_ablation,
     load_bases,
-    load_edges,
+    load_interactions,
     run_metrics,
     save_ablation,
     save_bases,
-    save_edges,
+    save_interactions,
 )
 from libgraph.settings import AnalysisOptions
 from libgraph.store import RunDirectory, hash_of
@@ -76,6 +76,7 @@ def analyze(
         DataError: for a split without samples.
         NumericalError: for NaN or infinity, naming the node layer.
     """
+    options = {"tolerances": backend.tolerances, **options}
     parsed = parse_options(AnalysisOptions, options, "the analysis")
     rank, _ = ranks()
     directory = RunDirectory(Path(out), force=force) if out is not None and rank == 0 else None
@@ -126,12 +127,12 @@ class _Pipeline:
             partial(load_bases, names=names, layers=layers, device=device),
         )
         self._refuse_empty(bases)
-        edges = self._stage(
+        edges, errors = self._stage(
             "interactions",
             "edges.safetensors",
-            partial(self._edges, bases),
-            save_edges,
-            partial(load_edges, names=names, pairs=pairs, device=device),
+            partial(self._interactions, bases),
+            save_interactions,
+            partial(load_interactions, names=names, pairs=pairs, device=device),
         )
         ablation = {
             name: self._stage(
@@ -149,10 +150,10 @@ class _Pipeline:
         }
         self.seconds["graph"] = round(time.monotonic() - began, 3)
         metrics = run_metrics(
-            self.backend, self.options, bases, edges, ablation, graphs, score, self.seconds
+            self.backend, self.options, bases, edges, errors, ablation, graphs, score, self.seconds
         )
         path = self.directory.path if self.directory else None
-        run = Run(self.backend, self.options, bases, edges, ablation, graphs, metrics, path)
+        run = Run(self.backend, self.options, bases, edges, errors, ablation, graphs, metrics, path)
         if self.directory is not None:
             self._export(run, self.directory)
         return run
@@ -181,7 +182,7 @@ class _Pipeline:
             self.backend,
             split,
             batch_size=self.batch_size,
-            limit=self.options.limit,
+            limit=None if split == "bases" else self.options.limit,
             device=self.options.device,
             dtype=getattr(torch, dtype),
             memory=self.options.memory,
@@ -200,8 +201,13 @@ class _Pipeline:
 
     @cached_property
     def train(self) -> Data:
-        """What bases and edges are computed on."""
+        """What edges are computed on, and bases if the backend has no larger split for them."""
         return self._data("train", self.options.dtype)
+
+    @cached_property
+    def for_bases(self) -> Data:
+        """What bases are computed on."""
+        return self._data(self.backend.bases_split, self.options.dtype)
 
     @cached_property
     def test(self) -> Data:
@@ -212,7 +218,9 @@ class _Pipeline:
     def data_hash(self) -> dict[str, str]:
         """SHA-256 of each split's inputs and targets, as far as they are used."""
         result: dict[str, str] = {}
-        for data in (self.train, self.test):
+        for data in (self.train, self.test, self.for_bases):
+            if data.split in result:
+                continue
             digest = hashlib.sha256()
             for batch in data:
                 for tensor in batch:
@@ -238,6 +246,8 @@ class _Pipeline:
         }
         if stage != "bases":
             parts["integration"] = self.options.integration
+            if self.options.signs:
+                parts["signs"] = [self.options.signs, self.options.seed]
         if stage.startswith("ablation"):
             parts |= self.options.model_dump(include={"score_dtype", "tolerances"})
         return hash_of(stage, parts)
@@ -269,10 +279,10 @@ class _Pipeline:
         return result
 
     def _bases(self) -> dict[str, Bases]:
-        statistics = node_statistics(self.network, self.train, self.progress)
+        statistics = node_statistics(self.network, self.for_bases, self.progress)
         return {
             name: METHODS[name](
-                self.network, statistics, self.train, self.options.truncation, self.progress
+                self.network, statistics, self.for_bases, self.options.truncation, self.progress
             )
             for name in self.options.bases
         }
@@ -286,9 +296,17 @@ class _Pipeline:
                         f"{self.options.truncate} in the {name} basis: choose a smaller one."
                     )
 
-    def _edges(self, bases: Mapping[str, Bases]) -> dict[str, Edges]:
-        quadrature = Quadrature.parse(self.options.integration)
-        return interactions(self.network, bases, self.train, quadrature, self.progress)
+    def _interactions(self, bases: Mapping[str, Bases]) -> Interactions:
+        options = self.options
+        return estimate_interactions(
+            self.network,
+            bases,
+            self.train,
+            Quadrature.parse(options.integration),
+            options.signs,
+            options.seed,
+            self.progress,
+        )
 
     def _ablation(self, name: str, bases: Bases, edges: Edges) -> Ablation:
         nodes = ablate_nodes(
@@ -316,7 +334,7 @@ class _Pipeline:
         self, name: str, bases: Bases, edges: Edges, ablation: Ablation | None
     ) -> InteractionGraph:
         self.progress(f"modules, {name}", 0, 2)
-        labels = self.backend.labels(lambda inputs: self._encode(bases, inputs))
+        labels = self.backend.labels(lambda inputs: self._encode(bases, inputs), bases)
         layers = tuple(
             LayerFeatures(
                 layer,

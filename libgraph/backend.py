@@ -22,12 +22,15 @@ from libgraph.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     from libgraph.accumulate import Progress
+    from libgraph.bases import Bases
     from libgraph.graph import FeatureLabel
     from libgraph.network import Network
 
 ENTRY_POINTS = "libgraph.backends"
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "bases"]
+"""Interactions come from `train`, scores from `test`; `bases` only where `bases_split` says so."""
+
 Encode = Callable[[Tensor], Mapping[str, Tensor]]
 """Raw inputs to feature activations `(n, positions, features)` of every rotated node layer."""
 
@@ -55,6 +58,7 @@ class Backend(ABC):
         Training: the options of `train`, or None where there is no training.
         score_name: what `score` measures.
         higher_is_better: whether a larger score is a better one.
+        tolerances: the Δ of the score that ablations use unless told otherwise.
         concept: what the concepts in feature labels are, such as `frequency`.
     """
 
@@ -64,6 +68,7 @@ class Backend(ABC):
     Training: ClassVar[type[TypedOptions] | None] = None
     score_name: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+    tolerances: ClassVar[tuple[float, ...]] = (0.001,)
     concept: ClassVar[str] = "concept"
 
     def __init__(self, options: TypedOptions | None = None) -> None:
@@ -85,8 +90,18 @@ class Backend(ABC):
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Score `(n,)` of each sample, from outputs `(n, positions, d_out)` of the network."""
 
-    def labels(self, encode: Encode) -> Mapping[str, Sequence[FeatureLabel]]:
-        """What the features of each node layer stand for; layers may be left out."""
+    @property
+    def bases_split(self) -> Split:
+        """The split that bases are made from; `bases` takes no notice of a limit on samples."""
+        return "train"
+
+    def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
+        """What the features of each node layer stand for; layers may be left out.
+
+        Args:
+            encode: raw inputs to features.
+            bases: where the features are: their decoders are directions of activations.
+        """
         return {}
 
     @classmethod

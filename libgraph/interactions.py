@@ -1,26 +1,43 @@
 """Interactions between the features of neighbouring node layers: the edges of the graph.
 
 How strongly input feature j drives output feature i, by the Jacobian between them times the
-feature's own size, squared and averaged over the data. All bases and all layer pairs are measured
-in one pass.
+feature's own size, squared and averaged over the data: exactly, or estimated from random signs. All
+bases and all layer pairs are measured in one pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate import Data, Progress, Sums, accumulate, silent
+from libgraph.accumulate import Data, Progress, Sums, accumulate, ranks, silent
 from libgraph.backend import Batch
 from libgraph.bases import Bases
 from libgraph.network import Network
 from libgraph.quadrature import Quadrature
+from libgraph.sections.estimate import Estimate
+from libgraph.sections.section import Section
 
 Edges = dict[tuple[str, str], Float[Tensor, "out in"]]
 """Interactions `[out, in]` by (input node layer, output node layer)."""
+
+
+class Interactions(NamedTuple):
+    """Interactions in every basis, and how sure they are.
+
+    Args:
+        edges: by name of the basis.
+        errors: standard errors of the edges, in the same form; empty where edges are exact.
+    """
+
+    edges: dict[str, Edges]
+    errors: dict[str, Edges]
 
 
 def interactions(
@@ -35,6 +52,32 @@ def interactions(
     T is the number of input positions. In float64, whatever the dtype of the data. Source:
     docs/math.md §3.
     """
+    return estimate_interactions(network, bases, data, quadrature, 0, progress=progress).edges
+
+
+def estimate_interactions(
+    network: Network,
+    bases: Mapping[str, Bases],
+    data: Data,
+    quadrature: Quadrature,
+    signs: int,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Interactions:
+    """E_ij ≈ (1/nTR) Σ_x Σ_r (Σ_t φ_rt R_tji)², φ_rt = ±1 at random, with its standard error.
+
+    The signs of a sample do not depend on the batches, and are the same in all bases. Layer pairs
+    with no more output positions than draws are exact, at no more cost. Source: docs/math.md §3.
+
+    Args:
+        network: whose sections are measured.
+        bases: by name.
+        data: what is averaged over.
+        quadrature: of the path from zero to the activation.
+        signs: R, draws for each sample, at least 2; 0 to compute all layer pairs exactly.
+        seed: of the signs.
+        progress: told after every batch.
+    """
     source = {
         (name, layer): (basis.encoder.to(data.dtype), basis.decoder.to(data.dtype))
         for name, by_layer in bases.items()
@@ -46,24 +89,62 @@ def interactions(
         for a, b, section in network.pairs
     }
 
+    generators = _generators(len(network.pairs), seed)
+
     def measure(batch: Batch) -> Sums:
         sums: dict[str, Tensor] = {}
-        activations = network.activations(batch.inputs)
-        for (a, b, _), x in zip(network.pairs, activations, strict=False):
-            samples = torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)
-            sums[f"{a.name} samples"] = samples
+        activations = pairwise(network.activations(batch.inputs))
+        for (a, b, _), (x, y), chance in zip(network.pairs, activations, generators, strict=True):
+            phi = draw_signs(signs, y, chance)
+            sums[f"{a.name} samples"] = torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)
             for name in bases:
                 encoder, decoder = source[name, a.name]
-                sums[f"{name} {a.name} {b.name}"] = sections[name, a.name].interactions(
-                    x, x @ encoder, decoder, quadrature
-                )
+                section = sections[name, a.name]
+                found = measured(section, x, x @ encoder, decoder, quadrature, phi)
+                sums[f"{name} {a.name} {b.name}"] = found.total
+                if signs:
+                    sums[f"{name} {a.name} {b.name} variance"] = found.variance
         return sums
 
     sums = accumulate(data, measure, stage="interactions", progress=progress)
-    return {
-        name: {
-            (a.name, b.name): sums[f"{name} {a.name} {b.name}"] / sums[f"{a.name} samples"]
-            for a, b, _ in network.pairs
-        }
-        for name in bases
-    }
+
+    edges: dict[str, Edges] = {name: {} for name in bases}
+    errors: dict[str, Edges] = {name: {} for name in bases if signs}
+    for a, b, _ in network.pairs:
+        samples = sums[f"{a.name} samples"]
+        for name in bases:
+            edges[name][a.name, b.name] = sums[f"{name} {a.name} {b.name}"] / samples
+        for name in errors:
+            variance = sums[f"{name} {a.name} {b.name} variance"]
+            errors[name][a.name, b.name] = variance.sqrt() / samples
+    return Interactions(edges, errors)
+
+
+def measured(
+    section: Section,
+    x: Float[Tensor, "n s d_in"],
+    features: Float[Tensor, "n s k"],
+    decoder: Float[Tensor, "k d_in"],
+    quadrature: Quadrature,
+    signs: Float[Tensor, "r n t"],
+) -> Estimate:
+    """A section's interactions: estimated where that takes less than one draw a position."""
+    draws, _, positions = signs.shape
+    if 0 < draws < positions:
+        return section.estimate(x, features, decoder, quadrature, signs)
+    return Estimate.exact(section.interactions(x, features, decoder, quadrature))
+
+
+def draw_signs(
+    draws: int, like: Float[Tensor, "n t d"], generator: torch.Generator
+) -> Float[Tensor, "r n t"]:
+    """±1 with equal chances, sample after sample: cut in batches or not, the signs are the same."""
+    flips = torch.randint(0, 2, (len(like), draws, like.shape[1]), generator=generator)
+    return (2 * flips - 1).transpose(0, 1).to(like)
+
+
+def _generators(count: int, seed: int) -> list[torch.Generator]:
+    """For each layer pair one of this rank's own, as unlike as those of other seeds."""
+    rank, _ = ranks()
+    sequences = np.random.SeedSequence([seed, rank]).spawn(count)
+    return [torch.Generator().manual_seed(int(each.generate_state(1)[0])) for each in sequences]

@@ -17,6 +17,7 @@ import torch
 
 from libgraph.accumulate import Data
 from libgraph.backend import Backend, parse_options
+from libgraph.interactions import draw_signs, measured
 from libgraph.memory import batch_size, memory_budget
 from libgraph.quadrature import Quadrature
 from libgraph.sections import autodiff
@@ -57,6 +58,7 @@ class Plan:
 
 def plan(backend: Backend, **options: Any) -> Plan:
     """Layers, shapes, estimated time and memory of `analyze(backend, **options)`."""
+    options = {"tolerances": backend.tolerances, **options}
     parsed = parse_options(AnalysisOptions, options, "the analysis")
     dtype, score_dtype = getattr(torch, parsed.dtype), getattr(torch, parsed.score_dtype)
     network = backend.network().to(device=parsed.device, dtype=dtype)
@@ -74,10 +76,11 @@ def plan(backend: Backend, **options: Any) -> Plan:
         activations = list(network.activations(batch.inputs))
         forward = _seconds(partial(network, batch.inputs))
         seconds["statistics"] = seconds["bases"] = forward * train
-        for x, section in zip(activations, network.sections, strict=False):
+        for (x, y), section in zip(pairwise(activations), network.sections, strict=True):
             eye = torch.eye(section.d_in, dtype=dtype, device=parsed.device)
             gram = _seconds(partial(section.jacobian_gram, x))
-            edge = _seconds(partial(section.interactions, x, x, eye, quadrature))
+            signs = draw_signs(parsed.signs, y, torch.Generator())
+            edge = _seconds(partial(measured, section, x, x, eye, quadrature, signs))
             keep = torch.rand(section.d_in, section.d_out, device=parsed.device) < 0.5
             masked = _seconds(partial(section.masked, x, keep))
             seconds["bases"] += gram * train * ("lib" in parsed.bases)

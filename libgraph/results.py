@@ -1,8 +1,9 @@
 """The results of a run: what they are, how they are written and read, what is measured on them.
 
 Tensors go to `bases.safetensors` (`lib/ln1.0/encoder`, …) and `edges.safetensors`
-(`lib/ln1.0->ln2.0`, as `[out, in]`), ablations to `ablation.json`, and the figures that people and
-scripts read to `metrics.json`, whose shape is versioned by `SCHEMA`.
+(`lib/ln1.0->ln2.0`, as `[out, in]`; where they are estimates also `lib/ln1.0->ln2.0/error`),
+ablations to `ablation.json`, and the figures that people and scripts read to `metrics.json`, whose
+shape is versioned by `SCHEMA`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from libgraph.bases import Bases, Basis
 from libgraph.communities import module_table
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph, Pair
-from libgraph.interactions import Edges
+from libgraph.interactions import Edges, Interactions
 from libgraph.network import NodeLayer
 from libgraph.settings import AnalysisOptions
 from libgraph.sparsity import sparsity_measures
@@ -29,6 +30,7 @@ from libgraph.store import read_json, read_tensors, write_tensors
 
 SCHEMA = 1
 PARTS = ("encoder", "decoder", "importance")
+ERROR = "/error"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Run:
         options: how.
         bases: by name of the basis and of the node layer.
         edges: by name of the basis and layer pair.
+        errors: standard errors of the edges, in the same form; empty where edges are exact.
         ablation: by name of the basis; empty if there was none.
         graphs: by name of the basis, with modules and labels.
         metrics: what `metrics.json` holds.
@@ -63,6 +66,7 @@ class Run:
     options: AnalysisOptions
     bases: Mapping[str, Bases]
     edges: Mapping[str, Edges]
+    errors: Mapping[str, Edges]
     ablation: Mapping[str, Ablation]
     graphs: Mapping[str, InteractionGraph]
     metrics: Mapping[str, Any]
@@ -112,22 +116,31 @@ def load_bases(
     return {name: {layer.name: basis(name, layer) for layer in layers} for name in names}
 
 
-def save_edges(path: Path, edges: Mapping[str, Edges]) -> None:
-    """Write the interactions of every basis and layer pair."""
+def save_interactions(path: Path, found: Interactions) -> None:
+    """Write the interactions of every basis and layer pair, and their errors if there are any."""
     tensors: dict[str, Tensor] = {
-        f"{name}/{arrow(pair)}": matrix
-        for name, by_pair in edges.items()
+        f"{name}/{arrow(pair)}{suffix}": matrix
+        for matrices, suffix in ((found.edges, ""), (found.errors, ERROR))
+        for name, by_pair in matrices.items()
         for pair, matrix in by_pair.items()
     }
     write_tensors(path, tensors)
 
 
-def load_edges(
+def load_interactions(
     path: Path, names: Sequence[str], pairs: Sequence[Pair], device: str
-) -> dict[str, Edges]:
-    """Read what `save_edges` wrote for these layer pairs."""
+) -> Interactions:
+    """Read what `save_interactions` wrote for these layer pairs."""
     tensors = read_tensors(path, device)
-    return {name: {pair: tensors[f"{name}/{arrow(pair)}"] for pair in pairs} for name in names}
+    estimated = f"{names[0]}/{arrow(pairs[0])}{ERROR}" in tensors
+
+    def matrices(suffix: str) -> dict[str, Edges]:
+        return {
+            name: {pair: tensors[f"{name}/{arrow(pair)}{suffix}"] for pair in pairs}
+            for name in names
+        }
+
+    return Interactions(matrices(""), matrices(ERROR) if estimated else {})
 
 
 def save_ablation(path: Path, ablation: Ablation, name: str) -> None:
@@ -158,6 +171,7 @@ def run_metrics(
     options: AnalysisOptions,
     bases: Mapping[str, Bases],
     edges: Mapping[str, Edges],
+    errors: Mapping[str, Edges],
     ablation: Mapping[str, Ablation],
     graphs: Mapping[str, InteractionGraph],
     score: float,
@@ -171,9 +185,11 @@ def run_metrics(
         "backend": backend.name,
         "score": {"name": backend.score_name, "test": score},
         "node_layers": list(bases[options.basis]),
+        "signs": options.signs,
         "bases": {
             name: _features(bases[name])
             | _required(ablation.get(name), backend, options, score)
+            | {"standard_error": standard_error(bases[name], edges[name], errors.get(name, {}))}
             | {"sparsity": sparsity(bases[name], edges[name]), "modules": _modules(graphs[name])}
             for name in options.bases
         },
@@ -222,11 +238,26 @@ def sparsity(bases: Bases, edges: Edges) -> dict[str, dict[str, float] | None]:
     """
     measures: dict[str, dict[str, float] | None] = {}
     for (a, b), matrix in edges.items():
-        inner = matrix[bases[b].isolated :, bases[a].isolated :].cpu().numpy()
+        inner = _inner(bases, (a, b), matrix).cpu().numpy()
         whole = np.zeros([len(bases[c].encoder) - bases[c].isolated for c in (b, a)])
         whole[: inner.shape[0], : inner.shape[1]] = inner
         measures[arrow((a, b))] = sparsity_measures(whole) if (whole > 0).any() else None
     return measures
+
+
+def standard_error(bases: Bases, edges: Edges, errors: Edges) -> dict[str, float | None]:
+    """√Σ error² / √Σ E² of each edge matrix without isolated features; None where all are zero."""
+    relative: dict[str, float | None] = {}
+    for pair, error in errors.items():
+        size = _inner(bases, pair, edges[pair]).norm()
+        relative[arrow(pair)] = float(_inner(bases, pair, error).norm() / size) if size else None
+    return relative
+
+
+def _inner(bases: Bases, pair: Pair, matrix: Tensor) -> Tensor:
+    """A matrix `[out, in]` without isolated features."""
+    source, target = pair
+    return matrix[bases[target].isolated :, bases[source].isolated :]
 
 
 def _modules(graph: InteractionGraph) -> dict[str, Any]:

@@ -26,9 +26,10 @@ class AnalysisOptions(TypedOptions):
 
     basis: str = Field("lib", description="basis of the graph; PCA is measured beside it")
     integration: str = Field("gradient", description="quadrature of the interactions")
+    signs: int = Field(0, description="random signs that interactions are estimated from; 0: exact")
     truncate: str = Field("rel:1e-10", description="below which eigenvalue directions are dropped")
     resolution: float = Field(1.0, gt=0, allow_inf_nan=False, description="γ of Leiden")
-    seed: int = Field(0, ge=0, lt=2**31, description="of Leiden")
+    seed: int = Field(0, ge=0, lt=2**31, description="of Leiden and of random signs")
     seeds: int = Field(10, ge=1, description="runs of Leiden, the best of which is kept")
     dtype: Literal["float32", "float64"] = Field("float64", description="of bases and edges")
     score_dtype: Literal["float32", "float64"] = Field("float32", description="of ablations")
@@ -52,6 +53,16 @@ class AnalysisOptions(TypedOptions):
         if limit is not None and limit < 1:
             raise UsageError(f"A limit of {limit} leaves no samples: use at least 1.")
         return limit
+
+    @field_validator("signs")
+    @classmethod
+    def _enough(cls, signs: int) -> int:
+        if signs < 0 or signs == 1:
+            raise UsageError(
+                f"Interactions cannot be estimated from {signs} random signs: use at least 2, or 0 "
+                "for exact ones."
+            )
+        return signs
 
     @field_validator("integration")
     @classmethod

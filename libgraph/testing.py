@@ -17,7 +17,8 @@ from torch import Tensor
 
 from libgraph.accumulate import Data
 from libgraph.backend import Backend, Batch, Split
-from libgraph.network import Network
+from libgraph.bases import Basis
+from libgraph.network import Network, NodeLayer
 from libgraph.quadrature import Quadrature
 from libgraph.sections import Section, autodiff
 
@@ -68,9 +69,12 @@ def check_section(section: Section, x: Tensor, *, name: str = "section") -> None
             f"{name}: interactions ({quadrature.name}) differ from autodiff",
         )
     encoder = torch.randn(section.d_out, 3, generator=generator, dtype=x.dtype).to(x.device)
-    inner = features @ decoder
-    rebased = section.rebase(decoder, encoder)(features)
-    _close(rebased, section(inner) @ encoder, f"{name}: rebase changes the map")
+    # A rotation, so that the section sees x and nothing outside of its domain.
+    shape = (section.d_in, section.d_in)
+    rotation = torch.linalg.qr(torch.randn(shape, generator=generator, dtype=torch.float64)).Q
+    rotation = rotation.to(x)
+    rebased = section.rebase(rotation, encoder)(x @ rotation.T)
+    _close(rebased, section(x) @ encoder, f"{name}: rebase changes the map")
     keep = torch.rand(section.d_in, section.d_out, generator=generator).to(x.device) < 0.5
     few = torch.stack([section(x * keep[:, i].to(x))[..., i] for i in range(section.d_out)], dim=-1)
     _close(section.masked(x, keep), few, f"{name}: masked differs from leaving inputs out")
@@ -123,9 +127,15 @@ def _check_labels(backend: Backend, network: Network) -> None:
         found = zip(network.node_layers, network.activations(inputs), strict=True)
         return {layer.name: x[..., :2] for layer, x in found if layer.rotated}
 
-    for name, labels in backend.labels(encode).items():
+    bases = {name: _first_two(layer) for name, layer in rotated.items()}
+    for name, labels in backend.labels(encode, bases).items():
         assert name in rotated, f"labels are for '{name}', which is no rotated node layer"
         assert len(labels) == 2, f"{len(labels)} labels for 2 features of node layer '{name}'"
+
+
+def _first_two(layer: NodeLayer) -> Basis:
+    eye = torch.eye(layer.size, dtype=torch.float64)
+    return Basis(eye[:, :2], eye[:2], torch.ones(2, dtype=torch.float64), 0)
 
 
 def _close(found: Tensor, expected: Tensor, message: str) -> None:

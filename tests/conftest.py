@@ -42,6 +42,8 @@ ATTENTIONS = {
     "attention-rotary": {},
     "attention-rotary-full": {"causal": False},
     "attention-rotary-last": {"last_only": True},
+    "attention-prefix": {},
+    "attention-rotary-prefix": {"window": 3},
 }
 FUNCTIONS = ["positionwise", "mixing", "pooling"]
 NORMS = ["variance", "division"]
@@ -165,9 +167,10 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
             width += width % 2
             rotary = normal(generator, width // 2)
         q, k, v = (normal(generator, d_in, heads * width // by) for by in (1, shared, shared))
-        return Attention(
+        section = Attention(
             main(), q, k, v, side(heads * width), heads=heads, rotary=rotary, **ATTENTIONS[kind]
         )
+        return section.with_prefix(normal(generator, 2, d_in)) if "prefix" in kind else section
     if kind in CHAINS:
         # Widths that differ, so that the narrowest place is inside; the constant survives all.
         sizes = [d_in, max(d_in - 1, 1), d_in + 1, d_out]

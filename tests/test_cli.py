@@ -58,17 +58,20 @@ def test_the_same_seed_gives_the_same_bytes(analyze, tmp_path):
 
 def test_options_reach_the_analysis(analyze, tmp_path):
     code, out, err = analyze(
-        "--basis", "neuron", "--integration", "trapezoid:3", "--truncate", "abs:1e-15",
-        "--resolution", "2", "--seed", "4", "--dtype", "float32", "--score-dtype", "float64",
-        "--device", "cpu", "--batch-size", "5", "--memory", "3MiB", "--limit", "9", "--tolerance", "0.1",
-        "--tolerance", "0.5",
+        "--basis", "neuron", "--integration", "trapezoid:3", "--signs", "2",
+        "--truncate", "abs:1e-15", "--resolution", "2", "--seed", "4",
+        "--dtype", "float32", "--score-dtype", "float64",
+        "--device", "cpu", "--batch-size", "5", "--memory", "3MiB", "--limit", "9",
+        "--tolerance", "0.1", "--tolerance", "0.5",
     )  # fmt: skip
     assert code == 0, err
     options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
     assert options == {
-        "basis": "neuron", "integration": "trapezoid:3", "truncate": "abs:1e-15",
-        "resolution": 2.0, "seed": 4, "seeds": 10, "dtype": "float32", "score_dtype": "float64",
-        "device": "cpu", "batch_size": 5, "memory": 3 * 2**20, "limit": 9, "tolerances": [0.1, 0.5], "ablate": True,
+        "basis": "neuron", "integration": "trapezoid:3", "signs": 2,
+        "truncate": "abs:1e-15", "resolution": 2.0, "seed": 4, "seeds": 10,
+        "dtype": "float32", "score_dtype": "float64",
+        "device": "cpu", "batch_size": 5, "memory": 3 * 2**20, "limit": 9,
+        "tolerances": [0.1, 0.5], "ablate": True,
     }  # fmt: skip
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["bases"]["neuron"]["edges_required"]["ln1.0->ln2.0"]) == {"0.1", "0.5"}
@@ -80,7 +83,7 @@ def test_options_reach_the_analysis(analyze, tmp_path):
 def test_help_names_the_defaults():
     """The help text repeats defaults that live in AnalysisOptions; this keeps them together."""
     helps = {p.name: getattr(p, "help", "") for p in cli.commands["analyze"].params}
-    names = "basis integration truncate resolution seed dtype score_dtype device"
+    names = "basis integration signs truncate resolution seed dtype score_dtype device"
     for name in names.split():
         default = str(AnalysisOptions.model_fields[name].default).removesuffix(".0")
         assert f"[{default}]" in helps[name]

@@ -284,6 +284,6 @@ def test_memory_that_runs_out(analyze, tmp_path, monkeypatch, error):
     def exhausted(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("libgraph.analysis.interactions", exhausted)
+    monkeypatch.setattr("libgraph.analysis.estimate_interactions", exhausted)
     fails(analyze(), 1, "Not enough memory", "--batch-size")
     assert (tmp_path / "run.partial" / "bases.safetensors").exists()

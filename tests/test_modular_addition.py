@@ -210,7 +210,7 @@ def test_labels_find_planted_features():
         wave = torch.stack([torch.ones_like(x), torch.cos(2 * (x + y)), x.sin() * y.cos()], -1)
         return {"ln2.0": wave.unsqueeze(1), "ln1.0": wave[:, None, :2].expand(-1, 3, -1)}
 
-    labels = backend.labels(encode)
+    labels = backend.labels(encode, {})
     texts = ["constant", "100% cos(2x + 2y)", "100% cos(1x) * cos(1y)"]
     assert [label.text for label in labels["ln2.0"]] == texts
     assert [label.text for label in labels["ln1.0"]] == texts[:2]

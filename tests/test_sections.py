@@ -175,18 +175,27 @@ def attend(section, x):
             part = slice(head * width, (head + 1) * width)
             group = head * section.key.shape[1] // section.query.shape[1]
             shared = slice(group * width, (group + 1) * width)
-            start = max(0, t + 1 - section.window) if section.window else 0
-            stop = t + 1 if section.causal else len(x)
-            seen = x[start:stop]
-            keys, query = seen @ section.key[:, shared], x[t] @ section.query[:, part]
+            before = section.before
+            keys, values = x @ section.key[:, shared], x @ section.value[:, shared]
+            if before:
+                keys = torch.cat([section.prefix_key[:, shared], keys])
+                values = torch.cat([section.prefix_value[:, shared], values])
+            here = before + t
+            start = max(0, here + 1 - section.window) if section.window else 0
+            stop = here + 1 if section.causal else len(keys)
+            keys, values, query = (
+                keys[start:stop],
+                values[start:stop],
+                x[t] @ section.query[:, part],
+            )
             if section.rotary is not None:
                 keys = torch.stack(
                     [key @ rotation(section.rotary, s) for s, key in enumerate(keys, start=start)]
                 )
-                query = query @ rotation(section.rotary, t)
+                query = query @ rotation(section.rotary, here)
             scores = keys @ query
             weights = torch.exp((scores - scores.max()) / math.sqrt(width))
-            mixed = (weights / weights.sum()) @ (seen @ section.value[:, shared])
+            mixed = (weights / weights.sum()) @ values
             y = y + mixed @ section.output[part]
         rows.append(y)
     return torch.stack(rows)

@@ -21,7 +21,6 @@ from libgraph.bases.statistics import Statistics
 from libgraph.errors import NumericalError, UsageError
 from libgraph.network import Network
 
-
 EIGH_ON_DEVICE = 512
 """Smaller eigenproblems are solved on the CPU, whatever device holds the matrix."""
 

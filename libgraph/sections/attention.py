@@ -17,10 +17,12 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from libgraph.quadrature import Quadrature
-from libgraph.sections import attention_gram
-from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen, chunks
+from libgraph.sections import attention_gram, attention_signs
+from libgraph.sections.section import Effects, LinearMap, Seen, chunks
+from libgraph.sections.signed_form import SignedForm
 
 
 class Projections(NamedTuple):
@@ -57,7 +59,7 @@ class Pattern(NamedTuple):
     gamma: Float[Tensor, "n h e t e"]
 
 
-class Attention(ClosedForm):
+class Attention(SignedForm):
     """y_t = x_t S + Σ_h Σ_s a^h_ts x_s V_h O_h.
 
     Args:
@@ -72,6 +74,8 @@ class Attention(ClosedForm):
         last_only: whether only the last position goes on (y then has one position).
         rotary: angles `(d_head/2,)` by which queries and keys turn from one position to the next
             in the planes of coordinates (0, 1), (2, 3), …; None for none, 0 for a plane at rest.
+        prefix: keys and values `(p, key_heads·d_head)` of positions before the first one that are
+            the same for all samples: attended to, but no input; None for none.
     """
 
     skip: Tensor
@@ -80,6 +84,8 @@ class Attention(ClosedForm):
     value: Tensor
     output: Tensor
     rotary: Tensor | None
+    prefix_key: Tensor | None
+    prefix_value: Tensor | None
 
     def __init__(
         self,
@@ -94,6 +100,7 @@ class Attention(ClosedForm):
         window: int | None = None,
         last_only: bool = False,
         rotary: Float[Tensor, " planes"] | None = None,
+        prefix: tuple[Float[Tensor, "p g"], Float[Tensor, "p g"]] | None = None,
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
@@ -102,6 +109,8 @@ class Attention(ClosedForm):
         self.register_buffer("value", value)
         self.register_buffer("output", output)
         self.register_buffer("rotary", rotary)
+        self.register_buffer("prefix_key", prefix[0] if prefix is not None else None)
+        self.register_buffer("prefix_value", prefix[1] if prefix is not None else None)
         self.heads = heads
         self.causal = causal
         self.window = window
@@ -116,7 +125,10 @@ class Attention(ClosedForm):
         """Attend; queries are computed only for the positions that go on."""
         queries = self.queries(x)
         _, z = self._attend(self.project(x), queries)
-        return x[:, queries] @ self.skip + z.transpose(1, 2).flatten(-2) @ self.output
+        return (
+            x[:, queries.start - self.before :] @ self.skip
+            + z.transpose(1, 2).flatten(-2) @ self.output
+        )
 
     def transform(self, left: LinearMap, right: LinearMap) -> Attention:
         """The same with all factors changed at their outer ends."""
@@ -131,7 +143,14 @@ class Attention(ClosedForm):
             window=self.window,
             last_only=self.last_only,
             rotary=self.rotary,
+            prefix=self._prefix,
         )
+
+    def with_prefix(self, x: Float[Tensor, "p d_in"]) -> Attention:
+        """The same after positions with these activations, as a constant."""
+        changed = self.transform(lambda factor: factor, lambda factor: factor)
+        changed.prefix_key, changed.prefix_value = x @ self.key, x @ self.value
+        return changed
 
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
         """𝓛 (Σ_ts X_ts 𝒬 X_tsᵀ) 𝓛ᵀ with 𝓛 = [I | Q | K | V] and 𝒬 = [S; O][S; O]ᵀ."""
@@ -160,6 +179,7 @@ class Attention(ClosedForm):
         def effects(features: Tensor, seen: Seen) -> Tensor:
             skip, *factors = seen
             q_hat, k_hat, v_hat = (factor.transpose(0, 1) for factor in factors)
+            features = self.after_prefix(features)
             own = features[:, queries]
             through = x.new_zeros(())
             for weight, p, at in path:
@@ -175,6 +195,15 @@ class Attention(ClosedForm):
             return effect.transpose(1, 2)
 
         return effects
+
+    def signed_effects(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n t"],
+    ) -> Effects:
+        """Σ_t φ_rt R_t, with the sum over t taken first (`attention_signs`)."""
+        return attention_signs.signed_effects(self, x, quadrature, signs)
 
     def _levered(
         self, p: Projections, at: Pattern, queries: slice, features: Tensor, k_hat: Tensor
@@ -198,6 +227,9 @@ class Attention(ClosedForm):
         wide = max(self.output.shape)
         return positions * (wide if self.rotary is None else max(wide, self.heads * positions))
 
+    def _elements_per_sum(self, positions: int, draws: int) -> int:
+        return attention_signs.elements_per_sum(self, positions, draws)
+
     def diagonal_product(
         self,
         x: Float[Tensor, "n t d_in"],
@@ -213,8 +245,9 @@ class Attention(ClosedForm):
         per_query = size * max(size // self.heads, vectors.shape[0])
         for samples in chunks(len(x), per_query * x.shape[1], x):
             p = self.project(x[samples])
-            for queries in chunks(x.shape[1], per_query * (samples.stop - samples.start), x):
-                at, w = self.pattern(p, queries), weights[samples, queries]
+            for chosen in chunks(x.shape[1], per_query * (samples.stop - samples.start), x):
+                queries = slice(self.before + chosen.start, self.before + chosen.stop)
+                at, w = self.pattern(p, queries), weights[samples, chosen]
                 turned = torch.einsum("nhftr,nta->hfra", at.gamma, w)
                 seen = torch.einsum("nhtr,hra->nhta", at.own_w, reads) * w.unsqueeze(1)
                 plain_q = p.plain_q[:, :, queries]
@@ -234,9 +267,25 @@ class Attention(ClosedForm):
         """K and V of each head, shared ones repeated."""
         return self._every_head(self.key), self._every_head(self.value)
 
+    @property
+    def before(self) -> int:
+        """Number of positions before the first."""
+        return 0 if self.prefix_key is None else len(self.prefix_key)
+
+    @property
+    def _prefix(self) -> tuple[Tensor, Tensor] | None:
+        if self.prefix_key is None or self.prefix_value is None:
+            return None
+        return self.prefix_key, self.prefix_value
+
+    def after_prefix(self, features: Float[Tensor, "n s k"]) -> Float[Tensor, "n p_s k"]:
+        """Features with those before the first position, which are none."""
+        return pad(features, (0, 0, self.before, 0))
+
     def queries(self, x: Float[Tensor, "n s d_in"]) -> slice:
-        """The positions that go on."""
-        return slice(x.shape[1] - 1 if self.last_only else 0, x.shape[1])
+        """The positions that go on, counted from the beginning of the prefix."""
+        stop = self.before + x.shape[1]
+        return slice(stop - 1 if self.last_only else self.before, stop)
 
     def turn(self, e: Float[Tensor, "... s e"], positions: Tensor) -> Float[Tensor, "... s e"]:
         """Turn vectors by the angles that belong to these positions; negative ones turn back."""
@@ -248,16 +297,20 @@ class Attention(ClosedForm):
         return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
 
     def project(self, x: Float[Tensor, "n s d_in"]) -> Projections:
-        """Queries, keys and values of all positions; of the last alone where only it goes on."""
+        """Queries, keys and values of all positions, those of the prefix first (queries 0)."""
         width = self.query.shape[1] // self.heads
         shared = self.query.shape[1] // self.key.shape[1]
-        positions = torch.arange(x.shape[1], device=x.device)
-        plain_q = (x @ self.query).unflatten(-1, (-1, width)).transpose(1, 2)
-        k, v = (
-            (x @ factor).unflatten(-1, (-1, width)).transpose(1, 2).repeat_interleave(shared, dim=1)
-            for factor in (self.key, self.value)
-        )
-        plain_q = width**-0.5 * plain_q
+        positions = torch.arange(self.before + x.shape[1], device=x.device)
+        q, k, v = (x @ factor for factor in (self.query, self.key, self.value))
+        if self._prefix is not None:
+            q = self.after_prefix(q)
+            k, v = (
+                torch.cat([before.expand(len(x), -1, -1), each], dim=1)
+                for before, each in zip(self._prefix, (k, v), strict=True)
+            )
+        q, k, v = (each.unflatten(-1, (-1, width)).transpose(1, 2) for each in (q, k, v))
+        k, v = (each.repeat_interleave(shared, dim=1) for each in (k, v))
+        plain_q = width**-0.5 * q
         return Projections(plain_q, self.turn(plain_q, positions), self.turn(k, positions), v)
 
     def pattern(self, p: Projections, queries: slice) -> Pattern:

@@ -93,7 +93,11 @@ def _blocks(
         ("q", "v"): torch.einsum("ghfe,gher->gfhr", turned, inner),
     }
     # Products of two heads' patterns, Σ_s a^g a^h, and the values they mix.
-    pairs = at.a.unsqueeze(2) * at.a.unsqueeze(1)
+    a = at.a
+    if section.before:
+        # What is before the first position is attended to, but no input.
+        a = torch.cat([torch.zeros_like(a[..., : section.before]), a[..., section.before :]], -1)
+    pairs = a.unsqueeze(2) * a.unsqueeze(1)
     both = pairs.sum(-1)
     blocks["v", "v"] = (inner * both.sum((0, 3))[..., None, None]).transpose(1, 2)
     z_seen = torch.einsum("gher,nhtr->nghte", inner, at.z)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from libgraph.quadrature import Quadrature
+from libgraph.sections.estimate import Estimate
 
 if TYPE_CHECKING:
     from libgraph.sections.section import Section
@@ -88,6 +89,40 @@ def interactions(
         total.index_add_(0, outputs, squares)
         done += len(squares)
     return total
+
+
+def estimate(
+    section: Section,
+    x: Float[Tensor, "n s d_in"],
+    features: Float[Tensor, "n s k"],
+    decoder: Float[Tensor, "k d_in"],
+    quadrature: Quadrature,
+    signs: Float[Tensor, "r n t"],
+) -> Estimate:
+    """The same from r ≥ 2 draws of signs, by r·d_out reverse passes: Σ_t φ_rt y_ti is a scalar."""
+    parts = []
+    path = list(zip(quadrature.points, quadrature.weights, strict=True))
+    pullbacks = [vjp(section, a * x)[1] for a, _ in path]
+    # All draws of an output are together in a chunk, because their variance is asked for.
+    wide = x[..., 0].numel() * max(2 * section.d_in, len(decoder))
+    for chosen in _chunks(section.d_out, len(signs) * wide, x):
+
+        def effects(output: Tensor) -> Tensor:
+            at = torch.arange(section.d_out, device=x.device) == output
+
+            def signed(phi: Tensor) -> Tensor:
+                cotangent = phi.unsqueeze(-1) * at.to(x.dtype)
+                gradient = sum(
+                    w * pullback(cotangent)[0]
+                    for (_, w), pullback in zip(path, pullbacks, strict=True)
+                )
+                return torch.einsum("nsd,kd,nsk->nk", gradient, decoder, features)
+
+            return vmap(signed)(signs)
+
+        parts.append(Estimate.from_draws(vmap(effects)(chosen).permute(2, 3, 1, 0)))
+    totals, variances = zip(*parts, strict=True)
+    return Estimate(torch.cat(totals), torch.cat(variances))
 
 
 def linearize(section: Section, x: Float[Tensor, "n s d_in"]) -> Callable[[Tensor], Tensor]:

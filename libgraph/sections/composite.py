@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from libgraph.quadrature import Quadrature
 from libgraph.sections import autodiff
 from libgraph.sections.attention import Attention
+from libgraph.sections.estimate import Estimate
 from libgraph.sections.linear import Linear
 from libgraph.sections.section import ClosedForm, Effects, LinearMap, Section, Seen, chunks
+from libgraph.sections.signed_form import SignedForm
 from libgraph.sections.skip_mlp import SkipMLP
 
 
@@ -106,7 +108,7 @@ class Chain(ClosedForm):
         return max(part._elements_per_effect(positions) for part in self.parts)
 
 
-class Parallel(ClosedForm):
+class Parallel(SignedForm):
     """y = Σ_b f_b(x), branches that read the same activations and add up what they write.
 
     Args:
@@ -146,8 +148,34 @@ class Parallel(ClosedForm):
 
     def effects(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> Effects:
         """The sum of the branches' effects."""
+        return self._add([branch.effects(x, quadrature) for branch in self.branches], x)
+
+    def signed_effects(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n t"],
+    ) -> Effects:
+        """The sum of the branches' signed effects."""
+        effects = [branch.signed_effects(x, quadrature, signs) for branch in self.branches]
+        return self._add(effects, x)
+
+    def estimate(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n t"],
+    ) -> Estimate:
+        """From signed effects if a branch has a formula for them."""
+        signed = any(isinstance(branch, SignedForm) for branch in self.branches)
+        estimate = super().estimate if signed else super(SignedForm, self).estimate
+        return estimate(x, features, decoder, quadrature, signs)
+
+    def _add(self, branches: Sequence[Effects], x: Tensor) -> Effects:
+        """The sum of the branches' effects, each of which takes its own of the seen factors."""
         counts = [len(branch.seen(x.new_zeros(1, self.d_in))) for branch in self.branches]
-        branches = [branch.effects(x, quadrature) for branch in self.branches]
 
         def effects(features: Tensor, seen: Seen) -> Tensor:
             factors = iter(seen)
@@ -183,6 +211,9 @@ class Parallel(ClosedForm):
 
     def _elements_per_effect(self, positions: int) -> int:
         return max(branch._elements_per_effect(positions) for branch in self.branches)
+
+    def _elements_per_sum(self, positions: int, draws: int) -> int:
+        return max(branch._elements_per_sum(positions, draws) for branch in self.branches)
 
 
 def _cross_gram(

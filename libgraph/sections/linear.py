@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from libgraph.quadrature import Quadrature
-from libgraph.sections.section import LinearMap, Section
+from libgraph.sections.section import Effects, LinearMap, Section, Seen
 
 
 class Linear(Section):
@@ -50,6 +50,23 @@ class Linear(Section):
     ) -> Float[Tensor, "d_out k"]:
         """((decoder A)_ji)² Σ f_j² (docs/math.md §5), whatever the quadrature."""
         return (decoder @ self.matrix).T.double().square() * features.double().square().sum((0, 1))
+
+    def signed_effects(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n s"],
+    ) -> Effects:
+        """(decoder A)_ji Σ_t φ_rt f_tj: what it adds where it is a branch beside others."""
+
+        def effects(features: Tensor, seen: Seen) -> Tensor:
+            summed = torch.einsum("rns,nsk->nkr", signs, features)
+            return summed.unsqueeze(-1) * (seen[0] @ self.matrix)[None, :, None]
+
+        return effects
+
+    def _elements_per_sum(self, positions: int, draws: int) -> int:
+        return draws * self.d_out
 
     def masked(
         self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from libgraph.quadrature import Quadrature
+from libgraph.sections.estimate import Estimate
 from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen
 
 
@@ -54,6 +55,17 @@ class Pooling(ClosedForm):
         """((decoder A)_ji)² Σ_t (P f)_tj² (docs/math.md §5), whatever the quadrature."""
         squares = (self.pool @ features).double().square().sum((0, 1))
         return (decoder @ self.matrix).T.double().square() * squares
+
+    def estimate(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n t"],
+    ) -> Estimate:
+        """The interactions themselves, which cost no more than a second moment."""
+        return Estimate.exact(self.interactions(x, features, decoder, quadrature))
 
     def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
         """decoder A."""

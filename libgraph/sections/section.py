@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from libgraph.quadrature import Quadrature
 from libgraph.sections import autodiff
+from libgraph.sections.estimate import Estimate
 
 LinearMap = Callable[[Tensor], Tensor]
 Seen = tuple[Tensor, ...]
@@ -49,7 +50,7 @@ class Section(nn.Module):
     """A map x ↦ y from `(n, s, d_in)` to `(n, t, d_out)`, the same for every sample n.
 
     Subclasses implement `forward` and, where they know better than automatic differentiation,
-    `transform`, `jacobian_gram`, `linearize`, `effects`, `interactions` and `masked`.
+    `transform`, `jacobian_gram`, `linearize`, `effects`, `interactions`, `estimate` and `masked`.
 
     Attributes:
         d_in: coordinates of an activation that comes in, the constant one included.
@@ -117,6 +118,23 @@ class Section(nn.Module):
         """
         return autodiff.interactions(self, x, features, decoder, quadrature)
 
+    def estimate(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n t"],
+    ) -> Estimate:
+        """`interactions` from r ≥ 2 draws of a sign for every output position; or exactly.
+
+        Exactly where automatic differentiation gets them in no more passes than the estimate: one
+        a feature, however many positions there are. Source: docs/math.md §3.
+        """
+        if self.positionwise or len(decoder) <= len(signs) * self.d_out:
+            return Estimate.exact(self.interactions(x, features, decoder, quadrature))
+        return autodiff.estimate(self, x, features, decoder, quadrature, signs)
+
     def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
         """The derivative at `x`: tangents `(n, k, s, d_in)` to `(n, k, t, d_out)`.
 
@@ -149,9 +167,24 @@ class Section(nn.Module):
 
         return effects
 
+    def signed_effects(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n t"],
+    ) -> Effects:
+        """Effects summed over output positions under signs, Σ_t φ_rt R_t, as `[n, j, r, i]`."""
+        effects = self.effects(x, quadrature)
+        by_sample = signs.transpose(0, 1).unsqueeze(1)
+        return lambda features, seen: by_sample @ effects(features, seen)
+
     def _elements_per_effect(self, positions: int) -> int:
         """Size of the largest intermediate result for one sample and one feature."""
         return positions * max(self.d_in, self.d_out)
+
+    def _elements_per_sum(self, positions: int, draws: int) -> int:
+        """The same for signed effects."""
+        return self._elements_per_effect(positions)
 
     def diagonal_product(
         self,

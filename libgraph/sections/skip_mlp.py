@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.func import jvp
 
 from libgraph.quadrature import Quadrature
-from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen, chunk_length
+from libgraph.sections.section import Effects, LinearMap, Seen, chunk_length
+from libgraph.sections.signed_form import SignedForm
 
 
-class SkipMLP(ClosedForm):
+class SkipMLP(SignedForm):
     """y = x S + φ(x A) B at every position.
 
     Args:
@@ -88,6 +89,25 @@ class SkipMLP(ClosedForm):
 
         return effects
 
+    def signed_effects(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n s"],
+    ) -> Effects:
+        """(decoder S)_ji Σ_t φ_rt f_tj + Σ_a (decoder A)_ja (Σ_t φ_rt f_tj d_ta) B_ai."""
+        slopes = self._slopes(x, quadrature).unflatten(0, x.shape[:2])
+        by_sample = signs.transpose(0, 1).unsqueeze(1)
+
+        def effects(features: Tensor, seen: Seen) -> Tensor:
+            skip, inner = (factor[None, :, None] for factor in seen)
+            signed = by_sample * features.transpose(1, 2).unsqueeze(2)
+            summed = (signed.flatten(1, 2) @ slopes).unflatten(1, signed.shape[1:3])
+            found: Tensor = (summed * inner) @ self._out + signed.sum(-1, keepdim=True) * skip
+            return found
+
+        return effects
+
     def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
         """Tangents times S + A diag(d) B."""
         slopes = self._slopes(x, Quadrature.gradient()).unflatten(0, x.shape[:2]).unsqueeze(1)
@@ -95,6 +115,9 @@ class SkipMLP(ClosedForm):
 
     def _elements_per_effect(self, positions: int) -> int:
         return positions * max(self._out.shape)
+
+    def _elements_per_sum(self, positions: int, draws: int) -> int:
+        return draws * max(positions, max(self._out.shape))
 
     def units(self, x: Float[Tensor, "n s d_in"]) -> tuple[Tensor, Tensor, Tensor]:
         """A, the slopes `(n, s, a)` and B of J = S + A diag(d) B, for those who need J's parts."""

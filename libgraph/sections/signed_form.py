@@ -1,0 +1,40 @@
+"""Sections whose effects are much cheaper to sum over output positions than to tell apart."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.quadrature import Quadrature
+from libgraph.sections.estimate import Estimate
+from libgraph.sections.section import ClosedForm, chunks
+
+
+class SignedForm(ClosedForm):
+    """A closed form that says what its effects add up to under signs: worth an estimate.
+
+    Subclasses implement `signed_effects` and `_elements_per_sum`.
+    """
+
+    def estimate(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n t"],
+    ) -> Estimate:
+        """Of squared signed effects, a chunk of samples and of features at a time, in float64."""
+        total = x.new_zeros(self.d_out, len(decoder), dtype=torch.float64)
+        variance = torch.zeros_like(total)
+        seen = self.seen(decoder)
+        elements = self._elements_per_sum(x.shape[1], len(signs))
+        for samples in chunks(len(x), elements * len(decoder), x):
+            effects = self.signed_effects(x[samples], quadrature, signs[:, samples])
+            for chosen in chunks(len(decoder), elements * (samples.stop - samples.start), x):
+                factors = tuple(factor[chosen] for factor in seen)
+                found = Estimate.from_draws(effects(features[samples, :, chosen], factors))
+                total[:, chosen] += found.total
+                variance[:, chosen] += found.variance
+        return Estimate(total, variance)
