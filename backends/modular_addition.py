@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from libgraph.accumulate import Progress
 from libgraph.backend import Backend, Batch, Encode, Split, TypedOptions
+from libgraph.bases import Bases
 from libgraph.errors import BackendError, NumericalError
 from libgraph.graph import FeatureLabel
 from libgraph.network import Network, NodeLayer
 from libgraph.sections import Attention, Linear, SkipMLP
 from libgraph.store import read_weights
 from libgraph_backends.fourier import fourier_labels
+from libgraph_backends.transformer import Embedding
 
 BUNDLED = files("libgraph_backends") / "weights" / "modular_addition" / "model.safetensors"
 
@@ -79,23 +81,6 @@ class TrainingOptions(TypedOptions):
         if width % heads:
             raise ValueError(f"heads have to divide d_model, {width}")
         return heads
-
-
-class Embedding(nn.Module):
-    """Token and position embedding, with the constant coordinate appended."""
-
-    tokens: Tensor
-    positions: Tensor
-
-    def __init__(self, tokens: Tensor, positions: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("tokens", tokens)
-        self.register_buffer("positions", positions)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Tokens `(n, 3)` to activations `(n, 3, d_model + 1)`."""
-        x = self.tokens[inputs] + self.positions
-        return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1)
 
 
 class ModularAddition(Backend):
@@ -168,7 +153,7 @@ class ModularAddition(Backend):
         """1 where the largest logit is at the sum, else 0."""
         return (outputs[:, -1].argmax(-1) == targets).to(outputs.dtype)
 
-    def labels(self, encode: Encode) -> Mapping[str, Sequence[FeatureLabel]]:
+    def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
         """Fourier terms of each feature over all pairs; concepts are frequencies."""
         p = self.modulus
         parts = [encode(inputs) for inputs in all_pairs(p).split(4096)]

@@ -1,105 +1,37 @@
 """Agreement with the authors' code on a small random GPT-2: attention, norms, many layers.
 
 `../shared/reference/tiny_gpt2` holds the model and the results; the tests skip where it is absent.
-The network is put together here from sections, with LayerNorm's scale and shift folded into the
-weights that read it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch import nn
-from torch.nn.functional import gelu, pad
 
-import libgraph as lg
 from libgraph.accumulate import Data, silent
 from libgraph.bases import METHODS, Truncation, node_statistics
 from libgraph.interactions import interactions
 from libgraph.quadrature import Quadrature
 
-D, HEADS, EPSILON = 16, 2, 1e-5
+pytest.importorskip("transformer_lens")
+
+from libgraph_backends.gpt2 import GPT2, GPT2Options
+
 TOLERANCE = 1e-6
 
 
-def gelu_new(x):
-    return gelu(x, approximate="tanh")
-
-
-class Embedding(nn.Module):
-    def __init__(self, tokens, positions):
-        super().__init__()
-        self.register_buffer("tokens", tokens)
-        self.register_buffer("positions", positions)
-
-    def forward(self, inputs):
-        x = self.tokens[inputs] + self.positions[: inputs.shape[1]]
-        return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-
-
-def network(w) -> lg.Network:
-    sections, layers = [], []
-
-    def reads_norm(norm, part):
-        """A weight that reads (y, r, 1): scale and shift folded in, nothing read from r."""
-        weight, bias = w[f"{part}.weight"], w[f"{part}.bias"]
-        folded = w[f"{norm}.weight"][:, None] * weight
-        shift = w[f"{norm}.bias"] @ weight + bias
-        return torch.cat([folded, torch.zeros_like(folded), shift[None]])
-
-    def residual(bias):
-        """(y, r, 1) to (r + bias, 1)."""
-        skip = torch.cat([torch.zeros(D, D + 1), torch.eye(D + 1)])
-        skip[-1, :-1] = bias
-        return skip
-
-    def normalise(name, after, keep=True):
-        sections.extend(lg.split_norm(D, epsilon=EPSILON, keep=keep))
-        layers.append(lg.NodeLayer(name, D + 1))
-        out = name.replace("ln_final", "ln_final_out").replace("ln1.", "ln1_out.")
-        out = out.replace("ln2.", "ln2_out.")
-        # The authors' code leaves the last norm's variance among the other directions.
-        isolated = () if name == "ln_final" else (0,)
-        layers.append(lg.NodeLayer(out, D + 2, isolated=isolated))
-        layers.append(lg.NodeLayer(after, 2 * D + 1 if keep else D + 1))
-
-    for layer in range(2):
-        h = f"transformer.h.{layer}"
-        normalise(f"ln1.{layer}", f"attn_in.{layer}")
-        q, k, v = reads_norm(f"{h}.ln_1", f"{h}.attn.c_attn").split(D, dim=1)
-        output = pad(w[f"{h}.attn.c_proj.weight"], (0, 1))
-        skip = residual(w[f"{h}.attn.c_proj.bias"])
-        sections.append(lg.Attention(skip, q, k, v, output, heads=HEADS))
-        normalise(f"ln2.{layer}", f"mlp_in.{layer}")
-        inner = reads_norm(f"{h}.ln_2", f"{h}.mlp.c_fc")
-        outer = pad(w[f"{h}.mlp.c_proj.weight"], (0, 1))
-        sections.append(lg.SkipMLP(residual(w[f"{h}.mlp.c_proj.bias"]), inner, outer, gelu_new))
-    normalise("ln_final", "unembed", keep=False)
-    embed = Embedding(w["transformer.wte.weight"], w["transformer.wpe.weight"])
-    return lg.Network(embed, sections, layers)
-
-
-class Sequences(lg.Backend):
-    name = "tiny-gpt2"
-
-    def __init__(self, chain, tokens):
-        super().__init__()
-        self.chain, self.tokens = chain, tokens
-
-    def network(self):
-        return self.chain
-
-    def samples(self, split):
-        return len(self.tokens)
-
-    def batches(self, split, batch_size):
-        for tokens in self.tokens.split(batch_size):
-            yield lg.Batch(tokens, tokens)
-
-    def score(self, outputs, targets):
-        return outputs.sum((1, 2))
+def published(name):
+    """What the authors call one of our node layers."""
+    first, _, kind = name.rpartition(".")
+    layer, _, norm = first.partition(".")
+    if first == "ln_final":
+        return {"scale": "ln_final_out", "normalized": "unembed"}[kind]
+    if kind in ("scale", "normalized"):
+        stream = {"ln1": "attn_in", "ln2": "mlp_in"}[norm]
+        return f"{norm}_out.{layer}" if kind == "scale" else f"{stream}.{layer}"
+    return {"resid_pre": f"ln1.{layer}", "resid_mid": f"ln2.{layer}"}.get(kind, "ln_final")
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +40,21 @@ def expected(reference):
 
 
 @pytest.fixture(scope="module")
-def found(reference, expected):
-    weights = load_file(reference / "tiny_gpt2" / "model" / "model.safetensors")
-    chain = network({name: tensor.double() for name, tensor in weights.items()}).double()
-    data = Data(Sequences(chain, torch.from_numpy(expected["tokens"])), "train", batch_size=7)
+def found(reference, expected, tmp_path_factory):
+    # One token more, because rows hold what comes next as well; one row more, held out.
+    tokens = np.pad(expected["tokens"], ((0, 1), (0, 1)))
+    ids = tmp_path_factory.mktemp("tokens") / "ids.npy"
+    np.save(ids, tokens)
+    model = str(reference / "tiny_gpt2" / "model")
+    options = GPT2Options(model=model, text=str(ids), n_ctx=tokens.shape[1] - 1, test_share=0.01)
+    backend = GPT2(options)
+    chain = backend.network()
+    # The authors' code leaves the last norm's variance among the other directions.
+    chain.node_layers = tuple(
+        replace(layer, isolated=()) if layer.name == "ln_final.scale" else layer
+        for layer in chain.node_layers
+    )
+    data = Data(backend, "train", batch_size=7)
     statistics = node_statistics(chain, data)
     truncation = Truncation.parse("abs:1e-9")
     bases = {
@@ -120,10 +63,17 @@ def found(reference, expected):
     return bases, interactions(chain, bases, data, Quadrature.gradient())
 
 
+def test_node_layers_are_those_of_the_reference(found, expected):
+    names = [published(name) for name in found[0]["lib"]]
+    assert len(names) == 15
+    assert {f"pca/variance/{name}" for name in names} <= set(expected.files)
+
+
 @pytest.mark.parametrize("basis", ["lib", "pca"])
 def test_importance(found, expected, basis):
     bases, _ = found
-    for layer, each in bases[basis].items():
+    for name, each in bases[basis].items():
+        layer = published(name)
         quantity = "lambda" if basis == "lib" and layer != "unembed" else "variance"
         wanted = expected[f"{basis}/{quantity}/{layer}"]
         assert len(each) == len(wanted), layer
@@ -135,6 +85,6 @@ def test_importance(found, expected, basis):
 def test_edges(found, expected, basis):
     _, edges = found
     for (a, b), matrix in edges[basis].items():
-        wanted = expected[f"{basis}/edges/{a}->{b}"][1:, 1:]
+        wanted = expected[f"{basis}/edges/{published(a)}->{published(b)}"][1:, 1:]
         error = np.abs(matrix.numpy()[1:, 1:] - wanted).max()
         assert error <= TOLERANCE * wanted.max(), (a, b)

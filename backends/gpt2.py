@@ -1,0 +1,370 @@
+"""The backend `gpt2`: language models of Hugging Face, and a small one of characters bundled.
+
+TransformerLens loads the model (a hub name, a folder, or the bundled one), `transformer` cuts it
+into sections, `text` makes sequences of tokens, `token_labels` says what features respond to. The
+score is the cross-entropy of each next token, in nats.
+"""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from libgraph.accumulate import Progress
+from libgraph.backend import Backend, Batch, Encode, Split, TypedOptions
+from libgraph.errors import BackendError, DataError, UsageError
+from libgraph.network import Network
+from libgraph.sections import Section
+
+if TYPE_CHECKING:
+    from libgraph.bases import Bases
+    from libgraph.graph import FeatureLabel
+    from libgraph_backends.transformer import CutTransformer
+
+log = logging.getLogger("libgraph")
+
+BUNDLED = files("libgraph_backends") / "weights" / "gpt2"
+
+BUNDLED_CONTEXT = 64
+"""Positions in a sequence of the bundled model, which knows twice as many."""
+
+LARGEST_CONTEXT = 128
+"""Positions in a sequence, unless asked for otherwise."""
+
+DATA_SET_SEQUENCES = 1024
+"""Rows taken from a data set, unless asked for otherwise."""
+
+CHECKED = 4
+"""Sequences on which the logits of the sections are compared with the model's own."""
+
+AGREEMENT = 1e-4
+"""How far they may differ, relative to the largest: the model computes in single precision."""
+
+LABELLED_TOKENS = 16_384
+"""Tokens that features are labelled from."""
+
+
+class GPT2Options(TypedOptions):
+    """Options of `libgraph analyze gpt2 -o key=value`."""
+
+    model: str | None = Field(None, description="hub name or folder; by default the bundled one")
+    revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
+    text: str | None = Field(
+        None, description="file (.txt, .jsonl, .npy of token ids) or data set on the hub"
+    )
+    column: str = Field("text", description="field of a data set, or of .jsonl, with the text")
+    n_ctx: int | None = Field(None, ge=2, description="positions in a sequence; by default 128")
+    sequences: int | None = Field(None, ge=2, description="rows of text to take")
+    test_share: float = Field(0.25, gt=0, lt=1, description="share of rows held out for scores")
+    gram_sequences: int | None = Field(
+        None, ge=1, description="rows that bases are made from, where --limit limits the rest"
+    )
+    layers: str | None = Field(None, description="blocks to analyse, such as 4:6; all by default")
+    cuts: Literal["all", "sublayers", "blocks"] = Field(
+        "all", description="node layers: all, around attention and MLP, or blocks alone"
+    )
+    skip_first: Literal[0, 1] = Field(
+        0, description="1: the first position is the begin-of-text token and left out"
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _is_range(cls, text: str | None) -> str | None:
+        if text is None:
+            return text
+        first, colon, last = text.partition(":")
+        if not colon or not all(part.isdecimal() or not part for part in (first, last)):
+            raise ValueError("use FIRST:LAST, such as 4:6 for blocks 4 and 5")
+        return text
+
+
+class TrainingOptions(TypedOptions):
+    """Options of `libgraph train gpt2 -o key=value`; with the defaults our model was trained."""
+
+    text: Path = Field(description="text file in UTF-8; its last tenth is held out")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the batches")
+    steps: int = Field(6000, ge=1, description="steps of AdamW")
+    batch_size: int = Field(32, ge=1, description="windows of text in a step")
+    n_ctx: int = Field(128, ge=2, description="characters in a window")
+    layers: int = Field(4, ge=1, description="blocks")
+    d_model: int = Field(128, ge=1, description="width of the residual stream")
+    heads: int = Field(4, ge=1, description="attention heads, of d_model / heads each")
+    learning_rate: float = Field(3e-3, gt=0, description="of AdamW, at its highest")
+    weight_decay: float = Field(0.1, ge=0, description="of AdamW")
+    bfloat16: bool = Field(True, description="whether products are in bfloat16")
+
+    @field_validator("heads")
+    @classmethod
+    def _divides(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("d_model", heads)
+        if width % heads:
+            raise ValueError(f"heads have to divide d_model, {width}")
+        return heads
+
+
+class GPT2(Backend):
+    """Language models."""
+
+    name = "gpt2"
+    summary = "language models: GPT-2, TinyStories, Pythia, or a small one of characters"
+    Options = GPT2Options
+    Training = TrainingOptions
+    options: GPT2Options
+    score_name = "cross-entropy"
+    higher_is_better = False
+    tolerances = (0.05,)
+    concept = "token"
+
+    def __init__(self, options: TypedOptions | None = None, *, model: Any = None) -> None:
+        """Args: `model`, a `TransformerBridge` that is loaded already."""
+        super().__init__(options)
+        self._model = model
+        self._ends: dict[tuple[torch.dtype, torch.device], tuple[list[Section], Tensor]] = {}
+
+    # The model
+
+    @cached_property
+    def bridge(self) -> Any:
+        """The model, as TransformerLens sees it.
+
+        Raises:
+            BackendError: if it cannot be found or loaded, saying what to do.
+        """
+        if self._model is not None:
+            return self._model
+        if self.options.model is not None:
+            return load_model(self.options.model, self.options.revision)
+        with as_file(BUNDLED) as folder:
+            return load_model(str(folder), None)
+
+    @cached_property
+    def cut(self) -> CutTransformer:
+        """The model in sections, found to compute the same logits."""
+        from libgraph_backends.transformer import cut_transformer
+
+        first, last = self._blocks()
+        with torch.no_grad():
+            cut = cut_transformer(
+                self.bridge,
+                first=first,
+                last=last,
+                cuts=self.options.cuts,
+                prefix=self._first_token() if self.options.skip_first else None,
+            )
+        self._check(cut)
+        return cut
+
+    def _blocks(self) -> tuple[int, int]:
+        count = self.bridge.cfg.n_layers
+        start, _, stop = (self.options.layers or ":").partition(":")
+        first, last = int(start or 0), int(stop or count)
+        if not 0 <= first < last <= count:
+            raise UsageError(
+                f"The model has blocks 0 to {count - 1}: layers={self.options.layers} is no "
+                f"range of them, 0:{count} is all."
+            )
+        return first, last
+
+    def _first_token(self) -> int:
+        config = self.bridge.original_model.config
+        token = getattr(self.tokenizer or config, "bos_token_id", None)
+        if token is None or not 0 <= token < self.bridge.cfg.d_vocab:
+            raise BackendError(
+                "The model has no begin-of-text token, which skip_first=1 puts before sequences."
+            )
+        return int(token)
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the model; None where it has none that makes tokens."""
+        tokenizer = self.bridge.tokenizer
+        usable = tokenizer is not None and tokenizer("e", add_special_tokens=False)["input_ids"]
+        return tokenizer if usable else None
+
+    def _check(self, cut: CutTransformer) -> None:
+        """Compare with the model's own logits.
+
+        Raises:
+            BackendError: if they differ: the model has something that sections do not.
+        """
+        inputs = self._splits["train"][:CHECKED, :-1]
+        whole = inputs
+        if self.options.skip_first:
+            first = torch.full_like(inputs[:, :1], self._first_token())
+            whole = torch.cat([first, inputs], dim=1)
+        with torch.no_grad():
+            expected = self.bridge(whole)[:, -inputs.shape[1] :].double()
+            found = self._logits(cut, cut.network(inputs))
+        error = float((found - expected).abs().max() / expected.abs().max())
+        if not error < AGREEMENT:
+            kind = self.bridge.original_model.config.model_type
+            raise BackendError(
+                f"Cut into sections the model '{kind}' gives other logits (by {error:.1e} of the "
+                "largest): it has a part for which there is no section."
+            )
+        log.info("Sections and model agree on logits to %.1e of the largest.", error)
+
+    def network(self) -> Network:
+        """The blocks asked for, between the node layers asked for, in double precision."""
+        return deepcopy(self.cut.network)
+
+    def _logits(self, cut: CutTransformer, outputs: Tensor) -> Tensor:
+        key = (outputs.dtype, outputs.device)
+        if key not in self._ends:
+            rest = [deepcopy(section).to(outputs) for section in cut.rest]
+            self._ends[key] = rest, cut.unembed.to(outputs)
+        rest, unembed = self._ends[key]
+        for section in rest:
+            outputs = section(outputs)
+        return outputs @ unembed
+
+    def score(
+        self, outputs: Float[Tensor, "n t d"], targets: Int[Tensor, "n t"]
+    ) -> Float[Tensor, " n"]:
+        """Mean cross-entropy of the next token, in nats."""
+        logits = self._logits(self.cut, outputs)
+        return cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
+
+    # The text
+
+    @property
+    def bases_split(self) -> Split:
+        """Bases may be made from more text than interactions."""
+        return "train" if self.options.gram_sequences is None else "bases"
+
+    @cached_property
+    def _splits(self) -> dict[Split, Int[Tensor, "n length"]]:
+        from libgraph_backends.text import sequences
+
+        known = self.bridge.cfg.n_ctx - self.options.skip_first
+        usual = BUNDLED_CONTEXT if self._is_bundled else LARGEST_CONTEXT
+        positions = self.options.n_ctx or min(usual, known)
+        if positions > known:
+            first = " beside the first one" if self.options.skip_first else ""
+            raise UsageError(
+                f"n_ctx={positions} is more than the model's {known} positions{first}."
+            )
+        most = self.options.sequences
+        with as_file(BUNDLED / "text.txt") as bundled:
+            source = self.options.text or (str(bundled) if self._is_bundled else None)
+            if source is None:
+                raise UsageError(
+                    f"There is no text to run '{self.options.model or 'the model'}' on: give a "
+                    "file or a data set with -o text=…"
+                )
+            if most is None and not Path(source).is_file():
+                most = DATA_SET_SEQUENCES
+            rows = sequences(
+                source,
+                self.tokenizer,
+                length=positions + 1,
+                most=most,
+                vocabulary=self.bridge.cfg.d_vocab,
+                column=self.options.column,
+            )
+        test = max(1, round(self.options.test_share * len(rows)))
+        if test >= len(rows):
+            raise DataError(
+                f"The text has {len(rows)} sequence of {positions} tokens, which leaves none to "
+                "hold out for scores: choose a smaller n_ctx or a longer text."
+            )
+        train = rows[:-test]
+        return {
+            "train": train,
+            "test": rows[-test:],
+            "bases": train[: self.options.gram_sequences],
+        }
+
+    @property
+    def _is_bundled(self) -> bool:
+        return self._model is None and self.options.model is None
+
+    def samples(self, split: Split) -> int:
+        """Rows of text."""
+        return len(self._splits[split])
+
+    def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+        """Rows of tokens, and the same one token on."""
+        for rows in self._splits[split].split(batch_size):
+            yield Batch(rows[:, :-1], rows[:, 1:])
+
+    # What features stand for
+
+    def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
+        """Tokens in context, tokens or position that carry the variance, and effects on logits."""
+        from libgraph_backends.token_labels import token_labels
+
+        rows = self._splits["train"][:, :-1]
+        count = max(2, LABELLED_TOKENS // rows.shape[1])
+        unembed, d = self.cut.unembed.double(), self.bridge.cfg.d_model
+
+        def effect(layer: str, decoder: Tensor) -> Tensor | None:
+            # The residual stream is last but for the constant.
+            stream = decoder.cpu().double()[:, -d - 1 : -1]
+            if self.bridge.cfg.normalization_type == "LN":
+                stream = stream - stream.mean(1, keepdim=True)
+            return stream @ unembed[:-1]
+
+        return token_labels(
+            rows[:count],
+            encode,
+            bases,
+            name=self.token_name,
+            effect=effect,
+            batch_size=max(1, 512 // rows.shape[1]),
+        )
+
+    def token_name(self, token: int) -> str:
+        """The text of a token, with signs for characters that cannot be seen."""
+        tokenizer = self.tokenizer
+        text = str(token) if tokenizer is None else tokenizer.decode([token])
+        return "".join(SIGNS.get(c, c if unicodedata.category(c)[0] != "C" else "�") for c in text)
+
+    @classmethod
+    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
+        """Train a character-level GPT-2 on a text file, into a Hugging Face folder."""
+        from libgraph_backends.gpt2_training import train
+
+        return train(TrainingOptions.model_validate(options.model_dump()), directory, progress)
+
+
+SIGNS = {"\n": "⏎", "\t": "⇥", "|": "¦"}
+"""For characters that have no place in a label."""
+
+
+def load_model(name: str, revision: str | None) -> Any:
+    """A model in TransformerLens, from a folder, from the cache or from huggingface.co.
+
+    Raises:
+        BackendError: if it is not there, cannot be reached, or is nothing that can be loaded.
+    """
+    try:
+        from transformer_lens.model_bridge import TransformerBridge
+    except ImportError as error:
+        raise BackendError(
+            f"Language models need TransformerLens ({error}): pip install 'libgraph[gpt2]'."
+        ) from error
+    try:
+        bridge = TransformerBridge.boot_transformers(name, revision=revision, device="cpu")
+        bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+    except Exception as error:
+        # Whatever a file that is no model leads these libraries to is the model's fault.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        what = "folder" if Path(name).exists() else "hub name"
+        raise BackendError(
+            f"The model '{name}' cannot be loaded ({reason}). Is the {what} right? Without a "
+            "network only folders and models that were downloaded before can be used."
+        ) from error
+    return bridge

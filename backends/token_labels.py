@@ -1,0 +1,171 @@
+"""What the features of a language model respond to, and what they do to its output.
+
+For every feature: the tokens in their context that drive it most, up and down; which tokens, or
+whether the position alone, carry its variance; and the tokens that its direction in the residual
+stream makes more and less likely. One pass over some sequences, with sums and a few extremes kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from libgraph.backend import Encode
+from libgraph.bases import Bases, Basis
+from libgraph.features import FeatureLabel
+
+EXAMPLES = 3
+"""Contexts shown for each sign, tokens for each effect, tokens named as concepts."""
+
+POSITIONAL = 0.5
+"""Share of a feature's variance above which it is called positional."""
+
+CONTEXT = 12
+"""Characters of context before a token."""
+
+
+@dataclass
+class Responses:
+    """Sums over tokens for the features of one node layer: k features, T positions, u tokens.
+
+    Args:
+        extremes: largest values `(2, EXAMPLES, k)` of the feature and of its negative.
+        places: where they are, as `sequence · T + position`.
+        by_position: Σ f and Σ f² at each position `(2, T, k)`.
+        by_token: Σ f² at each token that occurs `(u, k)`.
+    """
+
+    extremes: Float[Tensor, "2 examples k"]
+    places: Int[Tensor, "2 examples k"]
+    by_position: Float[Tensor, "2 T k"]
+    by_token: Float[Tensor, "u k"]
+
+    @classmethod
+    def empty(cls, features: int, positions: int, tokens: int) -> Responses:
+        """Before any token."""
+        return cls(
+            torch.full((2, EXAMPLES, features), -torch.inf),
+            torch.zeros(2, EXAMPLES, features, dtype=torch.int64),
+            torch.zeros(2, positions, features, dtype=torch.float64),
+            torch.zeros(tokens, features),
+        )
+
+    def add(self, f: Float[Tensor, "n T k"], tokens: Int[Tensor, "n T"], first: int) -> None:
+        """Take in some sequences; `tokens` counts those that occur, `first` is the sequence's."""
+        f = f.cpu()
+        self.by_position += torch.stack([f.double().sum(0), f.double().square().sum(0)])
+        flat = f.flatten(0, 1).float()
+        self.by_token.index_add_(0, tokens.flatten(), flat.square())
+        count = min(EXAMPLES, len(flat))
+        for sign, signed in enumerate((flat, -flat)):
+            values, places = signed.topk(count, dim=0)
+            values = torch.cat([self.extremes[sign], values])
+            places = torch.cat([self.places[sign], places + first * f.shape[1]])
+            self.extremes[sign], order = values.topk(EXAMPLES, dim=0)
+            self.places[sign] = places.gather(0, order)
+
+    def positional(self, sequences: int) -> Float[Tensor, " k"]:
+        """Share of the variance that the position explains, corrected for chance (adjusted R²)."""
+        total, squares = self.by_position.sum(1)
+        positions = self.by_position.shape[1]
+        count = sequences * positions
+        variance = squares - total.square() / count
+        between = self.by_position[0].square().sum(0) / sequences - total.square() / count
+        if sequences < 2:
+            return torch.zeros_like(variance)
+        within = (variance - between).clamp(min=0)
+        unexplained = within / variance.clamp(min=1e-300) * (count - 1) / (count - positions)
+        explained: Tensor = 1 - unexplained
+        return explained.clamp(0, 1)
+
+
+def token_labels(
+    tokens: Int[Tensor, "n T"],
+    encode: Encode,
+    bases: Bases,
+    *,
+    name: Callable[[int], str],
+    effect: Callable[[str, Tensor], Tensor | None],
+    batch_size: int,
+) -> dict[str, list[FeatureLabel]]:
+    """A label for each feature of each rotated node layer.
+
+    Args:
+        tokens: sequences to look at.
+        encode: tokens to features by node layer.
+        bases: of the node layers; decoders say what features are in the residual stream.
+        name: the text of a token.
+        effect: for a node layer and its decoder `(k, d)` the effect on the logits
+            `(k, vocabulary)`, None where there is none.
+        batch_size: sequences encoded at a time.
+    """
+    known, index = tokens.unique(return_inverse=True)
+    responses: dict[str, Responses] = {}
+    for first in range(0, len(tokens), batch_size):
+        part = slice(first, first + batch_size)
+        for layer, f in encode(tokens[part]).items():
+            if layer not in responses:
+                responses[layer] = Responses.empty(f.shape[-1], f.shape[1], len(known))
+            responses[layer].add(f, index[part], first)
+    names = [name(int(token)) for token in known]
+    texts = [[names[i] for i in row] for row in index.tolist()]
+    return {
+        layer: _labels(found, bases[layer], texts, names, effect(layer, bases[layer].decoder), name)
+        for layer, found in responses.items()
+    }
+
+
+def _labels(
+    found: Responses,
+    basis: Basis,
+    texts: Sequence[Sequence[str]],
+    names: Sequence[str],
+    effects: Tensor | None,
+    name: Callable[[int], str],
+) -> list[FeatureLabel]:
+    positional = found.positional(len(texts)).tolist()
+    share = found.by_token / found.by_token.sum(0).clamp(min=1e-30)
+    shares, strongest = share.topk(min(EXAMPLES, len(share)), dim=0)
+    labels = []
+    for j in range(share.shape[1]):
+        if j < basis.isolated:
+            labels.append(FeatureLabel("constant" if j == 0 else "variance of the norm"))
+            continue
+        signs = sorted((0, 1), key=lambda sign: -float(found.extremes[sign, 0, j]))
+        parts = [
+            ("+ " if sign == 0 else "− ")
+            + ", ".join(_context(texts, int(place)) for place in found.places[sign, :, j])
+            for sign in signs
+        ]
+        concepts = {
+            _alone(names[int(i)]): float(s)
+            for s, i in zip(shares[:, j], strongest[:, j], strict=True)
+        }
+        if positional[j] >= POSITIONAL:
+            concepts = {"position": positional[j]}
+        first, most = next(iter(concepts.items()))
+        parts.insert(0, f"{most:.0%} {first}")
+        if effects is not None:
+            up, down = (
+                " ".join(_alone(name(int(i))) for i in (sign * effects[j]).topk(EXAMPLES).indices)
+                for sign in (1, -1)
+            )
+            parts.append(f"logits + {up}, − {down}")
+        labels.append(FeatureLabel(" | ".join(parts), concepts))
+    return labels
+
+
+def _alone(name: str) -> str:
+    """The text of a token that stands by itself: spaces become visible."""
+    return name.replace(" ", "␣")
+
+
+def _context(texts: Sequence[Sequence[str]], place: int) -> str:
+    """A token in brackets after what comes before it."""
+    sequence, position = divmod(place, len(texts[0]))
+    before = "".join(texts[sequence][:position])[-CONTEXT:]
+    return f"{before}[{texts[sequence][position]}]"
