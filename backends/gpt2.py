@@ -43,6 +43,9 @@ BUNDLED_CONTEXT = 64
 LARGEST_CONTEXT = 128
 """Positions in a sequence, unless asked for otherwise."""
 
+BUNDLED_SEQUENCES = 256
+"""Rows of the bundled text, unless asked for otherwise: an analysis is a matter of minutes."""
+
 DATA_SET_SEQUENCES = 1024
 """Rows taken from a data set, unless asked for otherwise."""
 
@@ -264,7 +267,9 @@ class GPT2(Backend):
                     f"There is no text to run '{self.options.model or 'the model'}' on: give a "
                     "file or a data set with -o text=…"
                 )
-            if most is None and not Path(source).is_file():
+            if most is None and not self.options.text:
+                most = BUNDLED_SEQUENCES
+            elif most is None and not Path(source).is_file():
                 most = DATA_SET_SEQUENCES
             rows = sequences(
                 source,

@@ -257,14 +257,20 @@ def bench_gpt2(runs: int) -> list[dict[str, Any]]:
 
     rows: list[dict[str, Any]] = []
 
-    def report(stage: str, sequences: int, parts: dict[str, tuple[Any, str]], compute: Any) -> Any:
+    def report(
+        stage: str,
+        sequences: int,
+        parts: dict[str, tuple[Any, str]],
+        compute: Any,
+        positions: int = 128,
+    ) -> Any:
         with peak_memory() as peak, clock(parts) as seconds, torch.no_grad():
             began = time.perf_counter()
             result = compute()
             total = time.perf_counter() - began
         found = {"seconds": total, "peak_mib": round(peak[0], 1)}
         within = {label: f"{each:.1f} s" for label, each in seconds.items()}
-        setting = {"sequences": sequences, "positions": 128, "width": 768, "heads": 12}
+        setting = {"sequences": sequences, "positions": positions, "width": 768, "heads": 12}
         rows.append({"stage": stage, "setting": setting, "structured": found, "within": within})
         return result
 
@@ -282,6 +288,18 @@ def bench_gpt2(runs: int) -> list[dict[str, Any]]:
     bases = report("bases", 16, forwards | grams | eigh, find_bases)
     few = data(x[:2])
     report("edges", 2, edges, lambda: interactions(network, {"lib": bases}, few, GRADIENT))
+
+    block = transformer_block(768, 12)
+    one = block_inputs(1, 1024, 768)
+    alone = Sequences(block, one).network().double()
+    whole = Data(Sequences(block, one), "train", batch_size=1, memory=memory)
+
+    def long_context() -> Any:
+        stats = node_statistics(alone, whole)
+        found = METHODS["lib"](alone, stats, whole, truncation, silent)
+        return interactions(alone, {"lib": found}, whole, GRADIENT)
+
+    report("one block", 1, grams | edges, long_context, positions=1024)
     return rows
 
 

@@ -129,8 +129,9 @@ def _modules(metrics: Metrics, name: str, concept: str) -> Table:
         if any(layer in module["features"] for module in found["table"])
     ]
     wide = len(layers) > MOST_COLUMNS
-    columns = ["first layer", "last layer"] if wide else layers
-    table = _table("module", "features", *columns, concept, "its share", "weight within")
+    columns = ["features", "from", "to"] if wide else ["features", *layers]
+    shares = ["share", "within"] if wide else ["its share", "weight within"]
+    table = _table("module", *columns, concept, *shares)
     for module in found["table"][:MOST_MODULES]:
         known = module["concept"] is not None
         inside = module["within_concept"]

@@ -324,10 +324,14 @@ class Attention(SignedForm):
         self, p: Projections, a: Tensor, z: Tensor, queries: slice
     ) -> Float[Tensor, "n h e t e"]:
         """Γ_t = Σ_s a_ts k_sᵀ (v_s − z_t)/√d_head, turned back to the plain query's place."""
-        keyed = a.unsqueeze(2) * p.k.transpose(-1, -2).unsqueeze(3)
-        mixed = (keyed.flatten(2, 3) @ p.v).unflatten(2, keyed.shape[2:4])
-        mean_key = keyed.sum(-1, keepdim=True)
-        gamma: Tensor = p.plain_q.shape[-1] ** -0.5 * (mixed - mean_key * z.unsqueeze(2))
+        keys = p.k.transpose(-1, -2).unsqueeze(3)
+        parts = []
+        # Some coordinates of the keys at a time: all of them would be queries × keys × d_head.
+        for part in chunks(keys.shape[2], a.numel(), a):
+            keyed = a.unsqueeze(2) * keys[:, :, part]
+            mixed = (keyed.flatten(2, 3) @ p.v).unflatten(2, keyed.shape[2:4])
+            parts.append(mixed - keyed.sum(-1, keepdim=True) * z.unsqueeze(2))
+        gamma: Tensor = p.plain_q.shape[-1] ** -0.5 * torch.cat(parts, dim=2)
         if self.rotary is None:
             return gamma
         back = -torch.arange(queries.start, queries.stop, device=a.device)
