@@ -1,7 +1,7 @@
 """The backend `gpt2`: language models of Hugging Face, and a small one of characters bundled.
 
-TransformerLens loads the model (a hub name, a folder, or the bundled one), `transformer` cuts it
-into sections, `text` makes sequences of tokens, `token_labels` says what features respond to. The
+`hugging_face` loads the model (a hub name, a folder, the bundled one), `transformer` cuts it into
+sections, `text` makes sequences of tokens, `token_labels` says what features respond to. The
 score is the cross-entropy of each next token, in nats.
 """
 
@@ -27,6 +27,7 @@ from libgraph.backend import Backend, Batch, Encode, Split, TypedOptions
 from libgraph.errors import BackendError, DataError, UsageError
 from libgraph.network import Network
 from libgraph.sections import Section
+from libgraph_backends.hugging_face import AGREEMENT, LanguageModel, load_model
 
 if TYPE_CHECKING:
     from libgraph.bases import Bases
@@ -43,7 +44,7 @@ BUNDLED_CONTEXT = 64
 LARGEST_CONTEXT = 128
 """Positions in a sequence, unless asked for otherwise."""
 
-BUNDLED_SEQUENCES = 256
+BUNDLED_SEQUENCES = 128
 """Rows of the bundled text, unless asked for otherwise: an analysis is a matter of minutes."""
 
 DATA_SET_SEQUENCES = 1024
@@ -52,11 +53,11 @@ DATA_SET_SEQUENCES = 1024
 CHECKED = 4
 """Sequences on which the logits of the sections are compared with the model's own."""
 
-AGREEMENT = 1e-4
-"""How far they may differ, relative to the largest: the model computes in single precision."""
-
-LABELLED_TOKENS = 16_384
+LABELLED_TOKENS = 8192
 """Tokens that features are labelled from."""
+
+LARGEST_LOGITS = 2**25
+"""Logits computed at a time: vocabularies are larger than node layers."""
 
 
 class GPT2Options(TypedOptions):
@@ -78,8 +79,8 @@ class GPT2Options(TypedOptions):
     cuts: Literal["all", "sublayers", "blocks"] = Field(
         "all", description="node layers: all, around attention and MLP, or blocks alone"
     )
-    skip_first: Literal[0, 1] = Field(
-        0, description="1: the first position is the begin-of-text token and left out"
+    skip_first: bool = Field(
+        False, description="begin-of-text stands before every row and is left out"
     )
 
     @field_validator("layers")
@@ -139,18 +140,24 @@ class GPT2(Backend):
     # The model
 
     @cached_property
-    def bridge(self) -> Any:
-        """The model, as TransformerLens sees it.
+    def loaded(self) -> LanguageModel:
+        """The model and its tokenizer.
 
         Raises:
             BackendError: if it cannot be found or loaded, saying what to do.
+            NumericalError: if its parameters are not finite.
         """
         if self._model is not None:
-            return self._model
+            return LanguageModel(self._model, self._model.tokenizer)
         if self.options.model is not None:
             return load_model(self.options.model, self.options.revision)
         with as_file(BUNDLED) as folder:
             return load_model(str(folder), None)
+
+    @property
+    def bridge(self) -> Any:
+        """The model, as TransformerLens sees it."""
+        return self.loaded.bridge
 
     @cached_property
     def cut(self) -> CutTransformer:
@@ -181,20 +188,14 @@ class GPT2(Backend):
         return first, last
 
     def _first_token(self) -> int:
-        config = self.bridge.original_model.config
-        token = getattr(self.tokenizer or config, "bos_token_id", None)
+        places = (self.loaded.tokenizer, self.bridge.original_model.config)
+        found = (getattr(place, "bos_token_id", None) for place in places)
+        token = next((each for each in found if each is not None), None)
         if token is None or not 0 <= token < self.bridge.cfg.d_vocab:
             raise BackendError(
-                "The model has no begin-of-text token, which skip_first=1 puts before sequences."
+                "The model has no begin-of-text token, which skip_first puts before every row."
             )
         return int(token)
-
-    @property
-    def tokenizer(self) -> Any:
-        """Of the model; None where it has none that makes tokens."""
-        tokenizer = self.bridge.tokenizer
-        usable = tokenizer is not None and tokenizer("e", add_special_tokens=False)["input_ids"]
-        return tokenizer if usable else None
 
     def _check(self, cut: CutTransformer) -> None:
         """Compare with the model's own logits.
@@ -237,8 +238,16 @@ class GPT2(Backend):
         self, outputs: Float[Tensor, "n t d"], targets: Int[Tensor, "n t"]
     ) -> Float[Tensor, " n"]:
         """Mean cross-entropy of the next token, in nats."""
-        logits = self._logits(self.cut, outputs)
-        return cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(1)
+        vocabulary = self.bridge.cfg.d_vocab
+        rows = max(1, LARGEST_LOGITS // (targets.shape[1] * vocabulary))
+        losses = [
+            cross_entropy(
+                self._logits(self.cut, some).flatten(0, 1), wanted.flatten(), reduction="none"
+            )
+            for some, wanted in zip(outputs.split(rows), targets.split(rows), strict=True)
+        ]
+        by_row: Tensor = torch.cat(losses).unflatten(0, targets.shape)
+        return by_row.mean(1)
 
     # The text
 
@@ -249,9 +258,7 @@ class GPT2(Backend):
 
     @cached_property
     def _splits(self) -> dict[Split, Int[Tensor, "n length"]]:
-        from libgraph_backends.text import sequences
-
-        known = self.bridge.cfg.n_ctx - self.options.skip_first
+        known = self.bridge.cfg.n_ctx - int(self.options.skip_first)
         usual = BUNDLED_CONTEXT if self._is_bundled else LARGEST_CONTEXT
         positions = self.options.n_ctx or min(usual, known)
         if positions > known:
@@ -260,6 +267,8 @@ class GPT2(Backend):
                 f"n_ctx={positions} is more than the model's {known} positions{first}."
             )
         most = self.options.sequences
+        from libgraph_backends.text import sequences
+
         with as_file(BUNDLED / "text.txt") as bundled:
             source = self.options.text or (str(bundled) if self._is_bundled else None)
             if source is None:
@@ -273,7 +282,7 @@ class GPT2(Backend):
                 most = DATA_SET_SEQUENCES
             rows = sequences(
                 source,
-                self.tokenizer,
+                self.loaded.tokenizer,
                 length=positions + 1,
                 most=most,
                 vocabulary=self.bridge.cfg.d_vocab,
@@ -282,8 +291,9 @@ class GPT2(Backend):
         test = max(1, round(self.options.test_share * len(rows)))
         if test >= len(rows):
             raise DataError(
-                f"The text has {len(rows)} sequence of {positions} tokens, which leaves none to "
-                "hold out for scores: choose a smaller n_ctx or a longer text."
+                f"Of {len(rows)} rows of {positions} tokens a test_share of "
+                f"{self.options.test_share:g} leaves none to compute on: choose a smaller one, "
+                "a smaller n_ctx or a longer text."
             )
         train = rows[:-test]
         return {
@@ -309,18 +319,23 @@ class GPT2(Backend):
 
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
         """Tokens in context, tokens or position that carry the variance, and effects on logits."""
-        from libgraph_backends.token_labels import token_labels
+        from libgraph_backends.token_labels import EXAMPLES, token_labels
 
         rows = self._splits["train"][:, :-1]
         count = max(2, LABELLED_TOKENS // rows.shape[1])
-        unembed, d = self.cut.unembed.double(), self.bridge.cfg.d_model
+        unembed, d = self.cut.unembed[:-1].float(), self.bridge.cfg.d_model
 
-        def effect(layer: str, decoder: Tensor) -> Tensor | None:
+        def effect(decoder: Tensor) -> tuple[Tensor, Tensor]:
             # The residual stream is last but for the constant.
-            stream = decoder.cpu().double()[:, -d - 1 : -1]
+            stream = decoder[:, -d - 1 : -1].cpu().float()
             if self.bridge.cfg.normalization_type == "LN":
                 stream = stream - stream.mean(1, keepdim=True)
-            return stream @ unembed[:-1]
+            count = min(EXAMPLES, unembed.shape[1])
+            parts = stream.split(max(1, LARGEST_LOGITS // unembed.shape[1]))
+            found = [
+                [(sign * part @ unembed).topk(count).indices for part in parts] for sign in (1, -1)
+            ]
+            return torch.cat(found[0]), torch.cat(found[1])
 
         return token_labels(
             rows[:count],
@@ -333,8 +348,13 @@ class GPT2(Backend):
 
     def token_name(self, token: int) -> str:
         """The text of a token, with signs for characters that cannot be seen."""
-        tokenizer = self.tokenizer
-        text = str(token) if tokenizer is None else tokenizer.decode([token])
+        tokenizer = self.loaded.tokenizer
+        if tokenizer is None:
+            return str(token)
+        text = tokenizer.decode([token])
+        if "\ufffd" in text:
+            # Part of a character: only the tokenizer's own name tells it from others.
+            text = str(tokenizer.convert_ids_to_tokens(token))
         return "".join(SIGNS.get(c, c if unicodedata.category(c)[0] != "C" else "�") for c in text)
 
     @classmethod
@@ -347,29 +367,3 @@ class GPT2(Backend):
 
 SIGNS = {"\n": "⏎", "\t": "⇥", "|": "¦"}
 """For characters that have no place in a label."""
-
-
-def load_model(name: str, revision: str | None) -> Any:
-    """A model in TransformerLens, from a folder, from the cache or from huggingface.co.
-
-    Raises:
-        BackendError: if it is not there, cannot be reached, or is nothing that can be loaded.
-    """
-    try:
-        from transformer_lens.model_bridge import TransformerBridge
-    except ImportError as error:
-        raise BackendError(
-            f"Language models need TransformerLens ({error}): pip install 'libgraph[gpt2]'."
-        ) from error
-    try:
-        bridge = TransformerBridge.boot_transformers(name, revision=revision, device="cpu")
-        bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
-    except Exception as error:
-        # Whatever a file that is no model leads these libraries to is the model's fault.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        what = "folder" if Path(name).exists() else "hub name"
-        raise BackendError(
-            f"The model '{name}' cannot be loaded ({reason}). Is the {what} right? Without a "
-            "network only folders and models that were downloaded before can be used."
-        ) from error
-    return bridge

@@ -20,6 +20,7 @@ from libgraph.accumulate import Progress
 from libgraph.errors import DataError
 from libgraph.files import writing
 from libgraph.training import CHECKPOINT, fit
+from libgraph_backends.hugging_face import quiet
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -43,8 +44,8 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
     text = read_text(options.text)
     tokenizer = character_tokenizer(text)
     tokens = torch.tensor(tokenizer(text)["input_ids"])
-    held_out = len(tokens) // HELD_OUT
-    training, validation = tokens[:-held_out], tokens[-held_out:]
+    split = len(tokens) - len(tokens) // HELD_OUT
+    training, validation = tokens[:split], tokens[split:]
     if len(validation) <= options.n_ctx:
         raise DataError(
             f"'{options.text}' is too short: the tenth of it that is held out has "
@@ -89,10 +90,11 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
         evaluate=evaluate,
         progress=progress,
     )
-    model.half().save_pretrained(directory)  # type: ignore[no-untyped-call]
-    tokenizer.save_pretrained(directory)
+    with quiet():
+        model.half().save_pretrained(directory)  # type: ignore[no-untyped-call]
+        tokenizer.save_pretrained(directory)
     with writing(directory / "text.txt") as path:
-        path.write_text(text[-held_out:][:KEPT_TEXT], encoding="utf-8")
+        path.write_text(text[split:][:KEPT_TEXT], encoding="utf-8")
     (directory / CHECKPOINT).unlink(missing_ok=True)
     return {"history": history, "parameters": sum(p.numel() for p in parameters.values())}
 
@@ -126,6 +128,7 @@ def character_tokenizer(text: str) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
+        unk_token="\n",  # noqa: S106
         bos_token="\n",  # noqa: S106
         eos_token="\n",  # noqa: S106
         clean_up_tokenization_spaces=False,

@@ -23,6 +23,9 @@ from torch import Tensor
 from libgraph.errors import DataError, UsageError
 from libgraph.store import read_tensors, write_tensors
 
+MOST_UNKNOWN = 0.1
+"""Share of tokens that a tokenizer may not know."""
+
 
 def sequences(
     source: str, tokenizer: Any, *, length: int, most: int | None, vocabulary: int, column: str
@@ -43,7 +46,11 @@ def sequences(
     """
     path = Path(source)
     needed = None if most is None else most * length
-    if path.suffix == ".npy":
+    kind = path.suffix.lower()
+    if path.is_dir() or (not path.exists() and kind in (".txt", ".jsonl", ".npy")):
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"The text '{source}' {what}: give a file or the name of a data set.")
+    if kind == ".npy":
         tokens = _token_ids(path)
     elif tokenizer is None:
         raise DataError(f"The model has no tokenizer for '{source}': give token ids (.npy).")
@@ -73,10 +80,13 @@ def _token_ids(path: Path) -> Int[Tensor, " tokens"]:
     except OSError as error:
         raise DataError(f"The token ids '{path}' cannot be read: {error.strerror}.") from None
     except (ValueError, EOFError):
-        raise DataError(f"'{path}' is not a NumPy array of token ids.") from None
-    if not np.issubdtype(ids.dtype, np.integer):
+        ids = None
+    if not isinstance(ids, np.ndarray):
+        raise DataError(f"'{path}' is not a NumPy array of token ids.")
+    if ids.dtype.kind not in "iu":
         raise DataError(f"'{path}' holds {ids.dtype} numbers, not token ids.")
-    return torch.from_numpy(ids.astype(np.int64).reshape(-1))
+    # No vocabulary is larger; unsigned numbers beyond must not turn negative.
+    return torch.from_numpy(np.minimum(ids.reshape(-1), 2**62).astype(np.int64))
 
 
 def _cached(path: Path, tokenizer: Any, column: str) -> Int[Tensor, " tokens"]:
@@ -86,8 +96,8 @@ def _cached(path: Path, tokenizer: Any, column: str) -> Int[Tensor, " tokens"]:
     except OSError as error:
         raise DataError(f"The text '{path}' cannot be read: {error.strerror}.") from None
     key = hashlib.sha256(content)
-    key.update(repr((column, path.suffix, type(tokenizer).__name__)).encode())
-    key.update(tokenizer.backend_tokenizer.to_str().encode())
+    key.update(repr((column, path.suffix, tokenizer.eos_token_id)).encode())
+    key.update(_description(tokenizer))
     kept = Path(platformdirs.user_cache_dir("libgraph")) / f"tokens-{key.hexdigest()[:32]}"
     if kept.is_file():
         try:
@@ -95,10 +105,11 @@ def _cached(path: Path, tokenizer: Any, column: str) -> Int[Tensor, " tokens"]:
         except (UsageError, KeyError):
             kept.unlink()
     try:
-        text = content.decode()
+        # Line ends are those of Python, as in training.
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise DataError(f"'{path}' is not text in UTF-8.") from None
-    texts = _lines(text, path, column) if path.suffix == ".jsonl" else [text]
+    texts = _lines(text, path, column) if path.suffix.lower() == ".jsonl" else [text]
     tokens = _tokenised(texts, tokenizer, None)
     # A cache that cannot be written only costs time.
     with suppress(UsageError):
@@ -106,32 +117,50 @@ def _cached(path: Path, tokenizer: Any, column: str) -> Int[Tensor, " tokens"]:
     return tokens
 
 
+def _description(tokenizer: Any) -> bytes:
+    """All that decides which tokens a tokenizer makes."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return f"{type(tokenizer).__name__} {text}".encode()
+
+
 def _lines(text: str, path: Path, column: str) -> Iterator[str]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`, which also ends lines at signs that JSON allows within them.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-            yield str(entry[column])
-        except (json.JSONDecodeError, TypeError, KeyError):
+            found = json.loads(line)[column]
+        except (json.JSONDecodeError, RecursionError, TypeError, KeyError):
+            found = None
+        if not isinstance(found, str):
             raise DataError(
-                f"Line {number} of '{path}' is not a JSON object with a field '{column}': "
+                f"Line {number} of '{path}' is not a JSON object with text in a field '{column}': "
                 "choose another with -o column=…"
-            ) from None
+            )
+        yield found
 
 
 def _tokenised(texts: Iterable[str], tokenizer: Any, needed: int | None) -> Int[Tensor, " tokens"]:
     """Tokens of all texts end to end, the tokenizer's end-of-text between them."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     parts: list[list[int]] = []
-    count = 0
+    count = unknown = 0
     for text in texts:
+        # Half of a surrogate pair, which JSON can spell, is no character.
+        text = text.encode("utf-8", "replace").decode()
         ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         parts += [end] if parts else []
         parts.append(ids)
         count += len(ids)
+        unknown += ids.count(tokenizer.unk_token_id) - text.count(tokenizer.unk_token or "\0")
         if needed is not None and count >= needed:
             break
+    if unknown > MOST_UNKNOWN * count:
+        raise DataError(
+            f"The model's tokenizer does not know {unknown} of {count} tokens of this text: use a "
+            "text like the one that the model was trained on."
+        )
     return torch.tensor(list(itertools.chain.from_iterable(parts)), dtype=torch.int64)
 
 
@@ -148,9 +177,12 @@ def _data_set(name: str, column: str) -> Iterator[str]:
                     f"The data set '{name}' has no column '{column}': choose one of "
                     f"{', '.join(row)} with -o column=…"
                 )
-            yield str(row[column])
+            if not isinstance(row[column], str):
+                raise DataError(f"The column '{column}' of the data set '{name}' holds no text.")
+            yield row[column]
     except (DatasetNotFoundError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(
-            f"'{name}' is neither a file nor a data set that can be reached "
-            f"({str(error).splitlines()[0]}): give a text file, or a name on huggingface.co."
+            f"'{name}' is neither a file nor a data set that can be reached ({reason}): give a "
+            "text file, or a name on huggingface.co."
         ) from None

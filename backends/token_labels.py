@@ -35,31 +35,36 @@ class Responses:
     Args:
         extremes: largest values `(2, EXAMPLES, k)` of the feature and of its negative.
         places: where they are, as `sequence · T + position`.
-        by_position: Σ f and Σ f² at each position `(2, T, k)`.
-        by_token: Σ f² at each token that occurs `(u, k)`.
+        shift: what is taken from f before it is squared, about its mean `(k,)`.
+        by_position: Σ f and Σ f² at each position `(2, T, k)`, shifted.
+        by_token: Σ f² at each token that occurs `(u, k)`, shifted.
     """
 
     extremes: Float[Tensor, "2 examples k"]
     places: Int[Tensor, "2 examples k"]
+    shift: Float[Tensor, " k"]
     by_position: Float[Tensor, "2 T k"]
     by_token: Float[Tensor, "u k"]
 
     @classmethod
-    def empty(cls, features: int, positions: int, tokens: int) -> Responses:
-        """Before any token."""
+    def beginning(cls, f: Float[Tensor, "n T k"], tokens: int) -> Responses:
+        """Before any token; the mean of these features is what all are shifted by."""
+        features, positions = f.shape[-1], f.shape[1]
         return cls(
             torch.full((2, EXAMPLES, features), -torch.inf),
             torch.zeros(2, EXAMPLES, features, dtype=torch.int64),
+            f.cpu().double().mean((0, 1)),
             torch.zeros(2, positions, features, dtype=torch.float64),
             torch.zeros(tokens, features),
         )
 
     def add(self, f: Float[Tensor, "n T k"], tokens: Int[Tensor, "n T"], first: int) -> None:
         """Take in some sequences; `tokens` counts those that occur, `first` is the sequence's."""
-        f = f.cpu()
-        self.by_position += torch.stack([f.double().sum(0), f.double().square().sum(0)])
+        f = f.cpu().double()
+        shifted = f - self.shift
+        self.by_position += torch.stack([shifted.sum(0), shifted.square().sum(0)])
+        self.by_token.index_add_(0, tokens.flatten(), shifted.flatten(0, 1).square().float())
         flat = f.flatten(0, 1).float()
-        self.by_token.index_add_(0, tokens.flatten(), flat.square())
         count = min(EXAMPLES, len(flat))
         for sign, signed in enumerate((flat, -flat)):
             values, places = signed.topk(count, dim=0)
@@ -77,8 +82,12 @@ class Responses:
         between = self.by_position[0].square().sum(0) / sequences - total.square() / count
         if sequences < 2:
             return torch.zeros_like(variance)
+        # A feature that does not vary is no matter of position.
+        variance[variance <= 1e-12 * (squares + count * self.shift.square())] = torch.inf
         within = (variance - between).clamp(min=0)
-        unexplained = within / variance.clamp(min=1e-300) * (count - 1) / (count - positions)
+        unexplained = (
+            torch.nan_to_num(within / variance, nan=1.0) * (count - 1) / (count - positions)
+        )
         explained: Tensor = 1 - unexplained
         return explained.clamp(0, 1)
 
@@ -89,7 +98,7 @@ def token_labels(
     bases: Bases,
     *,
     name: Callable[[int], str],
-    effect: Callable[[str, Tensor], Tensor | None],
+    effect: Callable[[Tensor], tuple[Tensor, Tensor]],
     batch_size: int,
 ) -> dict[str, list[FeatureLabel]]:
     """A label for each feature of each rotated node layer.
@@ -99,8 +108,8 @@ def token_labels(
         encode: tokens to features by node layer.
         bases: of the node layers; decoders say what features are in the residual stream.
         name: the text of a token.
-        effect: for a node layer and its decoder `(k, d)` the effect on the logits
-            `(k, vocabulary)`, None where there is none.
+        effect: for a decoder `(k, d)` the tokens `(k, examples)` that each of its directions makes
+            most likely, and least.
         batch_size: sequences encoded at a time.
     """
     known, index = tokens.unique(return_inverse=True)
@@ -109,12 +118,12 @@ def token_labels(
         part = slice(first, first + batch_size)
         for layer, f in encode(tokens[part]).items():
             if layer not in responses:
-                responses[layer] = Responses.empty(f.shape[-1], f.shape[1], len(known))
+                responses[layer] = Responses.beginning(f, len(known))
             responses[layer].add(f, index[part], first)
     names = [name(int(token)) for token in known]
     texts = [[names[i] for i in row] for row in index.tolist()]
     return {
-        layer: _labels(found, bases[layer], texts, names, effect(layer, bases[layer].decoder), name)
+        layer: _labels(found, bases[layer], texts, names, effect(bases[layer].decoder), name)
         for layer, found in responses.items()
     }
 
@@ -124,7 +133,7 @@ def _labels(
     basis: Basis,
     texts: Sequence[Sequence[str]],
     names: Sequence[str],
-    effects: Tensor | None,
+    effects: tuple[Tensor, Tensor],
     name: Callable[[int], str],
 ) -> list[FeatureLabel]:
     positional = found.positional(len(texts)).tolist()
@@ -138,23 +147,26 @@ def _labels(
         signs = sorted((0, 1), key=lambda sign: -float(found.extremes[sign, 0, j]))
         parts = [
             ("+ " if sign == 0 else "− ")
-            + ", ".join(_context(texts, int(place)) for place in found.places[sign, :, j])
+            + ", ".join(
+                _context(texts, int(place))
+                for place, value in zip(
+                    found.places[sign, :, j], found.extremes[sign, :, j], strict=True
+                )
+                if value > -torch.inf
+            )
             for sign in signs
         ]
-        concepts = {
-            _alone(names[int(i)]): float(s)
-            for s, i in zip(shares[:, j], strongest[:, j], strict=True)
-        }
+        concepts: dict[str, float] = {}
+        for s, i in zip(shares[:, j], strongest[:, j], strict=True):
+            # Tokens that look alike count together.
+            text = _alone(names[int(i)])
+            concepts[text] = concepts.get(text, 0.0) + float(s)
         if positional[j] >= POSITIONAL:
             concepts = {"position": positional[j]}
-        first, most = next(iter(concepts.items()))
-        parts.insert(0, f"{most:.0%} {first}")
-        if effects is not None:
-            up, down = (
-                " ".join(_alone(name(int(i))) for i in (sign * effects[j]).topk(EXAMPLES).indices)
-                for sign in (1, -1)
-            )
-            parts.append(f"logits + {up}, − {down}")
+        first = max(concepts, key=concepts.__getitem__)
+        parts.insert(0, f"{concepts[first]:.0%} {first}")
+        up, down = (" ".join(_alone(name(int(i))) for i in tokens[j]) for tokens in effects)
+        parts.append(f"logits + {up}, − {down}")
         labels.append(FeatureLabel(" | ".join(parts), concepts))
     return labels
 

@@ -160,9 +160,8 @@ def _check_supported(bridge: Any) -> None:
             getattr(cfg, "output_logits_soft_cap", -1.0) or -1.0,
         )
         > 0,
-        "attention scaled by layer": bool(
-            getattr(config, "scale_attn_by_inverse_layer_idx", False)
-        ),
+        "attention scaled otherwise": getattr(config, "scale_attn_by_inverse_layer_idx", False)
+        or not getattr(config, "scale_attn_weights", True),
         "blocks without attention, MLP or norms": not all(
             hasattr(block, part) for block in blocks for part in ("ln1", "attn", "mlp")
         ),
@@ -292,7 +291,7 @@ def _rotary(bridge: Any) -> tuple[Tensor | None, Tensor | None]:
         return None, None
     cfg = bridge.cfg
     found = [b for name, b in bridge.original_model.named_buffers() if name.endswith("inv_freq")]
-    if not found or cfg.rotary_adjacent_pairs:
+    if not found or cfg.rotary_adjacent_pairs or any(len(each) != len(found[0]) for each in found):
         raise BackendError(
             "The model has rotary positions of a kind for which there is no section."
         )

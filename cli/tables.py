@@ -117,6 +117,9 @@ def _modules_title(metrics: Metrics, name: str, concept: str) -> str:
     title += f", seeds agree {found['agreement']:.2f}"
     if found["within_concept"] is not None:
         title += f", {found['within_concept']:.0%} within one {concept}"
+    if found.get("homogeneity") is not None:
+        title += f"; homogeneity {found['homogeneity']:.2f}"
+        title += f", adjusted Rand index {found['adjusted_rand_index']:.2f}"
     return title
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import accumulate as running_sums
 
 from torch import Tensor
 
@@ -49,7 +48,7 @@ class Checkpoints:
         start = max(kept, default=0)
         x: Tensor = kept[start] if kept else self.network.embed(batch.inputs)
         room = self.room - sum(each.numel() * each.element_size() for each in kept.values())
-        chosen = self._evenly(x, start, index, room)
+        chosen = self._evenly(x, start + 1 if kept else start, index, room)
         if start in chosen:
             kept[start] = x
         for i in range(start, index):
@@ -58,15 +57,14 @@ class Checkpoints:
                 kept[i + 1] = x
         return x
 
-    def _evenly(self, x: Tensor, start: int, index: int, room: int) -> set[int]:
-        """As many node layers from `start` up to `index` as fit, at equal steps from the end."""
+    def _evenly(self, x: Tensor, first: int, index: int, room: int) -> set[int]:
+        """As many node layers from `first` up to `index` as fit, at equal steps from the end."""
         sizes = [layer.size for layer in self.network.node_layers]
         # Later node layers have as many positions as this one, or fewer.
         bytes_of = x.shape[0] * x.shape[1] * x.element_size()
-        for step in range(1, index - start + 2):
-            chosen = range(index, start - 1, -step)
-            *_, total = running_sums(bytes_of * sizes[i] for i in chosen)
-            if total <= room:
+        for step in range(1, index - first + 2):
+            chosen = range(index, first - 1, -step)
+            if bytes_of * sum(sizes[i] for i in chosen) <= room:
                 return set(chosen)
         return set()
 

@@ -23,6 +23,7 @@ pytest.importorskip("transformer_lens")
 from transformer_lens.model_bridge import TransformerBridge  # noqa: E402
 
 from libgraph_backends.gpt2_training import character_tokenizer, schedule  # noqa: E402
+from libgraph_backends.hugging_face import quiet  # noqa: E402
 
 VOCABULARY, CONTEXT = 30, 16
 TEXT = "the cat sat on the mat, and the dog lay by the door.\n" * 40
@@ -62,8 +63,8 @@ CUTS = [
     {"cuts": "blocks"},
     {"layers": "1:2"},
     {"layers": "0:1", "cuts": "sublayers"},
-    {"skip_first": 1},
-    {"skip_first": 1, "layers": "1:", "cuts": "blocks"},
+    {"skip_first": True},
+    {"skip_first": True, "layers": "1:", "cuts": "blocks"},
 ]
 
 
@@ -129,7 +130,7 @@ def test_logits_are_those_of_hugging_face(kind, options, bridges, ids):
     model = backend(bridges[kind], ids, **options)
     inputs = model._splits["test"][:, :-1]
     hugging_face = bridges[kind].original_model.double()
-    first = torch.zeros(len(inputs), options.get("skip_first", 0), dtype=torch.int64)
+    first = torch.zeros(len(inputs), int("skip_first" in options), dtype=torch.int64)
     with torch.no_grad():
         expected = hugging_face(torch.cat([first, inputs], dim=1)).logits[:, first.shape[1] :]
         found = forward(model, inputs)
@@ -152,7 +153,7 @@ def test_in_single_precision_too(kind, bridges, ids):
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("gpt2", {}), ("neo", {"cuts": "sublayers"}), ("neox", {}), ("neox", {"skip_first": 1})],
+    [("gpt2", {}), ("neo", {"cuts": "sublayers"}), ("neox", {}), ("neox", {"skip_first": True})],
 )
 def test_the_contract_is_kept(kind, options, bridges, ids):
     check_backend(backend(bridges[kind], ids, **options), samples=2)
@@ -307,7 +308,10 @@ def write(path, content):
     ("name", "content", "error", "message"),
     [
         ("a.txt", "short", DataError, "5 tokens, fewer than one sequence of 10"),
-        ("a.txt", "just one row", DataError, "none to hold out"),
+        ("a.txt", "the cat on", DataError, "none to compute on"),
+        ("a.txt", "ΔΔΔ the cat ΔΔΔ sat", DataError, "does not know 6 of 19"),
+        ("a.jsonl", '{"text": null}\n', DataError, "Line 1"),
+        ("a.jsonl", "[" * 100_000, DataError, "Line 1"),
         ("a.txt", b"\xff\xfe\xfa", DataError, "not text in UTF-8"),
         ("a.npy", "no array", DataError, "not a NumPy array"),
         ("a.jsonl", "[1]\n", DataError, "Line 1"),
@@ -325,6 +329,8 @@ def test_texts_that_cannot_be_used(name, content, error, message, bridges, tmp_p
         (np.array([1, 2, -1] * 20), "token -1"),
         (np.ones(40), "not token ids"),
         (np.array([object()]), "not a NumPy array"),
+        (np.array([2**64 - 5] * 40, dtype=np.uint64), "has token 4611686018427387904"),
+        (np.ones(40, dtype="timedelta64[s]"), "not token ids"),
     ],
 )
 def test_token_ids_that_cannot_be_used(ids, message, bridges, tmp_path):
@@ -337,7 +343,7 @@ def test_token_ids_that_cannot_be_used(ids, message, bridges, tmp_path):
     ("options", "message"),
     [
         ({"n_ctx": CONTEXT + 1}, f"more than the model's {CONTEXT} positions"),
-        ({"n_ctx": CONTEXT, "skip_first": 1}, f"{CONTEXT - 1} positions beside the first"),
+        ({"n_ctx": CONTEXT, "skip_first": True}, f"{CONTEXT - 1} positions beside the first"),
         ({"layers": "1:3"}, "blocks 0 to 1"),
         ({"layers": "1:1"}, "blocks 0 to 1"),
     ],
@@ -346,6 +352,27 @@ def test_options_that_do_not_fit_the_model(options, message, bridges, ids):
     model = GPT2(GPT2Options(text=str(ids), **options), model=bridges["gpt2"])
     with pytest.raises(UsageError, match=message):
         model.network()
+
+
+def test_texts_that_are_not_there(bridges, tmp_path):
+    for name, message in (("none.txt", "does not exist"), ("", "is a folder")):
+        with pytest.raises(DataError, match=message):
+            backend(bridges["gpt2"], tmp_path / name).samples("train")
+    np.savez(tmp_path / "zip", a=np.ones(3))
+    (tmp_path / "zip.npz").rename(tmp_path / "zip.npy")
+    with pytest.raises(DataError, match="not a NumPy array"):
+        backend(bridges["gpt2"], tmp_path / "zip.npy").samples("train")
+
+
+def test_line_ends_and_separators_within_lines(bridges, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
+    model = backend(bridges["gpt2"], path)
+    found = "".join(model.token_name(int(t)) for row in model._splits["train"] for t in row)
+    assert found.startswith("the cat sat on the mat, and the dog lay by the door.⏎the")
+    lines = tmp_path / "a.JSONL"
+    lines.write_text('{"text": "' + "the cat sat " * 10 + '\u2028\\ud800"}\n', encoding="utf-8")
+    assert backend(bridges["gpt2"], lines).samples("train") == 9
 
 
 # Labels
@@ -397,10 +424,12 @@ def test_positional_features_are_recognised(bridges, ids):
     position = normal(generator, 7)
     noise = normal(generator, 50, 7)
     f = torch.stack([position.expand(50, 7), noise, position + noise], dim=-1)
-    found = Responses.empty(3, 7, 1)
+    f = torch.cat([f, torch.full_like(f[..., :1], 3.0)], dim=-1)
+    found = Responses.beginning(f[:20], 1)
     for first, part in zip((0, 20), (f[:20], f[20:]), strict=True):
         found.add(part, torch.zeros(len(part), 7, dtype=torch.int64), first)
-    alone, none, both = found.positional(50).tolist()
+    alone, none, both, constant = found.positional(50).tolist()
+    assert constant == 0
     assert alone == pytest.approx(1)
     assert none < 0.02
     share = float(position.var(correction=0) / (position.var(correction=0) + noise.var()))
@@ -412,9 +441,13 @@ def test_a_token_carries_its_share_of_a_feature():
 
     tokens = torch.tensor([[0, 1, 2], [1, 1, 0]])
     f = torch.tensor([[[1.0], [2.0], [0.0]], [[2.0], [-3.0], [1.0]]])
-    found = Responses.empty(1, 3, 3)
+    found = Responses.beginning(f - f.mean(), 3)
     found.add(f, tokens, 0)
     assert found.by_token[:, 0].tolist() == [2, 17, 0]
+    # About the mean where there is one: a token is not strong for being frequent.
+    found = Responses.beginning(f, 3)
+    found.add(f, tokens, 0)
+    assert found.by_token[:, 0].tolist() == pytest.approx([0.5, 16.75, 0.25])
     assert EXAMPLES == 3
     assert found.extremes[0, :, 0].tolist() == [2, 2, 1]
     assert found.extremes[1, 0, 0] == 3
@@ -482,7 +515,7 @@ def test_the_learning_rate_rises_and_falls():
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xff", b"tiny"])
+@pytest.mark.parametrize("content", [b"", b"\xff\xff", b"tiny", b"nine char"])
 def test_texts_that_cannot_be_trained_on(content, run, tmp_path):
     path = write(tmp_path / "text.txt", content)
     fails(run("train", "gpt2", "-o", f"text={path}", "--out", tmp_path / "model"), 4, str(path))
@@ -496,6 +529,71 @@ def test_a_missing_text_or_model(run, tmp_path, ids, monkeypatch):
     for name in ("no/such-model", "no such name"):
         fails(run("analyze", "gpt2", "-o", f"model={name}", "-o", f"text={ids}"), 3, name, "folder")
     fails(run("analyze", "gpt2", "-o", "layers=middle"), 2, "FIRST:LAST")
+
+
+def save(bridge_config, folder, change=None, seed=0):
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(bridge_config)
+    if change is not None:
+        change(model)
+    with quiet():
+        model.save_pretrained(folder)
+    return folder
+
+
+def test_models_from_folders(run, ids, tmp_path):
+    """Without a tokenizer too, and with options as the command line gives them."""
+    for kind in ("gpt2", "neo", "neox", "llama"):
+        folder = save(configurations()[kind], tmp_path / kind)
+        code, out, err = run(
+            "analyze", "gpt2", "-o", f"model={folder}", "-o", f"text={ids}", "-o", "n_ctx=9",
+            "-o", "skip_first=true", "-o", "cuts=sublayers", "-o", "layers=0:1", "--no-ablation",
+            "--out", tmp_path / f"run-{kind}", "--json", "--quiet",
+        )  # fmt: skip
+        assert code == 0, err
+        assert json.loads(out)["backend"] == "gpt2"
+        assert err == ""
+
+
+def drop_file(folder):
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+
+
+def without_a_weight(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("transformer.h.1.mlp.c_fc.weight")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def not_finite(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["transformer.h.1.mlp.c_fc.weight"][2, 3] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def unscaled(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "scale_attn_weights": False}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "message"),
+    [
+        (drop_file, 3, "undamaged"),
+        (without_a_weight, 3, "no parameter 'transformer.h.1.mlp.c_fc.weight'"),
+        (not_finite, 5, "'transformer.h.1.mlp.c_fc.weight' of the model"),
+        (unscaled, 3, "than Hugging Face"),
+    ],
+)
+def test_models_that_are_not_what_they_say(damage, code, message, run, ids, tmp_path):
+    folder = save(configurations()["gpt2"], tmp_path / "model")
+    damage(folder)
+    result = run("analyze", "gpt2", "-o", f"model={folder}", "-o", f"text={ids}", "-o", "n_ctx=9")
+    fails(result, code, message)
 
 
 def test_without_the_extra(run, monkeypatch):
