@@ -606,3 +606,13 @@ def test_listing_backends_imports_no_transformers():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "transformers" not in found.stdout
     assert "transformer_lens" not in found.stdout
+
+
+def test_the_bundled_model_reads_shakespeare():
+    """At most 1.65 nats a character on text that it was not trained on."""
+    model = GPT2(GPT2Options(n_ctx=128, sequences=40))
+    (batch,) = model.batches("train", 100)
+    with torch.no_grad():
+        loss = model.score(model.network().float()(batch.inputs), batch.targets).mean()
+    assert float(loss) <= 1.65
+    assert model.token_name(0) == "⏎"
