@@ -58,7 +58,7 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
     def loss(step: int) -> Tensor:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * schedule(step, options.steps)
-        generator = torch.Generator().manual_seed(options.seed * 2**32 + step)
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
         starts = torch.randint(
             len(training) - options.n_ctx, (options.batch_size, 1), generator=generator
         )

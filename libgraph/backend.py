@@ -60,16 +60,22 @@ class Backend(ABC):
         higher_is_better: whether a larger score is a better one.
         tolerances: the Δ of the score that ablations use unless told otherwise.
         concept: what the concepts in feature labels are, such as `frequency`.
+        modules_known: whether the dominant concepts are modules that are known to be there, so
+            that the modules found are measured against them.
+
+    What a score is, and what labels are, may depend on options: an instance may set the last five
+    for itself.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str] = ""
     Options: ClassVar[type[TypedOptions]] = TypedOptions
     Training: ClassVar[type[TypedOptions] | None] = None
-    score_name: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
-    tolerances: ClassVar[tuple[float, ...]] = (0.001,)
-    concept: ClassVar[str] = "concept"
+    score_name: str = "accuracy"
+    higher_is_better: bool = True
+    tolerances: tuple[float, ...] = (0.001,)
+    concept: str = "concept"
+    modules_known: bool = False
 
     def __init__(self, options: TypedOptions | None = None) -> None:
         self.options = options if options is not None else self.Options()

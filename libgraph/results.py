@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from libgraph.ablation import EdgeAblation, required_features
+from libgraph.agreement import agreement_with_concepts
 from libgraph.backend import Backend
 from libgraph.bases import Bases, Basis
 from libgraph.communities import module_table
@@ -190,7 +191,8 @@ def run_metrics(
             name: _features(bases[name])
             | _required(ablation.get(name), backend, options, score)
             | {"standard_error": standard_error(bases[name], edges[name], errors.get(name, {}))}
-            | {"sparsity": sparsity(bases[name], edges[name]), "modules": _modules(graphs[name])}
+            | {"sparsity": sparsity(bases[name], edges[name])}
+            | {"modules": _modules(graphs[name]) | _truth(graphs[name], backend)}
             for name in options.bases
         },
         "modules": {
@@ -198,6 +200,7 @@ def run_metrics(
             "resolution": options.resolution,
             "modularity": communities.modularity if communities else None,
             "agreement": communities.agreement if communities else None,
+            **_truth(main, backend),
             "partition": main.communities,
         },
         "seconds": dict(seconds),
@@ -258,6 +261,11 @@ def _inner(bases: Bases, pair: Pair, matrix: Tensor) -> Tensor:
     """A matrix `[out, in]` without isolated features."""
     source, target = pair
     return matrix[bases[target].isolated :, bases[source].isolated :]
+
+
+def _truth(graph: InteractionGraph, backend: Backend) -> dict[str, float | None]:
+    """How well modules agree with those known to be there; nothing where none are."""
+    return agreement_with_concepts(graph) if backend.modules_known else {}
 
 
 def _modules(graph: InteractionGraph) -> dict[str, Any]:
