@@ -91,7 +91,7 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
         progress=progress,
     )
     with quiet():
-        model.half().save_pretrained(directory)  # type: ignore[no-untyped-call]
+        model.half().save_pretrained(directory)
         tokenizer.save_pretrained(directory)
     with writing(directory / "text.txt") as path:
         path.write_text(text[split:][:KEPT_TEXT], encoding="utf-8")
@@ -126,7 +126,7 @@ def character_tokenizer(text: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="\n"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="\n",  # noqa: S106
         bos_token="\n",  # noqa: S106
