@@ -24,7 +24,7 @@ from libgraph.sections import autodiff
 from libgraph.settings import AnalysisOptions
 
 PROBE = 512
-"""Samples that are measured."""
+"""Samples that are measured, or positions where samples have several."""
 
 BISECTION_PASSES = 3
 """Cost of a bisection, in passes that keep half of all edges: a guess, later ones are cheaper."""
@@ -66,8 +66,11 @@ def plan(backend: Backend, **options: Any) -> Plan:
         "train": min(backend.samples("train"), parsed.limit or backend.samples("train")),
         "test": min(backend.samples("test"), parsed.limit or backend.samples("test")),
     }
-    probe = Data(backend, "train", min(PROBE, samples["train"]), None, parsed.device, dtype)
-    (batch,) = islice(probe, 1)
+    (single,) = islice(Data(backend, "train", 1, None, parsed.device, dtype), 1)
+    with torch.no_grad():
+        positions = max(x.shape[1] for x in network.activations(single.inputs))
+    few = min(max(1, PROBE // positions), samples["train"])
+    (batch,) = islice(Data(backend, "train", few, None, parsed.device, dtype), 1)
     quadrature = Quadrature.parse(parsed.integration)
     seconds = dict.fromkeys(("statistics", "bases", "interactions", "ablation"), 0.0)
     train = samples["train"] / len(batch.inputs)
