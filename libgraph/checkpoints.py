@@ -1,5 +1,4 @@
-"""Activations of one node layer after the other, from the last to the first, without running the
-network anew for each.
+"""Activations of the node layers from last to first, without running the network anew for each.
 
 LIB goes backwards through the network and passes over all data at every node layer. On the way to
 a node layer as many of those before it as memory allows are kept, evenly spaced, and later passes
