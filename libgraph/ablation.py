@@ -27,7 +27,8 @@ REFINEMENT = 6
 """Numbers of features tried at once on the way to the smallest that is enough."""
 
 REUSE_BYTES = 2**30
-"""Outputs of earlier numbers of edges are kept if one number's take less than this."""
+"""Inputs of a layer pair are kept for the next number of edges if they take less than this, and
+outputs of earlier numbers likewise if one number's do."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,9 @@ class _Trial:
         self.order = candidates.flatten().argsort(descending=True, stable=True)
         self.sorted = candidates.flatten()[self.order]
         self.constant = constant
-        # By batch, the latest trials: which inputs were kept, and what came out.
+        # By batch: features of the source layer, and which inputs the latest trials kept with what
+        # came out of them.
+        self.sources: dict[int, Tensor] = {}
         self.latest: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def smallest(self, kept: int | None) -> float | None:
@@ -300,7 +303,11 @@ class _Trial:
 
     def _ablated(self, number: int, batch: Batch, keep: Tensor) -> Float[Tensor, "n t out"]:
         """Output features of one batch, from the inputs that each of them keeps."""
-        x = self.network.activations_at(self.index, batch.inputs) @ self.source.encoder
+        x = self.sources.get(number)
+        if x is None:
+            x = self.network.activations_at(self.index, batch.inputs) @ self.source.encoder
+            if self._fits(x):
+                self.sources[number] = x
         known = self.latest.get(number, [])
         stale = torch.ones(keep.shape[1], dtype=torch.bool, device=keep.device)
         result: Tensor | None = None
@@ -312,12 +319,16 @@ class _Trial:
         if result is None:
             result = self.section.masked(x, keep)
         elif bool(stale.any()):
-            part = self.section.transform(lambda m: m, lambda m: m[:, stale])
+            part = self.section.transform(lambda m: m, lambda m: m[..., stale])
             result[..., stale] = part.masked(x, keep[:, stale])
         # A bisection goes on between its last sufficient and its last insufficient number.
-        if len(self.data) * result.numel() * result.element_size() < REUSE_BYTES:
+        if self._fits(result):
             self.latest[number] = [(keep, result), *known[:2]]
         return result
+
+    def _fits(self, one: Tensor) -> bool:
+        """Whether such tensors of all batches may be kept."""
+        return len(self.data) * one.numel() * one.element_size() < REUSE_BYTES
 
 
 def _mean(sums: Sums) -> float:

@@ -14,6 +14,7 @@ from libgraph.network import Network, NodeLayer
 from libgraph.sections import (
     Attention,
     Chain,
+    Convolution,
     Division,
     Function,
     GatedMLP,
@@ -22,6 +23,7 @@ from libgraph.sections import (
     Section,
     SkipMLP,
     Variance,
+    windows,
 )
 from libgraph_backends.modular_addition import TrainingOptions
 from libgraph_backends.modular_addition_training import initial_weights
@@ -121,7 +123,7 @@ def random_section(
     width: int = 2,
     constant: bool = False,
 ) -> Section:
-    """A section of one of `KINDS`; with `constant` it maps the last coordinate, 1, to itself.
+    """A section of one of `KINDS`, or a convolution of 3 positions; with `constant` it maps the last coordinate, 1, to itself.
 
     `width` is the size of a head, and that of a hidden layer.
     """
@@ -171,6 +173,14 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
             main(), q, k, v, side(heads * width), heads=heads, rotary=rotary, **ATTENTIONS[kind]
         )
         return section.with_prefix(normal(generator, 2, d_in)) if "prefix" in kind else section
+    if kind == "convolution-of-3":
+        reads = windows((3,), kernel=3, padding=1)
+        skip = normal(generator, 3, d_in, d_out)
+        if constant:
+            # The middle offset is the one that is never outside, and carries the constant on.
+            skip[:, :, -1] = 0
+            skip[1, -1, -1] = 1
+        return Convolution(skip, normal(generator, 3, d_in, width), side(width), reads)
     if kind in CHAINS:
         # Widths that differ, so that the narrowest place is inside; the constant survives all.
         sizes = [d_in, max(d_in - 1, 1), d_in + 1, d_out]

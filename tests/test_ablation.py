@@ -24,7 +24,12 @@ from libgraph.network import Network, NodeLayer
 from libgraph.quadrature import Quadrature
 from libgraph.sections import Linear
 
-CHAINS = [["relu", "linear"], ["attention", "tanh", "linear"], ["mixing", "attention-last"]]
+CHAINS = [
+    ["relu", "linear"],
+    ["attention", "tanh", "linear"],
+    ["mixing", "attention-last"],
+    ["convolution-of-3", "linear"],
+]
 SIZES = [4, 3, 4, 3]
 WHOLE = Truncation(True, 0.0)
 NEVER = (-1e9,)

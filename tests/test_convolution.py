@@ -339,8 +339,14 @@ def test_sections_pass_the_public_check(make, case):
 def test_samples_are_taken_a_chunk_at_a_time(hidden, monkeypatch):
     section, x = build(SMALL._replace(hidden=hidden))
     sizes = []
-    read = Convolution._read
-    monkeypatch.setattr(Convolution, "_read", lambda self, x: sizes.append(len(x)) or read(self, x))
+    for name in ("_read", "_windows"):
+        read = getattr(Convolution, name)
+
+        def watched(self, x, read=read):
+            sizes.append(len(x))
+            return read(self, x)
+
+        monkeypatch.setattr(Convolution, name, watched)
     # What two samples' windows or hidden units take in float64.
     two = 2 * 8 * section.reads.shape[0] * max(section.reads.shape[1] * SMALL.d_in, hidden)
     for size, expected in ((1, [1, 1, 1]), (two - 1, [1, 1, 1]), (two, [2, 1])):

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from libgraph.quadrature import Quadrature
@@ -72,12 +73,7 @@ class Convolution(ClosedForm):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Σ_δ x_{r(t,δ)} S_δ + φ(Σ_δ x_{r(t,δ)} A_δ) B (docs/math.md §5)."""
-        skip, inner = self.skip.flatten(0, 1), self.inner.flatten(0, 1)
-        parts = []
-        for samples in self._chunks(x):
-            read = self._read(x[samples])
-            parts.append(read @ skip + self.activation(read @ inner) @ self.outer)
-        return torch.cat(parts)
+        return self.masked(x, torch.ones(self.d_in, self.d_out, dtype=torch.bool, device=x.device))
 
     def transform(self, left: LinearMap, right: LinearMap) -> Convolution:
         """The same with S, A and B changed at their outer ends."""
@@ -123,8 +119,9 @@ class Convolution(ClosedForm):
         return total
 
     def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
-        """decoder S and decoder A, offsets after features."""
-        return (decoder @ self.skip).transpose(0, 1), (decoder @ self.inner).transpose(0, 1)
+        """decoder S, where there is any, and decoder A, offsets after features."""
+        skip = decoder @ self.skip[self._passing]
+        return skip.transpose(0, 1), (decoder @ self.inner).transpose(0, 1)
 
     def effects(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> Effects:
         """Σ_δ f_rj (decoder S_δ)_ji + Σ_a (Σ_δ f_rj (decoder A_δ)_ja) d_ta B_ai, r = r(t, δ).
@@ -137,7 +134,8 @@ class Convolution(ClosedForm):
             skip, inner = seen
             # Features first: what they see is then not copied for each sample.
             read = self._read(features.permute(2, 0, 1).unsqueeze(-1)).flatten(1, 2)
-            along = read @ skip + (read @ inner * slopes) @ self.outer
+            along = (read @ inner * slopes) @ self.outer
+            along += read[..., self._passing] @ skip
             return along.reshape(len(seen[0]), len(x), -1, self.d_out).transpose(0, 1)
 
         return effects
@@ -152,6 +150,35 @@ class Convolution(ClosedForm):
             return read @ skip + (read @ inner * slopes) @ self.outer
 
         return linear
+
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n t d_out"]:
+        """Map forward with output i seeing only the inputs that `keep[:, i]` names, others zero.
+
+        Windows are copied once for all outputs, coordinates first and samples last, so that what
+        an output keeps is a few long pieces of them.
+        """
+        patterns, owner = torch.unique(keep, dim=1, return_inverse=True)
+        parts = []
+        for pattern in range(patterns.shape[1]):
+            rows = patterns[:, pattern].nonzero().squeeze(1)
+            outputs = (owner == pattern).nonzero().squeeze(1)
+            inner = self.inner[:, rows].transpose(0, 1).flatten(0, 1).T
+            skip = self.skip[self._passing][:, rows][..., outputs].transpose(0, 1).flatten(0, 1).T
+            parts.append((rows, inner, self.outer[:, outputs].T, skip))
+        order = owner.argsort(stable=True).argsort()
+        results = []
+        for samples in self._chunks(x):
+            read = self._windows(x[samples])
+            found = []
+            for rows, inner, outer, skip in parts:
+                kept = read if len(rows) == self.d_in else read.index_select(0, rows)
+                hidden = self.activation(inner @ kept.flatten(0, 1))
+                found.append(outer @ hidden + skip @ kept[:, self._passing].flatten(0, 1))
+            outcome = torch.cat(found)[order] if len(found) > 1 else found[0]
+            results.append(outcome.unflatten(1, (len(self.reads), -1)).permute(2, 1, 0))
+        return torch.cat(results)
 
     def _elements_per_effect(self, positions: int) -> int:
         return len(self.reads) * max(len(self.skip), max(self.outer.shape))
@@ -168,6 +195,18 @@ class Convolution(ClosedForm):
         read = padded.index_select(-2, (self.reads + 1).flatten())
         joined: Tensor = read.unflatten(-2, self.reads.shape).flatten(-2)
         return joined
+
+    def _windows(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in K t*n"]:
+        """The same with coordinates first and samples last."""
+        # Padded in front, as above.
+        padded = torch.nn.functional.pad(x.permute(2, 1, 0), (0, 0, 1, 0))
+        read = padded.index_select(1, (self.reads.T + 1).flatten())
+        return read.unflatten(1, (self.reads.shape[1], -1)).flatten(2)
+
+    @cached_property
+    def _passing(self) -> Int[Tensor, " offsets"]:
+        """Offsets that anything passes without the non-linearity; often the constant's alone."""
+        return self.skip.flatten(1).any(1).nonzero().squeeze(1)
 
     def _slopes(
         self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature
