@@ -65,6 +65,7 @@ class TrainingOptions(TypedOptions):
 
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the initial weights")
     steps: int = Field(20_000, ge=1, description="full-batch steps")
+    keep_every: int | None = Field(None, ge=1, description="steps between copies of the weights")
     learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
     weight_decay: float = Field(1.0, ge=0, description="of AdamW; what makes it generalise")
     modulus: int = Field(113, ge=3, description="p")

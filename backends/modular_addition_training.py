@@ -71,8 +71,9 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
         ),
         steps=options.steps,
         directory=directory,
-        settings=options.model_dump(exclude={"steps"}),
+        settings=options.model_dump(exclude={"steps", "keep_every"}),
         evaluate=evaluate,
+        keep_every=options.keep_every,
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)

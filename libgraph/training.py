@@ -23,7 +23,7 @@ from libgraph.accumulate import Progress, silent
 from libgraph.backend import Backend, parse_options
 from libgraph.errors import BackendError, NumericalError, UsageError
 from libgraph.files import explained, write_json, writing
-from libgraph.store import hash_of, save_tensors
+from libgraph.store import hash_of, save_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 Record = dict[str, float]
@@ -39,6 +39,7 @@ def fit(
     settings: Mapping[str, Any],
     evaluate: Callable[[], Record],
     evaluate_every: int = 500,
+    keep_every: int | None = None,
     progress: Progress = silent,
 ) -> list[Record]:
     """Take optimiser steps until `steps`, saving a checkpoint at every evaluation.
@@ -53,6 +54,8 @@ def fit(
         settings: whatever determines the course of training.
         evaluate: measures of progress, such as test accuracy.
         evaluate_every: steps between evaluations.
+        keep_every: steps between copies of the parameters, which are kept as `steps/000500.safetensors`
+            and so on, that of no step included; None for no copies.
         progress: told after every step.
 
     Returns:
@@ -66,12 +69,16 @@ def fit(
     history = _resume(path, key, steps, parameters, optimizer)
     start, began = int(history[-1]["step"]) if history else 0, time.monotonic()
     before = history[-1]["seconds"] if history else 0.0
+    if keep_every and not start:
+        _keep(directory, 0, parameters)
     for step in range(start, steps):
         optimizer.zero_grad(set_to_none=True)
         value = loss(step)
         value.backward()
         optimizer.step()
         progress("training", step + 1, steps)
+        if keep_every and (step + 1) % keep_every == 0:
+            _keep(directory, step + 1, parameters)
         if (step + 1) % evaluate_every and step + 1 < steps:
             continue
         finite = all(bool(parameter.isfinite().all()) for parameter in parameters.values())
@@ -86,6 +93,10 @@ def fit(
             history.append(record | evaluate())
         _save(path, key, history, parameters, optimizer)
     return history
+
+
+def _keep(directory: Path, step: int, parameters: Mapping[str, Tensor]) -> None:
+    write_tensors(directory / "steps" / f"{step:06d}.safetensors", parameters)
 
 
 def _save(

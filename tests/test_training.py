@@ -270,3 +270,18 @@ def test_train_model_of_a_backend_without_training(tmp_path):
 
     with pytest.raises(BackendError, match="'untrained' has no training"):
         train_model(Untrained, {}, tmp_path)
+
+
+@pytest.mark.parametrize("stop_at", [None, 13])
+def test_copies_of_the_parameters_are_kept(tmp_path, stop_at):
+    if stop_at is not None:
+        with pytest.raises(KeyboardInterrupt):
+            Regression(tmp_path / "kept").fit(stop_at=stop_at, keep_every=4)
+    Regression(tmp_path / "kept").fit(keep_every=4)
+    kept = sorted((tmp_path / "kept" / "steps").iterdir())
+    assert [path.stem for path in kept] == [f"{step:06d}" for step in range(0, 21, 4)]
+    for path in kept:
+        whole = Regression(tmp_path / path.stem)
+        if int(path.stem):
+            whole.fit(steps=int(path.stem))
+        assert_identical(read_weights(path), whole.values())
