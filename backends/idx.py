@@ -19,6 +19,7 @@ from torch import Tensor
 
 from libgraph.backend import Split
 from libgraph.errors import DataError
+from libgraph_backends.downloads import fetch
 
 UNSIGNED_BYTES = 8
 CLASSES = 10
@@ -26,6 +27,16 @@ MOST = 2**31
 """Bytes that a file may claim to hold: 2 GiB, 45 times as many as the larger one of MNIST."""
 
 PREFIXES: dict[Split, str] = {"train": "train", "test": "t10k"}
+
+URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+"""Where torchvision has MNIST from: the site of its authors sends the files no longer."""
+
+CHECKSUMS = {
+    "train-images-idx3-ubyte.gz": "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "md5:d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "md5:9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "md5:ec29112dd5afa0611ce80d1b7f02629c",
+}
 
 
 def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
@@ -106,3 +117,14 @@ def _find(directory: Path, split: Split, what: str, dimensions: int) -> Path:
         f"There is no '{stem}-idx{dimensions}-ubyte', plain or .gz, in '{directory}': "
         "-o data= takes the folder with the four files of MNIST."
     )
+
+
+def download_mnist() -> Path:
+    """The folder with MNIST in the user's cache, downloaded (11 MB) unless it is there.
+
+    Raises:
+        BackendError: if what downloads need is not installed.
+        DataError: if it cannot be downloaded or kept.
+    """
+    files = {URL + name: checksum for name, checksum in CHECKSUMS.items()}
+    return fetch("mnist", files, extra="mlp")

@@ -8,7 +8,6 @@ modules should be found; networks that classify are scored by accuracy.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -22,13 +21,14 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from libgraph.accumulate import Progress
-from libgraph.backend import Backend, Batch, Encode, Split, TypedOptions
+from libgraph.backend import Backend, Batch, Encode, Sizes, Split, TypedOptions, by_commas
 from libgraph.bases import Bases
 from libgraph.errors import BackendError, DataError, UsageError
 from libgraph.graph import FeatureLabel
 from libgraph.network import Network
 from libgraph.store import read_weights
-from libgraph_backends.idx import read_mnist
+from libgraph_backends.idx import download_mnist, read_mnist
+from libgraph_backends.image_labels import image_labels
 from libgraph_backends.layers import (
     ACTIVATIONS,
     Layer,
@@ -47,19 +47,21 @@ TEST_SHARE = 0.2
 SPLIT_SEED = 0
 """Of the split of the digits, the same for training and analysis."""
 
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+LABELLED_AT_ONCE = 1024
+"""Samples whose features are looked at at a time."""
+
 RELATIVE_ERROR = 0.01
 """Δ of the relative error: ablations keep 99 % of the outputs' variance."""
+
+DOWNLOAD = "mnist: fetch it (11 MB) into the user's cache where data= is not given"
 
 ActivationName = Literal[
     "relu", "leaky_relu", "gelu", "elu", "tanh", "silu", "sigmoid", "softplus", "linear"
 ]
 Samples = tuple[Float[Tensor, "n d"], Tensor]
 """Inputs as rows and their targets."""
-
-
-def numbers(text: Any) -> Any:
-    """Numbers with commas between them, from the command line."""
-    return text.split(",") if isinstance(text, str) else text
 
 
 class MLPOptions(TypedOptions):
@@ -69,7 +71,7 @@ class MLPOptions(TypedOptions):
         "modular", description="modular (planted and hidden), digits, mnist, or own (a model)"
     )
     model: Path | None = Field(None, description="state dict of an MLP: safetensors or .pt")
-    sizes: tuple[int, ...] | None = Field(
+    sizes: Sizes | None = Field(
         None, description="of the model's node layers, such as 784,100,10; by default as they are"
     )
     activation: ActivationName = Field(
@@ -78,6 +80,7 @@ class MLPOptions(TypedOptions):
     data: Path | None = Field(
         None, description="mnist: folder of its files; own: inputs, .npy with a row for each"
     )
+    download: bool = Field(False, description=DOWNLOAD)
     seed: int = Field(0, ge=0, lt=2**31, description="modular: of everything; own: of inputs")
     samples: int = Field(
         20_000, ge=2, description="modular, own: inputs drawn; a fifth as many more for scores"
@@ -98,12 +101,12 @@ class MLPOptions(TypedOptions):
     duplicated: int = Field(0, ge=0, description="modular: hidden units that are copies")
     hide: bool = Field(True, description="modular: whether to change the basis of hidden layers")
 
-    _numbers = field_validator("sizes", "strengths", mode="before")(numbers)
+    _strengths_by_commas = field_validator("strengths", mode="before")(by_commas)
 
     @field_validator("sizes")
     @classmethod
     def _sizes(cls, sizes: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if sizes is not None and (len(sizes) < 2 or min(sizes) < 1):
+        if sizes is not None and len(sizes) < 2:
             raise ValueError("use at least two positive numbers, such as 784,100,10")
         return sizes
 
@@ -120,24 +123,17 @@ class TrainingOptions(TypedOptions):
 
     task: Literal["digits", "mnist"] = Field("digits", description="digits or mnist")
     data: Path | None = Field(None, description="mnist: folder of its files")
-    hidden: tuple[int, ...] = Field((32, 32), description="sizes of hidden layers")
+    download: bool = Field(False, description=DOWNLOAD)
+    hidden: Sizes = Field((32, 32), description="sizes of hidden layers")
     activation: ActivationName = Field(
         "relu", description="between layers: " + ", ".join(ACTIVATIONS)
     )
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the batches")
     steps: int = Field(2000, ge=1, description="steps of AdamW")
+    keep_every: int | None = Field(None, ge=1, description="steps between copies of the weights")
     batch_size: int = Field(128, ge=1, description="images in a step")
     learning_rate: float = Field(3e-3, gt=0, description="of AdamW")
     weight_decay: float = Field(0.1, ge=0, description="of AdamW")
-
-    _numbers = field_validator("hidden", mode="before")(numbers)
-
-    @field_validator("hidden")
-    @classmethod
-    def _positive(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        if not all(size > 0 for size in sizes):
-            raise ValueError("use positive numbers, such as 32,32")
-        return sizes
 
 
 class MLP(Backend):
@@ -176,6 +172,8 @@ class MLP(Backend):
         self._check_options()
         if self.task == "modular":
             self.concept, self.modules_known = "block", True
+        elif self.classifies:
+            self.concept = "class"
         if not self.classifies:
             self.score_name, self.higher_is_better = "relative error", False
             self.tolerances = (RELATIVE_ERROR,)
@@ -193,8 +191,7 @@ class MLP(Backend):
             raise UsageError(f"{len(strengths)} strengths do not fit {options.blocks} blocks.")
         if self.task == "own" and self._module is None and options.model is None:
             raise UsageError("task=own needs the state dict of an MLP: -o model=FILE.")
-        if self.task == "mnist" and options.data is None:
-            raise UsageError("task=mnist needs the folder with the files of MNIST: -o data=DIR.")
+        check_source(self.task, options.data, options.download)
         if self.task == "mnist" and options.model is None and self._module is None:
             raise UsageError(
                 "task=mnist needs a model: -o model=FILE, which "
@@ -233,10 +230,10 @@ class MLP(Backend):
         options = self.options
         if options.model is not None:
             return from_state_dict(
-                in_order(options.model), options.sizes, options.activation, str(options.model)
+                read_weights(options.model), options.sizes, options.activation, str(options.model)
             )
         with as_file(BUNDLED) as path:
-            weights = in_order(path)
+            weights = read_weights(path)
         return from_state_dict(weights, options.sizes, "relu", "the bundled weights")
 
     def network(self) -> Network:
@@ -272,8 +269,7 @@ class MLP(Backend):
         if self.task == "digits":
             return digits()
         if self.task == "mnist":
-            assert self.options.data is not None  # noqa: S101
-            return {split: read_mnist(self.options.data, split) for split in ("train", "test")}
+            return mnist(self.options.data)
         count, held_out = self.options.samples, max(1, round(TEST_SHARE * self.options.samples))
         if self.task == "modular":
             inputs = {"train": self.planted.inputs(count, 0)}
@@ -340,10 +336,16 @@ class MLP(Backend):
         return (outputs[:, 0] - targets).square().sum(-1) / self._variance
 
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
-        """For planted networks the share of each block in a feature's variance."""
-        if self.task != "modular":
+        """For planted networks the share of each block, for classifiers what sets classes apart."""
+        if self.task == "modular":
+            return self.planted.labels(self._splits["train"][0], bases)
+        if not self.classifies:
             return {}
-        return self.planted.labels(self._splits["train"][0], bases)
+        images = self.task in ("digits", "mnist")
+        classes = (
+            DIGITS if images else [f"class {i}" for i in range(self.layers[-1].matrix.shape[1])]
+        )
+        return image_labels(self.batches("train", LABELLED_AT_ONCE), encode, bases, classes=classes)
 
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
@@ -351,18 +353,6 @@ class MLP(Backend):
         from libgraph_backends.mlp_training import train
 
         return train(TrainingOptions.model_validate(options.model_dump()), directory, progress)
-
-
-def in_order(path: Path) -> dict[str, Tensor]:
-    """A state dict in its own order, or in that of its names where a format keeps none."""
-    weights = read_weights(path)
-    if path.suffix != ".safetensors":
-        return weights
-
-    def by_number(name: str) -> list[tuple[str, int]]:
-        return [(word, int(n or 0)) for word, n in re.findall(r"(\D*)(\d*)", name)]
-
-    return {name: weights[name] for name in sorted(weights, key=by_number)}
 
 
 def digits() -> dict[Split, tuple[Float[Tensor, "n 64"], Int[Tensor, " n"]]]:
@@ -386,6 +376,30 @@ def digits() -> dict[Split, tuple[Float[Tensor, "n 64"], Int[Tensor, " n"]]]:
         "train": (inputs[order[:-test]], targets[order[:-test]]),
         "test": (inputs[order[-test:]], targets[order[-test:]]),
     }
+
+
+def check_source(task: str, data: Path | None, download: bool) -> None:
+    """Raise a `UsageError` unless it is clear where MNIST is from, if that is the task."""
+    if download and task != "mnist":
+        raise UsageError("download=true fetches MNIST: use it with task=mnist, or leave it out.")
+    if download and data is not None:
+        raise UsageError("data= and download=true are two places to have MNIST from: give one.")
+    if task == "mnist" and data is None and not download:
+        raise UsageError(
+            "task=mnist needs the folder with the files of MNIST: -o data=DIR, or "
+            "-o download=true to fetch them."
+        )
+
+
+def mnist(data: Path | None) -> dict[Split, Samples]:
+    """MNIST from a folder, or without one from the user's cache, which it is downloaded into.
+
+    Raises:
+        BackendError: if what downloads need is not installed.
+        DataError: if a file is missing or wrong, or cannot be downloaded.
+    """
+    folder = download_mnist() if data is None else data
+    return {split: read_mnist(folder, split) for split in ("train", "test")}
 
 
 def as_rows(inputs: Tensor) -> Float[Tensor, "n d"]:

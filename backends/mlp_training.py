@@ -18,12 +18,10 @@ from torch.nn.functional import cross_entropy, linear
 
 from libgraph.accumulate import Progress
 from libgraph.backend import Split
-from libgraph.errors import UsageError
 from libgraph.store import write_tensors
 from libgraph.training import CHECKPOINT, fit
-from libgraph_backends.idx import read_mnist
 from libgraph_backends.layers import ACTIVATIONS
-from libgraph_backends.mlp import Samples, TrainingOptions, digits
+from libgraph_backends.mlp import Samples, TrainingOptions, check_source, digits, mnist
 from libgraph_backends.planted import stream
 
 CLASSES = 10
@@ -66,8 +64,9 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
         ),
         steps=options.steps,
         directory=directory,
-        settings=options.model_dump(mode="json", exclude={"steps"}),
+        settings=options.model_dump(mode="json", exclude={"steps", "download", "keep_every"}),
         evaluate=evaluate,
+        keep_every=options.keep_every,
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)
@@ -76,11 +75,8 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
 
 
 def _data(options: TrainingOptions) -> dict[Split, Samples]:
-    if options.task == "digits":
-        return digits()
-    if options.data is None:
-        raise UsageError("task=mnist needs the folder with the files of MNIST: -o data=DIR.")
-    return {split: read_mnist(options.data, split) for split in ("train", "test")}
+    check_source(options.task, options.data, options.download)
+    return digits() if options.task == "digits" else mnist(options.data)
 
 
 def initial_weights(sizes: list[int], seed: int) -> dict[str, Tensor]:

@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from libgraph.errors import BackendError, UsageError
@@ -46,6 +46,15 @@ class TypedOptions(BaseModel):
     """Base of typed options: unknown names are refused, values cannot be changed afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def by_commas(value: Any) -> Any:
+    """The parts of a text with commas, as the command line gives several numbers."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(by_commas)]
+"""Type of an option of several positive whole numbers, such as `-o hidden=32,32`."""
 
 
 class Backend(ABC):

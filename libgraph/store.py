@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import warnings
 import zipfile
@@ -35,6 +36,9 @@ from libgraph.files import explained, write_json, writing
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file or of a PyTorch checkpoint, on the CPU.
 
+    A checkpoint keeps the order of a model's parameters; safetensors files keep none, and their
+    tensors come in the order of their names, numbers in them read as numbers.
+
     Raises:
         BackendError: if the file is missing, damaged, holds anything but tensors by name, or is a
             pickle with code in it.
@@ -44,7 +48,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise BackendError(f"There is no weights file '{path}'{what}.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            weights = load_file(path)
+            return {name: weights[name] for name in sorted(weights, key=_by_number)}
         with warnings.catch_warnings(action="ignore"):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
@@ -63,6 +68,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
         raise BackendError(f"'{path}' holds a {type(loaded).__name__}, not a state dict.")
     return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def _by_number(name: str) -> list[tuple[str, int]]:
+    return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", name)]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

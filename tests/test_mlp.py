@@ -17,11 +17,12 @@ from libgraph.agreement import adjusted_rand_index, agreement_with_concepts, hom
 from libgraph.errors import BackendError, DataError, NumericalError, UsageError
 from libgraph.features import FeatureLabel, LayerFeatures
 from libgraph.graph import InteractionGraph
+from libgraph.store import read_weights
 from libgraph.testing import check_backend
 from libgraph.training import train_model
 from libgraph_backends.idx import read_idx, read_mnist
 from libgraph_backends.layers import forward, from_module, from_state_dict, network_of
-from libgraph_backends.mlp import MLP, MLPOptions, TrainingOptions, in_order
+from libgraph_backends.mlp import MLP, MLPOptions, TrainingOptions
 from libgraph_backends.planted import Plan, Planted, random_change
 
 PLAN = {
@@ -604,7 +605,7 @@ def test_names_are_in_order_of_their_numbers(tmp_path):
     names = ["2.weight", "10.weight", "0.weight", "net.b1.weight", "net.a.weight"]
     save_file({name: torch.zeros(1) for name in names}, tmp_path / "x.safetensors")
     expected = ["0.weight", "2.weight", "10.weight", "net.a.weight", "net.b1.weight"]
-    assert list(in_order(tmp_path / "x.safetensors")) == expected
+    assert list(read_weights(tmp_path / "x.safetensors")) == expected
 
 
 GOOD = {"a.weight": torch.ones(3, 4), "a.bias": torch.ones(3), "b.weight": torch.ones(2, 3)}
@@ -672,7 +673,16 @@ def test_rows_of_ones_own(run, own):
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["task=mnist"], 2, "needs the folder"),
+        (
+            ["task=mnist"],
+            2,
+            "needs the folder with the files of MNIST: -o data=DIR, or -o download",
+        ),
+        (["task=mnist", "data=.", "download=true"], 2, "two places to have MNIST from"),
+        (["task=mnist", "download=true"], 2, "needs a model: -o model=FILE"),
+        (["task=digits", "download=true"], 2, "download=true fetches MNIST: use it with task=mn"),
+        (["download=true"], 2, "download=true fetches MNIST"),
+        (["task=mnist", "download=perhaps"], 2, "'download'"),
         (["task=mnist", "data=."], 2, "needs a model: -o model=FILE"),
         (["task=own"], 2, "needs the state dict"),
         (["task=else"], 2, "'task'"),
@@ -720,8 +730,11 @@ def test_mistakes_are_one_sentence(run, own, options, code, said):
 
 
 def test_training_mistakes(run):
-    fails(run("train", "mlp", "-o", "task=mnist", "--out", "x"), 2, "needs the folder")
-    fails(run("train", "mlp", "-o", "hidden=0", "--out", "x"), 2, "use positive numbers")
+    fails(run("train", "mlp", "-o", "task=mnist", "--out", "x"), 2, "needs the folder", "download=")
+    fails(run("train", "mlp", "-o", "download=true", "--out", "x"), 2, "use it with task=mnist")
+    both = ("-o", "task=mnist", "-o", "data=.", "-o", "download=true")
+    fails(run("train", "mlp", *both, "--out", "x"), 2, "two places to have MNIST from")
+    fails(run("train", "mlp", "-o", "hidden=0", "--out", "x"), 2, "hidden.0", "greater than 0")
     fails(run("train", "mlp", "-o", "task=modular", "--out", "x"), 2, "'task'")
     data = ("-o", "task=mnist", "-o", "data=nowhere")
     fails(run("train", "mlp", *data, "--out", "x"), 4, "no 'train-images-idx3-ubyte'")
