@@ -63,8 +63,13 @@ class Rows(nn.Module):
         return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1)
 
 
-def network_of(layers: Sequence[Layer]) -> Network:
-    """One section for every layer; the last node layer stays in its own coordinates."""
+def network_of(layers: Sequence[Layer], embed: nn.Module | None = None) -> Network:
+    """One section for every layer; the last node layer stays in its own coordinates.
+
+    Args:
+        layers: at least one.
+        embed: from raw inputs to rows with the constant; by default of inputs that are rows.
+    """
     sizes = [len(layers[0].matrix) - 1, *(layer.matrix.shape[1] for layer in layers)]
     names = ["input", *(f"hidden{i}" for i in range(1, len(layers))), "output"]
     nodes = [NodeLayer(name, size + 1) for name, size in zip(names, sizes, strict=True)]
@@ -73,7 +78,7 @@ def network_of(layers: Sequence[Layer]) -> Network:
         _section(layer, constant=node.constant)
         for layer, node in zip(layers, nodes[1:], strict=True)
     ]
-    return Network(Rows(), sections, nodes)
+    return Network(embed or Rows(), sections, nodes)
 
 
 def _section(layer: Layer, *, constant: bool) -> Section:

@@ -36,6 +36,9 @@ def check_backend(backend: Backend, *, samples: int = 6) -> None:
         AssertionError: saying what does not hold.
     """
     network = backend.network().double()
+    assert backend.network() is not network, (
+        "network() returns the same object twice: a change of precision would reach both"
+    )
     _check_batches(backend, "train")
     _check_batches(backend, "test")
     (batch,) = islice(Data(backend, "train", batch_size=samples, limit=samples), 1)
