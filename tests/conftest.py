@@ -123,8 +123,9 @@ def random_section(
     width: int = 2,
     constant: bool = False,
 ) -> Section:
-    """A section of one of `KINDS`, or a convolution of 3 positions; with `constant` it maps the last coordinate, 1, to itself.
+    """A section of one of `KINDS`, or a convolution of 3 positions.
 
+    With `constant` it maps the last coordinate, 1, to itself.
     `width` is the size of a head, and that of a hidden layer.
     """
     section = _section(kind, d_in, d_out, seed, heads, width, constant)
@@ -180,7 +181,8 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
             # The middle offset is the one that is never outside, and carries the constant on.
             skip[:, :, -1] = 0
             skip[1, -1, -1] = 1
-        return Convolution(skip, normal(generator, 3, d_in, width), side(width), reads)
+        inner = normal(generator, 3, d_in, width)
+        return Convolution(skip, inner, side(width), reads)
     if kind in CHAINS:
         # Widths that differ, so that the narrowest place is inside; the constant survives all.
         sizes = [d_in, max(d_in - 1, 1), d_in + 1, d_out]
