@@ -14,6 +14,7 @@ from rich.console import Console
 
 from libgraph_cli.analyze import analyze
 from libgraph_cli.backends import backends
+from libgraph_cli.communities import communities
 from libgraph_cli.train import train
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
@@ -33,6 +34,7 @@ def cli() -> None:
 
 cli.add_command(analyze)
 cli.add_command(backends)
+cli.add_command(communities)
 cli.add_command(train)
 
 

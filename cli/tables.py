@@ -1,8 +1,8 @@
-"""What `libgraph analyze` prints: the contents of `metrics.json` as tables."""
+"""What `libgraph analyze` and `libgraph communities` print: the figures of a run as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -38,13 +38,55 @@ def print_metrics(console: Console, metrics: Metrics, concept: str) -> None:
     if any(entry["edges_required"] for entry in metrics["bases"].values()):
         tables[f"Edges needed, {names}"] = _edges(metrics)
     tables[f"Sparsity of all interactions, {names}"] = _sparsity(metrics)
-    for name in metrics["bases"]:
-        tables[_modules_title(metrics, name, concept)] = _modules(metrics, name, concept)
     for title, table in tables.items():
-        console.print(title, style="bold", highlight=False)
-        console.print(table, "")
+        _print_table(console, title, table)
+    for name, entry in metrics["bases"].items():
+        print_modules(console, entry["modules"], name, metrics["node_layers"], concept)
     if metrics["signs"]:
         console.print(_estimated(metrics), highlight=False)
+
+
+def print_modules(
+    console: Console, found: Metrics, basis: str, node_layers: Sequence[str], concept: str
+) -> None:
+    """Print the modules of one basis.
+
+    Args:
+        console: where to.
+        found: what `metrics.json` says of the basis's modules.
+        basis: its name.
+        node_layers: from input to output.
+        concept: what concepts in labels are called.
+    """
+    title = _modules_title(found, basis, concept)
+    _print_table(console, title, _modules(found, node_layers, concept))
+
+
+def print_sweep(console: Console, sweep: Metrics, basis: str) -> None:
+    """Print modules over a range of resolutions, and where they stay the same."""
+    table = _table("γ", "modules", "modularity", "seeds agree", "like the next")
+    for row in sweep["rows"]:
+        similarity = row["similarity"]
+        table.add_row(
+            f"{row['resolution']:g}",
+            str(row["modules"]),
+            f"{row['modularity']:.3f}",
+            f"{row['agreement']:.2f}",
+            "-" if similarity is None else f"{similarity:.2f}",
+        )
+    _print_table(console, f"Modules over resolutions, {basis.upper()}", table)
+    if not sweep["plateaus"]:
+        console.print("No modules stay the same over three resolutions or more.\n")
+        return
+    table = _table("γ from", "to", "modules", "least alike")
+    for plateau in sweep["plateaus"]:
+        table.add_row(
+            f"{plateau['lowest']:g}",
+            f"{plateau['highest']:g}",
+            str(plateau["modules"]),
+            f"{plateau['similarity']:.2f}",
+        )
+    _print_table(console, "Where modules stay the same, longest first", table)
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -111,9 +153,8 @@ def _estimated(metrics: Metrics) -> str:
     )
 
 
-def _modules_title(metrics: Metrics, name: str, concept: str) -> str:
-    found = metrics["bases"][name]["modules"]
-    title = f"Modules, {name.upper()}: modularity {found['modularity']:.3f}"
+def _modules_title(found: Metrics, basis: str, concept: str) -> str:
+    title = f"Modules, {basis.upper()}: modularity {found['modularity']:.3f}"
     title += f", seeds agree {found['agreement']:.2f}"
     if found["within_concept"] is not None:
         title += f", {found['within_concept']:.0%} within one {concept}"
@@ -123,12 +164,11 @@ def _modules_title(metrics: Metrics, name: str, concept: str) -> str:
     return title
 
 
-def _modules(metrics: Metrics, name: str, concept: str) -> Table:
+def _modules(found: Metrics, node_layers: Sequence[str], concept: str) -> Table:
     """Modules with their size, layers and dominant concept."""
-    found = metrics["bases"][name]["modules"]
     layers = [
         layer
-        for layer in metrics["node_layers"]
+        for layer in node_layers
         if any(layer in module["features"] for module in found["table"])
     ]
     wide = len(layers) > MOST_COLUMNS
@@ -155,6 +195,11 @@ def _modules(metrics: Metrics, name: str, concept: str) -> Table:
 
 def _counts(features: Mapping[str, int], layers: Iterable[str]) -> Iterable[str]:
     return (str(features.get(layer, 0)) for layer in layers)
+
+
+def _print_table(console: Console, title: str, table: Table) -> None:
+    console.print(title, style="bold", highlight=False)
+    console.print(table, "")
 
 
 def _table(first: str, *columns: str) -> Table:

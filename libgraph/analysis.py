@@ -33,7 +33,7 @@ from libgraph.interactions import Edges, Interactions, estimate_interactions
 from libgraph.memory import batch_size, memory_budget
 from libgraph.network import Network
 from libgraph.quadrature import Quadrature
-from libgraph.report.graph_picture import draw_graph
+from libgraph.report.graph_picture import draw_graph, graph_title
 from libgraph.results import (
     Ablation,
     Run,
@@ -382,7 +382,7 @@ class _Pipeline:
             save_ablation(directory.file("ablation.json"), ablation, name)
         run.graph.write_graphml(directory.file("graph.graphml"))
         run.graph.write_json(directory.file("graph.json"))
-        title = f"{self.backend.name}: interactions in the {self.options.basis.upper()} basis"
+        title = graph_title(self.backend.name, self.options.basis)
         try:
             draw_graph(
                 run.graph,
@@ -401,7 +401,6 @@ class _Pipeline:
                     "libgraph": version("libgraph"),
                     "torch": torch.__version__,
                     "igraph": version("igraph"),
-                    "leidenalg": version("leidenalg"),
                     "python": platform.python_version(),
                 },
                 "network": self.fingerprint,

@@ -2,29 +2,25 @@
 
 Leiden is random, so it runs from several seeds; the best partition is kept and the agreement of
 all of them is reported beside it, because modules that another seed would not find mean little.
-Numbering is by size, so the same graph and seed always give the same numbers.
-Source: Traag, Waltman & van Eck (2019), doi:10.1038/s41598-019-41695-z; quality function of
-Reichardt & Bornholdt (2006), doi:10.1103/PhysRevE.74.016110.
+Numbering is by size, so the same graph and seed always give the same numbers. The runs themselves
+are in :mod:`libgraph.leiden`, modules that most runs agree on in :mod:`libgraph.consensus`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from libgraph.agreement import mean_agreement
 from libgraph.errors import UsageError
 from libgraph.features import FeatureLabel
 from libgraph.graph import InteractionGraph
+from libgraph.leiden import Leiden
 
 IndexArray = NDArray[np.int64]
-
-CONVERGED_EDGES = 1_000_000
-"""Largest number of edges for which each run goes on until nothing improves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +33,11 @@ class Partition:
         resolution: The γ that was optimised: larger values give smaller modules.
         quality: Weighted modularity at that γ.
         modularity: Weighted modularity at γ = 1, whatever γ was optimised.
-        agreement: Mean adjusted Rand index over all pairs of seeds: 1 if all found the same
-            partition, 0 if they agree no more than by chance.
+        agreement: Mean adjusted mutual information over all pairs of seeds: 1 if all found the
+            same partition, 0 if they agree no more than by chance.
         seed: The first seed.
         seeds: How many seeds were tried.
+        consensus: Whether it is what the seeds agree on, and not the best of them.
     """
 
     membership: Mapping[str, IndexArray]
@@ -50,6 +47,7 @@ class Partition:
     agreement: float
     seed: int
     seeds: int
+    consensus: bool = False
 
     @property
     def size(self) -> int:
@@ -87,11 +85,8 @@ def find_communities(
 ) -> Partition:
     r"""Find the partition of largest quality over several runs of Leiden.
 
-    .. math:: Q_γ = \frac{1}{2m} \sum_{ij} \left(w_{ij} - γ \frac{k_i k_j}{2m}\right) δ(c_i, c_j)
-
-    with the undirected weights w of :meth:`InteractionGraph.weights`, degrees k and total weight
-    m. Each run iterates until nothing improves, or twice above ``CONVERGED_EDGES`` edges, where
-    further iterations take minutes. Features without edges belong to no
+    The quality is Q_γ of :class:`libgraph.leiden.Leiden`. Each run iterates until nothing improves,
+    or twice above ``libgraph.leiden.CONVERGED_EDGES`` edges. Features without edges belong to no
     module.
 
     Args:
@@ -103,40 +98,20 @@ def find_communities(
     Raises:
         UsageError: If the resolution is not positive or there is no seed.
     """
-    if not (np.isfinite(resolution) and resolution > 0):
-        raise UsageError(f"The resolution is {resolution}: choose a positive number.")
-    if seeds < 1:
-        raise UsageError(f"The number of seeds is {seeds}: choose at least 1.")
-    network = graph.to_igraph()
-    connected = np.asarray(network.degree()) > 0
-    candidates: list[IndexArray] = []
-    qualities: list[float] = []
-    if connected.any():
-        import leidenalg
+    return best_partition(Leiden(graph), resolution, seed, seeds)
 
-        partition = leidenalg.RBConfigurationVertexPartition(
-            network, weights="weight", resolution_parameter=resolution
-        )
-        iterations = -1 if network.ecount() <= CONVERGED_EDGES else 2
-        optimiser = leidenalg.Optimiser()
-        for run in range(seeds):
-            partition.set_membership(list(range(network.vcount())))
-            optimiser.set_rng_seed(seed + run)
-            optimiser.optimise_partition(partition, n_iterations=iterations)
-            candidates.append(_renumber(np.asarray(partition.membership), connected))
-            qualities.append(partition.quality())
-    else:
-        candidates.append(np.full(network.vcount(), -1, dtype=np.int64))
-        qualities.append(0.0)
-    best = candidates[int(np.argmax(qualities))]
-    starts = np.cumsum([layer.size for layer in graph.layers])[:-1]
-    blocks = np.split(best, starts) if graph.layers else []
+
+def best_partition(leiden: Leiden, resolution: float, seed: int, seeds: int) -> Partition:
+    """What :func:`find_communities` finds, on a graph that is prepared already."""
+    found = leiden.runs(resolution, seed, seeds)
+    qualities = [leiden.quality(each, resolution) for each in found]
+    first = int(np.argmax(qualities))
     return Partition(
-        membership={layer.name: block for layer, block in zip(graph.layers, blocks, strict=True)},
+        membership=leiden.by_layer(found[first]),
         resolution=resolution,
-        quality=_modularity(network, best, resolution),
-        modularity=_modularity(network, best, 1.0),
-        agreement=_agreement(candidates),
+        quality=qualities[first],
+        modularity=leiden.quality(found[first]),
+        agreement=mean_agreement(found),
         seed=seed,
         seeds=seeds,
     )
@@ -212,42 +187,6 @@ def module_table(graph: InteractionGraph) -> list[ModuleSummary]:
             )
         )
     return summaries
-
-
-def _renumber(membership: IndexArray, connected: NDArray[np.bool_]) -> IndexArray:
-    """Number modules by decreasing size, ties by first member; unconnected vertices get -1."""
-    numbered = np.full(len(membership), -1, dtype=np.int64)
-    _, first, inverse, sizes = np.unique(
-        membership[connected], return_index=True, return_inverse=True, return_counts=True
-    )
-    rank = np.empty(len(sizes), dtype=np.int64)
-    rank[np.lexsort((first, -sizes))] = np.arange(len(sizes))
-    numbered[connected] = rank[inverse]
-    return numbered
-
-
-def _modularity(network: Any, membership: IndexArray, resolution: float) -> float:
-    if not network.ecount():
-        return 0.0
-    # Any number will do for vertices without edges: they add nothing.
-    membership = np.maximum(membership, 0)
-    value = network.modularity(membership.tolist(), weights="weight", resolution=resolution)
-    return float(value)
-
-
-def _agreement(candidates: list[IndexArray]) -> float:
-    import igraph
-
-    values = [
-        # Checked first because the index is 0/0 when both are one module, or all singletons.
-        1.0
-        if np.array_equal(a, b)
-        else igraph.compare_communities(
-            a[a >= 0].tolist(), b[b >= 0].tolist(), method="adjusted_rand"
-        )
-        for a, b in combinations(candidates, 2)
-    ]
-    return float(np.mean(values)) if values else 1.0
 
 
 def _number(names: dict[str, int], name: str | None) -> int:

@@ -17,13 +17,12 @@ import numpy as np
 from torch import Tensor
 
 from libgraph.ablation import EdgeAblation, required_features
-from libgraph.agreement import agreement_with_concepts
 from libgraph.backend import Backend
 from libgraph.bases import Bases, Basis
-from libgraph.communities import module_table
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph, Pair
 from libgraph.interactions import Edges, Interactions
+from libgraph.module_metrics import module_metrics, partition_metrics
 from libgraph.network import NodeLayer
 from libgraph.settings import AnalysisOptions
 from libgraph.sparsity import sparsity_measures
@@ -179,11 +178,11 @@ def run_metrics(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """What `metrics.json` holds; documented in `docs/files.md`."""
-    main = graphs[options.basis]
-    communities = main.partition
+    known = backend.modules_known
     return {
         "schema": SCHEMA,
         "backend": backend.name,
+        "concept": backend.concept,
         "score": {"name": backend.score_name, "test": score},
         "node_layers": list(bases[options.basis]),
         "signs": options.signs,
@@ -192,17 +191,10 @@ def run_metrics(
             | _required(ablation.get(name), backend, options, score)
             | {"standard_error": standard_error(bases[name], edges[name], errors.get(name, {}))}
             | {"sparsity": sparsity(bases[name], edges[name])}
-            | {"modules": _modules(graphs[name]) | _truth(graphs[name], backend)}
+            | {"modules": module_metrics(graphs[name], known=known)}
             for name in options.bases
         },
-        "modules": {
-            "basis": options.basis,
-            "resolution": options.resolution,
-            "modularity": communities.modularity if communities else None,
-            "agreement": communities.agreement if communities else None,
-            **_truth(main, backend),
-            "partition": main.communities,
-        },
+        "modules": partition_metrics(graphs[options.basis], options.basis, known=known),
         "seconds": dict(seconds),
     }
 
@@ -261,23 +253,3 @@ def _inner(bases: Bases, pair: Pair, matrix: Tensor) -> Tensor:
     """A matrix `[out, in]` without isolated features."""
     source, target = pair
     return matrix[bases[target].isolated :, bases[source].isolated :]
-
-
-def _truth(graph: InteractionGraph, backend: Backend) -> dict[str, float | None]:
-    """How well modules agree with those known to be there; nothing where none are."""
-    return agreement_with_concepts(graph) if backend.modules_known else {}
-
-
-def _modules(graph: InteractionGraph) -> dict[str, Any]:
-    """Modules with what is in them, and the share of all their edge weight within one concept."""
-    table = module_table(graph)
-    weight = sum(module.weight for module in table if module.within_concept is not None)
-    within = sum(module.weight * (module.within_concept or 0.0) for module in table)
-    partition = graph.partition
-    return {
-        "count": len(table),
-        "modularity": partition.modularity if partition else None,
-        "agreement": partition.agreement if partition else None,
-        "within_concept": within / weight if weight > 0 else None,
-        "table": [asdict(module) for module in table],
-    }

@@ -1,10 +1,12 @@
-from itertools import pairwise
+import random
+from itertools import combinations, pairwise
 
 import igraph
 import numpy as np
 import pytest
 
-import libgraph.communities
+import libgraph.leiden
+from libgraph.agreement import adjusted_mutual_information
 from libgraph.communities import find_communities, module_table
 from libgraph.errors import UsageError
 from libgraph.graph import FeatureLabel, InteractionGraph, LayerFeatures
@@ -106,10 +108,62 @@ def test_modules_are_numbered_by_size():
     assert sizes.min() > 0
 
 
-def test_large_graphs_get_fewer_iterations(monkeypatch):
-    graph, _ = planted()
-    monkeypatch.setattr(libgraph.communities, "CONVERGED_EDGES", 0)
-    assert find_communities(graph).size == 3
+def test_large_graphs_find_the_same_in_fewer_iterations(monkeypatch):
+    graph, truth = planted(sizes=(100, 120, 90, 110), modules=5, noise=0.05)
+    small = find_communities(graph, seeds=3)
+    monkeypatch.setattr(libgraph.leiden, "CONVERGED_EDGES", 0)
+    large = find_communities(graph, seeds=3)
+    assert large.size == small.size == 5
+    for name, members in small.membership.items():
+        np.testing.assert_array_equal(large.membership[name], members)
+    assert adjusted_mutual_information(members[1:], truth["l3"][1:]) == 1
+
+
+def test_large_graphs_stop_early(monkeypatch):
+    graph, _ = planted(sizes=(60, 60, 60), noise=1.0)
+    converged = find_communities(graph, seeds=4).quality
+    monkeypatch.setattr(libgraph.leiden, "CONVERGED_EDGES", 0)
+    assert find_communities(graph, seeds=4).quality < converged
+
+
+def test_the_random_numbers_of_the_user_stay_as_they_were():
+    """igraph draws from Python's global generator unless told otherwise."""
+    graph, _ = planted(noise=1.0)
+    random.seed(7)
+    state = random.getstate()
+    first = find_communities(graph, seeds=2)
+    assert random.getstate() == state
+    random.seed(8)
+    again = find_communities(graph, seeds=2)
+    for name, members in first.membership.items():
+        np.testing.assert_array_equal(members, again.membership[name])
+    # And what the user asks of igraph follows random.seed again.
+    drawn = []
+    for _ in range(2):
+        random.seed(9)
+        drawn.append(igraph.Graph.Erdos_Renyi(n=30, m=40).get_edgelist())
+    assert drawn[0] == drawn[1]
+    assert random.getstate() != state
+
+
+def test_an_interrupted_run_gives_igraph_its_generator_back():
+    with pytest.raises(KeyboardInterrupt), libgraph.leiden.seeded(0):
+        raise KeyboardInterrupt
+    random.seed(1)
+    state = random.getstate()
+    igraph.Graph.Erdos_Renyi(n=30, m=40)
+    assert random.getstate() != state
+
+
+def test_agreement_is_over_all_pairs_of_seeds():
+    graph, _ = planted(sizes=(30, 30, 30), noise=1.0, seed=2)
+    alone = [find_communities(graph, seed=seed, seeds=1) for seed in (4, 5, 6)]
+    members = [np.concatenate(list(each.membership.values())) for each in alone]
+    members = [each[each >= 0] for each in members]
+    expected = [adjusted_mutual_information(a, b) for a, b in combinations(members, 2)]
+    together = find_communities(graph, seed=4, seeds=3)
+    assert together.agreement == pytest.approx(np.mean(expected))
+    assert [each.agreement for each in alone] == [1, 1, 1]
 
 
 def test_graphs_without_edges():

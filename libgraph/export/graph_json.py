@@ -96,6 +96,7 @@ def _partition(partition: Partition) -> dict[str, Any]:
         "agreement": partition.agreement,
         "seed": partition.seed,
         "seeds": partition.seeds,
+        "consensus": partition.consensus,
     }
 
 

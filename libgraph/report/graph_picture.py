@@ -94,6 +94,11 @@ def draw_graph(
         _save(figure, path, suffix[1:])
 
 
+def graph_title(backend: str, basis: str) -> str:
+    """Heading of the picture in a run directory."""
+    return f"{backend}: interactions in the {basis.upper()} basis"
+
+
 def short_label(label: FeatureLabel | None, length: int = 19) -> str:
     """First part of the first term of a label, without its share: ``"cos(15x)"``."""
     if label is None:
