@@ -1,0 +1,174 @@
+"""Are p-values of modules even where nothing is planted, and small where something is?
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py --seeds 5 --draws 19
+
+Every null model on planted networks (`libgraph analyze mlp`), on networks of the same kind without
+blocks, on untrained transformers (the modular-addition one, made smaller), and on the bundled
+transformer. Prints a table; the empirical distributions of p go to `docs/images/calibration.png`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import kstest
+
+import libgraph as lg
+from libgraph.accumulate import Data
+from libgraph.graph import InteractionGraph
+from libgraph.null_models import NULL_MODELS, NullModel
+from libgraph.rotated_networks import rotated_networks
+from libgraph.significance import Significance, significance
+from libgraph_backends.modular_addition import ModularAddition, TrainingOptions
+from libgraph_backends.modular_addition_training import initial_weights
+
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "calibration.png"
+SMALL = {"modulus": 31, "d_model": 32, "heads": 4, "d_mlp": 64}
+SAMPLES = {"mlp": 2000, "untrained": 300, "bundled": 300}
+NULLS = (*NULL_MODELS, "rotated")
+COLUMNS = ("network", "null", "Q", "Q of draws", "z", "median p", "p < 0.05", "p < 0.01", "even")
+Case = tuple[InteractionGraph, NullModel]
+
+
+class Unlabelled(ModularAddition):
+    """The transformer without labels, which take longer than all the rest."""
+
+    def labels(self, encode: Any, bases: Any) -> Mapping[str, Any]:
+        """None."""
+        return {}
+
+
+def rotations(backend: lg.Backend, limit: int) -> Case:
+    """The graph of a backend's network with weights √E, and its rotations."""
+    with torch.no_grad():
+        network = backend.network().double()
+        data = Data(backend, "train", 1000, limit, "cpu", torch.float64)
+        return rotated_networks(network, data)
+
+
+def planted(seed: int, *, ablate: bool, **options: Any) -> Case:
+    """A network of task=modular, with ε if `ablate`."""
+    backend = lg.load_backend("mlp", seed=seed, samples=SAMPLES["mlp"], **options)
+    graph, null = rotations(backend, SAMPLES["mlp"])
+    run = lg.analyze(backend, seeds=1) if ablate else None
+    return (run.graph if run else graph), null
+
+
+def untrained(seed: int) -> Case:
+    """A small transformer with its initial weights: no score, no ε."""
+    weights = initial_weights(TrainingOptions(seed=seed, **SMALL))
+    backend = ModularAddition(weights={name: w.detach() for name, w in weights.items()})
+    return rotations(backend, SAMPLES["untrained"])
+
+
+def bundled(*, ablate: bool) -> Case:
+    """The transformer that learned to add."""
+    backend = Unlabelled()
+    graph, null = rotations(backend, SAMPLES["bundled"])
+    run = lg.analyze(backend, seeds=1, limit=SAMPLES["bundled"]) if ablate else None
+    return (run.graph if run else graph), null
+
+
+DENSE = {"blocks": 1, "width": 12}
+CASES: dict[str, Callable[[int], Case]] = {
+    "planted, ε": lambda seed: planted(seed, ablate=True),
+    "planted, √E": lambda seed: planted(seed, ablate=False),
+    "nothing planted, ε": lambda seed: planted(seed, ablate=True, **DENSE),
+    "nothing planted, √E": lambda seed: planted(seed, ablate=False, **DENSE),
+    "untrained transformer, √E": untrained,
+}
+
+
+def compare(case: Case, draws: int, seed: int) -> dict[str, Significance]:
+    """One graph against every null model."""
+    graph, rotated = case
+    models: dict[str, str | NullModel] = {name: name for name in NULL_MODELS}
+    models["rotated"] = rotated
+    with torch.no_grad():
+        return {n: significance(graph, m, draws=draws, seed=seed) for n, m in models.items()}
+
+
+def even(p: Sequence[float], draws: int) -> float:
+    """p of the Kolmogorov–Smirnov test that p-values are even.
+
+    They are multiples of 1/(1 + N); less a random part of one such step, they are even on [0, 1].
+    """
+    steps = np.random.default_rng(0).random(len(p)) / (1 + draws)
+    return float(kstest(np.array(p) - steps, "uniform").pvalue)
+
+
+def rows(name: str, found: Sequence[Mapping[str, Significance]], draws: int) -> Iterator[list[str]]:
+    """Of the table, one for each null model."""
+    for null in NULLS:
+        each = [one[null] for one in found]
+        p = [one.p for one in each]
+        z = [one.z for one in each if one.z is not None]
+        yield [
+            name,
+            null,
+            f"{statistics.fmean(one.modularity for one in each):.3f}",
+            f"{statistics.fmean(one.mean for one in each):.3f}",
+            f"{statistics.fmean(z):.1f}" if z else "",
+            f"{statistics.median(p):.3f}",
+            f"{np.mean(np.array(p) < 0.05):.0%}",
+            f"{np.mean(np.array(p) < 0.01):.0%}",
+            f"{even(p, draws):.1g}" if len(p) > 1 else "",
+        ]
+
+
+def draw(results: Mapping[str, Sequence[Mapping[str, Significance]]]) -> None:
+    """Empirical distributions of p, a panel for each kind of network."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3), layout="constrained")
+    for axes, (name, found) in zip(
+        figure.subplots(1, len(results), sharey=True), results.items(), strict=True
+    ):
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=6, label="even")
+        for index, null in enumerate(NULLS):
+            axes.ecdf([one[null].p for one in found], label=null, color=f"C{index}")
+        axes.set_title(name, fontsize="small")
+        axes.set_xlabel("p")
+        axes.set_xlim(-0.02, 1.02)
+    figure.axes[0].set_ylabel("share of networks with no larger p")
+    figure.axes[-1].legend(fontsize="x-small")
+    figure.savefig(PICTURE, dpi=120)
+
+
+@click.command()
+@click.option("--seeds", default=20, show_default=True, help="networks of each kind")
+@click.option("--draws", default=119, show_default=True, help="graphs from each null model")
+def main(seeds: int, draws: int) -> None:
+    """Measure, print and draw."""
+    torch.set_num_threads(1)
+    began, progress = time.monotonic(), Console(stderr=True)
+    table = Table(*COLUMNS, box=None, title=f"{seeds} networks of each kind, {draws} draws")
+    results: dict[str, list[dict[str, Significance]]] = {}
+    for name, make in CASES.items():
+        results[name] = []
+        for seed in range(seeds):
+            results[name].append(compare(make(seed), draws, seed))
+            elapsed = time.monotonic() - began
+            progress.print(f"{elapsed:5.0f} s  {name}: {seed + 1} of {seeds}", style="dim")
+        for row in rows(name, results[name], draws):
+            table.add_row(*row)
+    for ablate, name in ((True, "bundled transformer, ε"), (False, "bundled transformer, √E")):
+        for row in rows(name, [compare(bundled(ablate=ablate), draws, 0)], draws):
+            table.add_row(*row)
+        progress.print(f"{time.monotonic() - began:5.0f} s  {name}", style="dim")
+    Console(width=130).print(table)
+    draw(results)
+
+
+if __name__ == "__main__":
+    main()
