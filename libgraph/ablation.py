@@ -172,6 +172,7 @@ def ablate_edges(
     data: Data,
     *,
     tolerances: Sequence[float],
+    curves: bool = False,
     stage: str = "edge ablation",
     progress: Progress = silent,
 ) -> dict[tuple[str, str], EdgeAblation]:
@@ -184,13 +185,14 @@ def ablate_edges(
         edges: interactions by layer pair.
         data: usually the test split.
         tolerances: Δ, how much worse than the whole model's the score may be.
+        curves: whether powers of two are tried as well, so that curves can be compared.
         stage: name under which progress is reported.
         progress: told after every number of edges tried, of about log2(d_in·d_out) per layer pair.
     """
     whole = base_score(network, backend, data)
     sign = 1.0 if backend.higher_is_better else -1.0
     totals = [a.size * b.size for a, b, _ in network.pairs]
-    expected = sum(total.bit_length() for total in totals)
+    expected = (1 + curves) * sum(total.bit_length() for total in totals)
     done, results = 0, {}
     for index, ((a, b, _), total) in enumerate(zip(network.pairs, totals, strict=True)):
         trial = _Trial(
@@ -218,11 +220,35 @@ def ablate_edges(
             )
             for tolerance in tolerances
         }
+        if curves:
+            for power in range(trial.available.bit_length()):
+                score(2**power)
+            score(trial.available)
         first = required[tolerances[0]]
         results[a.name, b.name] = EdgeAblation(
             trial.available, dict(sorted(scores.items())), required, trial.smallest(first)
         )
     return results
+
+
+def area(curve: Mapping[int, float], most: int) -> float | None:
+    r"""Mean score over the logarithm of how many are kept, by the trapezoid rule.
+
+    .. math:: \frac{1}{\ln K} \int_1^K s(k) \, d \ln k
+
+    Beyond the largest number tried the score is that of the largest. None where nothing was tried
+    but none kept, or there is only one to keep.
+
+    Args:
+        curve: score by number kept.
+        most: K, the same for curves that are compared, such as all coordinates of a node layer.
+    """
+    tried = sorted(kept for kept in curve if 0 < kept <= most)
+    if not tried or most < 2:
+        return None
+    places = np.log([1, *tried, most])
+    scores = np.array([curve[kept] for kept in (tried[0], *tried, tried[-1])])
+    return float(np.diff(places) @ (scores[1:] + scores[:-1]) / 2 / np.log(most))
 
 
 def bisect(sufficient: Callable[[int], bool], total: int, available: int) -> int | None:

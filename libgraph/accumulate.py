@@ -44,6 +44,7 @@ class Data:
         split: `train` or `test`.
         batch_size: samples in a batch.
         limit: use only the first samples of the split, this many.
+        part: (k, m) for every m-th of those, from the k-th on.
         device: where the batches go.
         dtype: what floating-point inputs become.
         memory: bytes that batches and kept activations may take; None for half of what is free.
@@ -56,6 +57,7 @@ class Data:
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float64
     memory: int | None = None
+    part: tuple[int, int] = (0, 1)
 
     def __len__(self) -> int:
         """Number of batches, from the backend's own count of samples."""
@@ -64,7 +66,8 @@ class Data:
 
     def __iter__(self) -> Iterator[Batch]:
         left = self.limit
-        empty = True
+        first, every = self.part
+        seen, empty = 0, True
         for batch in self.backend.batches(self.split, self.batch_size):
             size = len(batch.inputs)
             if left is not None:
@@ -72,8 +75,12 @@ class Data:
                     break
                 size = min(size, left)
                 left -= size
-            empty = empty and not size
-            yield Batch(self._place(batch.inputs[:size]), self._place(batch.targets[:size]))
+            taken = slice((first - seen) % every, size, every)
+            seen += size
+            if not range(size)[taken]:
+                continue
+            empty = False
+            yield Batch(self._place(batch.inputs[taken]), self._place(batch.targets[taken]))
         if empty:
             raise DataError(f"The {self.split} split of '{self.backend.name}' has no samples.")
 

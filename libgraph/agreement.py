@@ -84,11 +84,13 @@ def mean_agreement(partitions: Sequence[IndexArray]) -> float:
     """Mean adjusted mutual information over all pairs of partitions; 1 if there is only one.
 
     Args:
-        partitions: module of each feature; −1, for features in no module, are left out, and are
-            the same in all.
+        partitions: module of each feature; −1 for features in no module, which are left out where
+            either of two partitions has them.
     """
     values = [
-        adjusted_mutual_information(a[a >= 0], b[b >= 0]) for a, b in combinations(partitions, 2)
+        adjusted_mutual_information(a[both], b[both])
+        for a, b in combinations(partitions, 2)
+        for both in [(a >= 0) & (b >= 0)]
     ]
     return float(np.mean(values)) if values else 1.0
 

@@ -12,24 +12,27 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from libgraph.ablation import ablate_edges, ablate_nodes, base_score
 from libgraph.accumulate import Data, Progress, ranks, silent
+from libgraph.agreement import mean_agreement
 from libgraph.backend import Backend, Split, parse_options
-from libgraph.bases import METHODS, Bases, node_statistics
+from libgraph.bases import METHODS, Bases, basis_method, node_statistics
 from libgraph.communities import find_communities
 from libgraph.errors import BackendError, DataError, NumericalError, UsageError
 from libgraph.features import LayerFeatures
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph
-from libgraph.interactions import Edges, Interactions, estimate_interactions
+from libgraph.interactions import Edges, Interactions, estimate_interactions, interactions
 from libgraph.memory import batch_size, memory_budget
 from libgraph.network import Network
 from libgraph.quadrature import Quadrature
@@ -45,8 +48,16 @@ from libgraph.results import (
     save_bases,
     save_interactions,
 )
+from libgraph.rotated_networks import rotated_networks
 from libgraph.settings import AnalysisOptions
-from libgraph.store import RunDirectory, hash_of
+from libgraph.significance import significance
+from libgraph.store import RunDirectory, hash_of, read_json
+
+HALVES = ("even", "odd")
+"""Samples that the modules of two halves come from."""
+
+DRAWN_SAMPLES = 500
+"""Samples on which networks and their rotations are compared; each draw makes bases anew."""
 
 log = logging.getLogger("libgraph")
 Result = TypeVar("Result")
@@ -115,8 +126,15 @@ class _Pipeline:
     def run(self) -> Run:
         """All stages in order."""
         # Before anything is computed at length, because this may fail where the rest does not.
+        for chosen in self.options.bases.values():
+            basis_method(chosen)
+        if self.options.draws and self.options.main not in METHODS:
+            raise UsageError(
+                f"Directions of a file, such as {self.options.basis}, are not those of a rotated "
+                "network: use --draws 0, or another basis for the graph."
+            )
         score = base_score(self.score_network, self.backend, self.test)
-        names, device = self.options.bases, self.options.device
+        names, device = list(self.options.bases), self.options.device
         pairs = [(a.name, b.name) for a, b, _ in self.network.pairs]
         layers = self.network.node_layers
         bases = self._stage(
@@ -149,14 +167,49 @@ class _Pipeline:
             name: self._graph(name, bases[name], edges[name], ablation.get(name)) for name in names
         }
         self.seconds["graph"] = round(time.monotonic() - began, 3)
+        checks = self._checks(bases, graphs)
         metrics = run_metrics(
-            self.backend, self.options, bases, edges, errors, ablation, graphs, score, self.seconds
+            self.backend,
+            self.options,
+            bases,
+            edges,
+            errors,
+            ablation,
+            graphs,
+            checks,
+            score,
+            self.seconds,
         )
         path = self.directory.path if self.directory else None
         run = Run(self.backend, self.options, bases, edges, errors, ablation, graphs, metrics, path)
         if self.directory is not None:
             self._export(run, self.directory)
         return run
+
+    def _checks(
+        self, bases: Mapping[str, Bases], graphs: Mapping[str, InteractionGraph]
+    ) -> dict[str, dict[str, Any]]:
+        """What was asked for to tell modules from chance, by basis."""
+        checks: dict[str, dict[str, Any]] = {name: {} for name in bases}
+        if self.options.halves:
+            names = [f"{name} {half}" for name in bases for half in HALVES]
+            pairs = [(a.name, b.name) for a, b, _ in self.network.pairs]
+            found, _ = self._stage(
+                "halves",
+                "halves.safetensors",
+                partial(self._halves, bases),
+                save_interactions,
+                partial(load_interactions, names=names, pairs=pairs, device=self.options.device),
+            )
+            for name, graph in graphs.items():
+                first, second = (found[f"{name} {half}"] for half in HALVES)
+                checks[name]["halves"] = self._halves_agree(graph, first, second)
+        if self.options.draws:
+            main = self.options.main
+            checks[main]["significance"] = self._stage(
+                "significance", "significance.json", self._significance, write_json, read_json
+            )
+        return checks
 
     # What the stages work on
 
@@ -228,10 +281,18 @@ class _Pipeline:
             result[data.split] = digest.hexdigest()
         return result
 
+    @cached_property
+    def dictionaries(self) -> dict[str, str]:
+        """SHA-256 of each basis's file by its name, nothing for those without."""
+        return {
+            name: "" if chosen in METHODS else hashlib.sha256(Path(chosen).read_bytes()).hexdigest()
+            for name, chosen in self.options.bases.items()
+        }
+
     # Stages
 
     def _hash(self, stage: str) -> str:
-        chosen = self.options.model_dump(include={"basis", "dtype", "device", "limit"})
+        chosen = self.options.model_dump(include={"dtype", "device", "limit"})
         parts: dict[str, Any] = {
             "libgraph": version("libgraph"),
             "torch": torch.__version__,
@@ -241,6 +302,7 @@ class _Pipeline:
             "network": self.fingerprint,
             "data": self.data_hash,
             "truncate": self.options.truncate,
+            "bases": self.dictionaries,
             "batch_size": self.batch_size,
             **chosen,
         }
@@ -249,7 +311,9 @@ class _Pipeline:
             if self.options.signs:
                 parts["signs"] = [self.options.signs, self.options.seed]
         if stage.startswith("ablation"):
-            parts |= self.options.model_dump(include={"score_dtype", "tolerances"})
+            parts |= self.options.model_dump(include={"score_dtype", "tolerances", "curves"})
+        if stage == "significance":
+            parts |= self.options.model_dump(include={"draws", "resolution", "seed"})
         return hash_of(stage, parts)
 
     def _stage(
@@ -281,10 +345,10 @@ class _Pipeline:
     def _bases(self) -> dict[str, Bases]:
         statistics = node_statistics(self.network, self.for_bases, self.progress)
         return {
-            name: METHODS[name](
+            name: basis_method(chosen)(
                 self.network, statistics, self.for_bases, self.options.truncation, self.progress
             )
-            for name in self.options.bases
+            for name, chosen in self.options.bases.items()
         }
 
     def _refuse_empty(self, bases: Mapping[str, Bases]) -> None:
@@ -308,6 +372,55 @@ class _Pipeline:
             self.progress,
         )
 
+    def _halves(self, bases: Mapping[str, Bases]) -> Interactions:
+        """Interactions on even samples, and on odd ones."""
+        edges: dict[str, Edges] = {}
+        for number, half in enumerate(HALVES):
+            found = interactions(
+                self.network,
+                bases,
+                replace(self.train, part=(number, len(HALVES))),
+                Quadrature.parse(self.options.integration),
+                partial(_renamed, self.progress, f"interactions, {half} samples"),
+            )
+            edges |= {f"{name} {half}": by_pair for name, by_pair in found.items()}
+        return Interactions(edges, {})
+
+    def _halves_agree(self, graph: InteractionGraph, *halves: Edges) -> float:
+        """Adjusted mutual information of the modules on either half of the samples."""
+        options = self.options
+        found = [
+            find_communities(
+                replace(graph, edges={p: m.cpu().numpy() for p, m in edges.items()}),
+                options.resolution,
+                options.seed,
+                options.seeds,
+            )
+            for edges in halves
+        ]
+        return mean_agreement([np.concatenate([*each.membership.values()]) for each in found])
+
+    def _significance(self) -> dict[str, Any]:
+        """The modularity of the main basis against that of rotated networks."""
+        options = self.options
+        data = replace(self.train, limit=min(len(self.train) * self.batch_size, DRAWN_SAMPLES))
+        graph, rotated = rotated_networks(
+            self.network,
+            replace(data, batch_size=min(self.batch_size, DRAWN_SAMPLES)),
+            options.basis,
+            options.truncation,
+            Quadrature.parse(options.integration),
+        )
+        found = significance(
+            graph,
+            rotated,
+            draws=options.draws,
+            resolution=options.resolution,
+            seed=options.seed,
+            progress=self.progress,
+        )
+        return asdict(found)
+
     def _ablation(self, name: str, bases: Bases, edges: Edges) -> Ablation:
         nodes = ablate_nodes(
             self.score_network,
@@ -325,6 +438,7 @@ class _Pipeline:
             edges,
             self.test,
             tolerances=self.options.tolerances,
+            curves=self.options.curves,
             stage=f"edge ablation, {name}",
             progress=self.progress,
         )
@@ -382,7 +496,7 @@ class _Pipeline:
             save_ablation(directory.file("ablation.json"), ablation, name)
         run.graph.write_graphml(directory.file("graph.graphml"))
         run.graph.write_json(directory.file("graph.json"))
-        title = graph_title(self.backend.name, self.options.basis)
+        title = graph_title(self.backend.name, self.options.main)
         try:
             draw_graph(
                 run.graph,
@@ -412,3 +526,8 @@ class _Pipeline:
             }
         )
         self.progress("writing", 1, 1)
+
+
+def _renamed(progress: Progress, stage: str, _: str, done: int, total: int | None) -> None:
+    """Progress under another name."""
+    progress(stage, done, total)

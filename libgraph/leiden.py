@@ -1,8 +1,8 @@
 """Leiden on the clustering weights of an interaction graph, for any resolution and seed.
 
-igraph's implementation draws from a generator of Python's, by default the global one; here every run
-has its own, so that a seed gives the same partition always and the user's random numbers stay as
-they were.
+igraph's implementation draws from a generator of Python's, by default the global one; here every
+run has its own, so that a seed gives the same partition always and the user's random numbers stay
+as they were.
 Source: Traag, Waltman & van Eck (2019), doi:10.1038/s41598-019-41695-z.
 """
 

@@ -4,7 +4,7 @@ Each takes the matrix of every layer pair and puts chance where modules could be
 nothing to do with modules; they differ in what that is (docs/significance.md has what came out).
 Isolated features, unrotated layers and every ε stay as they are. Null models that need the network
 are in `rotated_networks.py`. Sources: permutation of residuals, Freedman & Lane (1983),
-doi:10.1080/07350015.1983.10509354; the rest is ours.
+J. Bus. Econ. Stat. 1, 292; the rest is ours.
 """
 
 from __future__ import annotations

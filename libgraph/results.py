@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from libgraph.ablation import EdgeAblation, required_features
+from libgraph.ablation import EdgeAblation, area, required_features
 from libgraph.backend import Backend
 from libgraph.bases import Bases, Basis
+from libgraph.features import FloatArray
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph, Pair
 from libgraph.interactions import Edges, Interactions
@@ -75,7 +76,7 @@ class Run:
     @property
     def graph(self) -> InteractionGraph:
         """The graph of the basis asked for."""
-        return self.graphs[self.options.basis]
+        return self.graphs[self.options.main]
 
     @property
     def sparsity(self) -> dict[str, dict[str, Any]]:
@@ -174,6 +175,7 @@ def run_metrics(
     errors: Mapping[str, Edges],
     ablation: Mapping[str, Ablation],
     graphs: Mapping[str, InteractionGraph],
+    checks: Mapping[str, Mapping[str, Any]],
     score: float,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -184,17 +186,19 @@ def run_metrics(
         "backend": backend.name,
         "concept": backend.concept,
         "score": {"name": backend.score_name, "test": score},
-        "node_layers": list(bases[options.basis]),
+        "node_layers": list(bases[options.main]),
         "signs": options.signs,
         "bases": {
             name: _features(bases[name])
             | _required(ablation.get(name), backend, options, score)
             | {"standard_error": standard_error(bases[name], edges[name], errors.get(name, {}))}
             | {"sparsity": sparsity(bases[name], edges[name])}
-            | {"modules": module_metrics(graphs[name], known=known)}
+            | {"sparsity_total": sparsity_in_total(bases[name], edges[name])}
+            | _curves(ablation.get(name), bases[name])
+            | {"modules": {**module_metrics(graphs[name], known=known), **checks[name]}}
             for name in options.bases
         },
-        "modules": partition_metrics(graphs[options.basis], options.basis, known=known),
+        "modules": partition_metrics(graphs[options.main], options.main, known=known),
         "seconds": dict(seconds),
     }
 
@@ -225,19 +229,61 @@ def _required(
     }
 
 
+def _curves(ablation: Ablation | None, bases: Bases) -> dict[str, Any]:
+    """Scores by number of features and of edges kept, and the areas under these curves."""
+    nodes = ablation.nodes if ablation else {}
+    edges = {pair: found.score for pair, found in ablation.edges.items()} if ablation else {}
+    sizes = {layer: len(basis.encoder) for layer, basis in bases.items()}
+    return {
+        "curves": {
+            "nodes": {layer: _by_text(curve) for layer, curve in nodes.items()},
+            "edges": {arrow(pair): _by_text(curve) for pair, curve in edges.items()},
+        },
+        "area": {
+            "nodes": {layer: area(curve, sizes[layer]) for layer, curve in nodes.items()},
+            "edges": {
+                arrow((a, b)): area(curve, sizes[a] * sizes[b]) for (a, b), curve in edges.items()
+            },
+        },
+    }
+
+
+def _by_text(curve: Mapping[int, float]) -> dict[str, float]:
+    return {str(kept): score for kept, score in curve.items()}
+
+
 def sparsity(bases: Bases, edges: Edges) -> dict[str, dict[str, float] | None]:
     """Measures of each edge matrix without isolated features; None where all edges are zero.
 
     Features that were dropped count as features without edges: a basis that keeps more of them
     would look sparser otherwise.
     """
-    measures: dict[str, dict[str, float] | None] = {}
-    for (a, b), matrix in edges.items():
-        inner = _inner(bases, (a, b), matrix).cpu().numpy()
-        whole = np.zeros([len(bases[c].encoder) - bases[c].isolated for c in (b, a)])
-        whole[: inner.shape[0], : inner.shape[1]] = inner
-        measures[arrow((a, b))] = sparsity_measures(whole) if (whole > 0).any() else None
-    return measures
+    whole = {pair: _whole(bases, pair, matrix) for pair, matrix in edges.items()}
+    return {
+        arrow(pair): sparsity_measures(matrix) if (matrix > 0).any() else None
+        for pair, matrix in whole.items()
+    }
+
+
+def sparsity_in_total(bases: Bases, edges: Edges) -> dict[str, float] | None:
+    """Measures of all edges together, those of each layer pair as shares of their sum.
+
+    Otherwise the layer pair with the largest interactions would be all that counts, and how large
+    they are depends on the units of the node layers.
+    """
+    whole = [_whole(bases, pair, matrix) for pair, matrix in edges.items()]
+    shares = [(matrix / matrix.sum()).ravel() for matrix in whole if (matrix > 0).any()]
+    return sparsity_measures(np.concatenate(shares)) if shares else None
+
+
+def _whole(bases: Bases, pair: Pair, matrix: Tensor) -> FloatArray:
+    """A matrix without isolated features, with zeros for those that were dropped."""
+    inner = _inner(bases, pair, matrix).cpu().numpy()
+    # A dictionary may have more features than there are coordinates.
+    full = (len(bases[layer].encoder) - bases[layer].isolated for layer in reversed(pair))
+    whole = np.zeros([max(one, other) for one, other in zip(full, inner.shape, strict=True)])
+    whole[: inner.shape[0], : inner.shape[1]] = inner
+    return whole
 
 
 def standard_error(bases: Bases, edges: Edges, errors: Edges) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from libgraph.accumulate import Data
 from libgraph.bases import METHODS, Truncation, node_statistics
+from libgraph.bases.random import random_rotation
 from libgraph.features import LayerFeatures
 from libgraph.graph import InteractionGraph
 from libgraph.interactions import interactions
@@ -74,16 +75,6 @@ def rotate(network: Network, rng: np.random.Generator) -> Network:
         whole[np.ix_(free, free)] = random_rotation(len(free), rng)
         sections.append(section.rebase(decoder=_like(section)(whole)))
     return Network(network.embed, sections, network.node_layers)
-
-
-def random_rotation(size: int, rng: np.random.Generator) -> np.ndarray:
-    """An orthogonal matrix, all of them equally likely.
-
-    Source: Mezzadri (2007), How to generate random matrices from the classical compact groups.
-    """
-    orthogonal, triangular = np.linalg.qr(rng.standard_normal((size, size)))
-    result: np.ndarray = orthogonal * np.sign(np.diagonal(triangular))
-    return result
 
 
 def _like(section: torch.nn.Module) -> Callable[[np.ndarray], Tensor]:

@@ -12,19 +12,17 @@ from typing import Literal
 import torch
 from pydantic import ByteSize, Field, field_validator
 
-from libgraph.backend import TypedOptions
-from libgraph.bases import METHODS, Truncation
+from libgraph.backend import TypedOptions, by_commas
+from libgraph.bases import Truncation, basis_name
 from libgraph.errors import UsageError
 from libgraph.quadrature import Quadrature
-
-BASELINE = "pca"
-"""The basis that is measured beside the one asked for."""
 
 
 class AnalysisOptions(TypedOptions):
     """Everything that decides what an analysis computes, beside the backend and its options."""
 
-    basis: str = Field("lib", description="basis of the graph; PCA is measured beside it")
+    basis: str = Field("lib", description="basis of the graph")
+    beside: tuple[str, ...] = Field(("pca",), description="bases that are measured beside it")
     integration: str = Field("gradient", description="quadrature of the interactions")
     signs: int = Field(0, description="random signs that interactions are estimated from; 0: exact")
     truncate: str = Field("rel:1e-10", description="below which eigenvalue directions are dropped")
@@ -39,13 +37,24 @@ class AnalysisOptions(TypedOptions):
     limit: int | None = Field(None, description="first samples of each split to use")
     tolerances: tuple[float, ...] = Field((0.001,), min_length=1, description="Δ of the score")
     ablate: bool = Field(True, description="whether to run ablations")
+    curves: bool = Field(False, description="whether edge ablation tries powers of two as well")
+    halves: bool = Field(False, description="whether modules of even and odd samples are compared")
+    draws: int = Field(0, ge=0, description="of rotated networks, to tell modules from chance")
+
+    _beside = field_validator("beside", mode="before")(by_commas)
 
     @field_validator("basis")
     @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in METHODS:
-            raise UsageError(f"Unknown basis '{name}': use {', '.join(METHODS)}.")
-        return name
+    def _known(cls, chosen: str) -> str:
+        basis_name(chosen)
+        return chosen
+
+    @field_validator("beside")
+    @classmethod
+    def _all_known(cls, chosen: tuple[str, ...]) -> tuple[str, ...]:
+        for each in chosen:
+            basis_name(each)
+        return chosen
 
     @field_validator("limit")
     @classmethod
@@ -98,6 +107,18 @@ class AnalysisOptions(TypedOptions):
         return Truncation.parse(self.truncate)
 
     @property
-    def bases(self) -> list[str]:
-        """The basis asked for and the baseline."""
-        return list(dict.fromkeys([self.basis, BASELINE]))
+    def bases(self) -> dict[str, str]:
+        """What was asked for by the name of each basis, that of the graph first."""
+        names: dict[str, str] = {}
+        for chosen in (self.basis, *self.beside):
+            name = basis_name(chosen)
+            if names.setdefault(name, chosen) != chosen:
+                raise UsageError(
+                    f"'{names[name]}' and '{chosen}' would both be called {name}: rename a file."
+                )
+        return names
+
+    @property
+    def main(self) -> str:
+        """Name of the basis of the graph."""
+        return basis_name(self.basis)

@@ -126,7 +126,14 @@ def hash_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-STAGE_FILES = ("bases.safetensors", "edges.safetensors", "ablation.json", "run.json")
+STAGE_FILES = (
+    "bases.safetensors",
+    "edges.safetensors",
+    "halves.safetensors",
+    "ablation.json",
+    "significance.json",
+    "run.json",
+)
 """What a run that replaces another may reuse."""
 
 

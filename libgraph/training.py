@@ -54,8 +54,8 @@ def fit(
         settings: whatever determines the course of training.
         evaluate: measures of progress, such as test accuracy.
         evaluate_every: steps between evaluations.
-        keep_every: steps between copies of the parameters, which are kept as `steps/000500.safetensors`
-            and so on, that of no step included; None for no copies.
+        keep_every: steps between copies of the parameters, from that before the first step on, kept
+            as `steps/000500.safetensors` and so on; None for no copies.
         progress: told after every step.
 
     Returns:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import AppendOne, Toy, ToyLoss, normal, random_network, seeded
@@ -12,6 +13,7 @@ from libgraph import ablation
 from libgraph.ablation import (
     ablate_edges,
     ablate_nodes,
+    area,
     base_score,
     bisect,
     required_features,
@@ -368,3 +370,40 @@ def test_the_features_required_are_exact_however_coarse_the_curve_begins(points,
         for curves in (coarse, every)
     )
     assert found == wanted
+
+
+@given(
+    scores=st.lists(st.floats(0, 1), min_size=2, max_size=6),
+    most=st.integers(8, 50),
+)
+def test_the_area_is_the_mean_over_the_logarithm(scores, most):
+    curve = {0: 0.5} | {2**i: score for i, score in enumerate(scores) if 2**i <= most}
+    kept = [k for k in curve if k]
+    grid = [most ** (i / 20_000) for i in range(20_001)]
+    logs = [math.log(k) for k in kept]
+    values = [float(np.interp(math.log(k), logs, [curve[k] for k in kept])) for k in grid]
+    expected = (sum(values) - (values[0] + values[-1]) / 2) / 20_000
+    assert area(curve, most) == pytest.approx(expected, abs=1e-3)
+
+
+def test_areas_that_are_none():
+    assert area({0: 1.0}, 5) is None
+    assert area({0: 1.0, 1: 1.0}, 1) is None
+
+
+def test_curves_have_all_powers_of_two():
+    case = Case(CHAINS[0], method="lib")
+    found = ablate_edges(
+        case.network,
+        case.backend,
+        case.bases,
+        case.edges,
+        case.data(),
+        tolerances=(0.1,),
+        curves=True,
+    )
+    plain = case.ablate_edges(tolerances=(0.1,))
+    for pair, result in found.items():
+        powers = {2**i for i in range(result.available.bit_length())}
+        assert powers | {result.available} <= set(result.score)
+        assert (result.required, result.epsilon) == (plain[pair].required, plain[pair].epsilon)

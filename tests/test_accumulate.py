@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,23 @@ def test_two_processes_find_what_one_does(tmp_path):
         assert found["empty"] == empty()
         for one, other in zip(tensors, expected, strict=True):
             assert_close(torch.tensor(one, dtype=torch.float64), other, 1e-8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+@pytest.mark.parametrize("limit", [None, 5])
+def test_parts_of_the_samples(batch_size, limit):
+    inputs = torch.arange(7.0, dtype=torch.float64)[:, None, None]
+    network = random_network(["linear"], [1, 2])
+    whole = toy_data(network, inputs, batch_size=batch_size, limit=limit)
+    seen = [
+        [float(x) for batch in replace(whole, part=(part, 2)) for x in batch.inputs.flatten()]
+        for part in range(2)
+    ]
+    numbers = [float(i) for i in range(limit or 7)]
+    assert seen == [numbers[::2], numbers[1::2]]
+
+
+def test_a_part_without_samples():
+    data = toy_data(random_network(["linear"], [1, 2]), torch.ones(1, 1, 1).double(), part=(1, 2))
+    with pytest.raises(DataError, match="no samples"):
+        list(data)

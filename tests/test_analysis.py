@@ -6,10 +6,11 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import libgraph as lg
 from libgraph.errors import NumericalError, UsageError
-from libgraph.results import sparsity
+from libgraph.results import sparsity, sparsity_in_total
 from libgraph.testing import check_backend
 from libgraph_backends.modular_addition import ModularAddition, TrainingOptions
 from libgraph_backends.modular_addition_training import initial_weights
@@ -145,3 +146,65 @@ def test_sparsity_does_not_depend_on_how_many_idle_features_are_kept():
     few = sparsity({"a": basis(5), "b": basis(4)}, {("a", "b"): edges[:4, :5]})
     assert whole == few
     assert sparsity({"a": basis(1), "b": basis(1)}, {("a", "b"): edges[:1, :1]}) == {"a->b": None}
+
+
+CHECKS = {"halves": True, "curves": True, "draws": 3}
+
+
+def test_bases_beside_each_other_and_what_tells_modules_from_chance(tiny, tmp_path):
+    beside = ("neuron", "pca", "random", "global")
+    run = lg.analyze(tiny, beside=beside, out=tmp_path / "run", **CHECKS)
+    assert list(run.metrics["bases"]) == ["lib", *beside]
+    for name, entry in run.metrics["bases"].items():
+        for layer, curve in entry["curves"]["nodes"].items():
+            assert {int(k): v for k, v in curve.items()} == run.ablation[name].nodes[layer]
+        for pair, curve in entry["curves"]["edges"].items():
+            available = max(map(int, curve))
+            assert {2**i for i in range(available.bit_length())} <= set(map(int, curve))
+            assert 0 <= entry["area"]["edges"][pair] <= 1
+        assert -1 <= entry["modules"]["halves"] <= 1
+        assert ("significance" in entry["modules"]) == (name == "lib")
+        assert set(entry["sparsity_total"]) == set(entry["sparsity"]["ln1.0->ln2.0"])
+    found = run.metrics["bases"]["lib"]["modules"]["significance"]
+    assert found["draws"] == 3
+    assert found["p"] in (0.25, 0.5, 0.75, 1.0)
+    again = lg.analyze(tiny, beside=beside, out=tmp_path / "run", force=True, **CHECKS)
+    assert {**run.metrics, "seconds": 0} == {**again.metrics, "seconds": 0}
+
+
+def test_halves_are_even_and_odd_samples(tiny, tmp_path):
+    run = lg.analyze(tiny, out=tmp_path / "run", ablate=False, halves=True)
+    halves = load_file(tmp_path / "run" / "halves.safetensors")
+    whole = run.edges["lib"]["ln1.0", "ln2.0"]
+    even, odd = (halves[f"lib {half}/ln1.0->ln2.0"] for half in ("even", "odd"))
+    (batch,) = tiny.batches("train", tiny.samples("train"))
+    counts = len(batch.inputs[::2]), len(batch.inputs[1::2])
+    both = (counts[0] * even + counts[1] * odd) / sum(counts)
+    torch.testing.assert_close(both, whole)
+    assert not torch.allclose(even, odd)
+
+
+def test_measures_in_total_weigh_layer_pairs_alike(tiny):
+    run = lg.analyze(tiny, ablate=False)
+    bases, edges = run.bases["lib"], run.edges["lib"]
+    larger = {pair: 10.0**i * matrix for i, (pair, matrix) in enumerate(edges.items())}
+    assert sparsity_in_total(bases, larger) == pytest.approx(sparsity_in_total(bases, edges))
+    (pair,) = list(edges)[:1]
+    alone = {pair: edges[pair]}
+    only = {layer: bases[layer] for layer in pair}
+    assert sparsity_in_total(only, alone) == pytest.approx(sparsity(only, alone)["->".join(pair)])
+
+
+def test_a_rotated_network_has_no_directions_of_a_file(tiny, tmp_path):
+    save_file({"ln1.0/decoder": torch.eye(8)}, tmp_path / "mine.safetensors")
+    with pytest.raises(UsageError, match="--draws 0"):
+        lg.analyze(tiny, basis=str(tmp_path / "mine.safetensors"), draws=2)
+
+
+def test_two_bases_of_one_name(tiny, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        save_file({"ln1.0/decoder": torch.eye(8)}, tmp_path / folder / "mine.safetensors")
+    both = [str(tmp_path / folder / "mine.safetensors") for folder in ("a", "b")]
+    with pytest.raises(UsageError, match="both be called mine"):
+        lg.analyze(tiny, basis=both[0], beside=(both[1],))

@@ -5,11 +5,12 @@ import pytest
 import torch
 from conftest import assert_close, random_network, toy_data
 
+from libgraph.bases.random import random_rotation
 from libgraph.features import LayerFeatures
 from libgraph.graph import InteractionGraph
 from libgraph.network import Network
 from libgraph.null_models import ALIKE, NULL_MODELS, greedy_matching
-from libgraph.rotated_networks import random_rotation, rotate, rotated_networks
+from libgraph.rotated_networks import rotate, rotated_networks
 
 
 def random_graph(sizes=(20, 24, 22), isolated=(1, 2, 1), rotated=(True, True, True), seed=0):

@@ -1,13 +1,55 @@
 """Bases of node layers: one method a file, all behind the protocol of `basis.BasisMethod`."""
 
+from pathlib import Path
+
 from libgraph.bases.basis import Bases, Basis, BasisMethod, Truncation
+from libgraph.bases.dictionary import dictionary
+from libgraph.bases.global_lib import global_lib
 from libgraph.bases.lib import lib
 from libgraph.bases.neuron import neuron
 from libgraph.bases.pca import pca
+from libgraph.bases.random import random
 from libgraph.bases.statistics import Statistics, node_statistics
+from libgraph.errors import UsageError
 
-METHODS: dict[str, BasisMethod] = {"neuron": neuron, "pca": pca, "lib": lib}
-"""Every basis that `--basis` takes, by name."""
+METHODS: dict[str, BasisMethod] = {
+    "neuron": neuron,
+    "pca": pca,
+    "random": random,
+    "global": global_lib,
+    "lib": lib,
+}
+"""Every basis that needs no file, by name."""
+
+FILE = ".safetensors"
+
+
+def basis_name(chosen: str) -> str:
+    """What a basis is called: one of `METHODS`, or the name of a dictionary's file.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    path = Path(chosen)
+    if path.suffix == FILE and path.stem not in METHODS:
+        return path.stem
+    if chosen not in METHODS:
+        raise UsageError(
+            f"Unknown basis '{chosen}': use {', '.join(METHODS)}, or a file of directions, "
+            f"NAME{FILE}."
+        )
+    return chosen
+
+
+def basis_method(chosen: str) -> BasisMethod:
+    """How a basis is made.
+
+    Raises:
+        UsageError: if there is no such basis.
+        BackendError: if its file cannot be read.
+    """
+    return METHODS[chosen] if basis_name(chosen) in METHODS else dictionary(Path(chosen))
+
 
 __all__ = [
     "METHODS",
@@ -16,8 +58,12 @@ __all__ = [
     "BasisMethod",
     "Statistics",
     "Truncation",
+    "basis_method",
+    "basis_name",
+    "global_lib",
     "lib",
     "neuron",
     "node_statistics",
     "pca",
+    "random",
 ]

@@ -32,11 +32,7 @@ def lib(
 ) -> dict[str, Basis]:
     """The Local Interaction Basis of every node layer (docs/math.md §2); importance is Λ."""
     last = network.node_layers[-1]
-    basis = (
-        pca_basis(last, statistics[last.name], truncation)
-        if last.rotated
-        else neuron_basis(last, statistics[last.name])
-    )
+    basis = last_basis(last, statistics[last.name], truncation)
     bases = {last.name: basis}
     checkpoints = Checkpoints(network, data)
     for index in reversed(range(len(network.sections))):
@@ -46,6 +42,13 @@ def lib(
         basis = lib_basis(layer, stats, gram / (stats.count * stats.positions), truncation)
         bases[layer.name] = basis
     return {layer.name: bases[layer.name] for layer in network.node_layers}
+
+
+def last_basis(last: NodeLayer, statistics: Statistics, truncation: Truncation) -> Basis:
+    """The basis of the last node layer: principal components, or neurons if it is not rotated."""
+    if last.rotated:
+        return pca_basis(last, statistics, truncation)
+    return neuron_basis(last, statistics)
 
 
 def lib_basis(

@@ -201,7 +201,8 @@ class Convolution(ClosedForm):
         # Padded in front, as above.
         padded = torch.nn.functional.pad(x.permute(2, 1, 0), (0, 0, 1, 0))
         read = padded.index_select(1, (self.reads.T + 1).flatten())
-        return read.unflatten(1, (self.reads.shape[1], -1)).flatten(2)
+        joined: Tensor = read.unflatten(1, (self.reads.shape[1], -1)).flatten(2)
+        return joined
 
     @cached_property
     def _passing(self) -> Int[Tensor, " offsets"]:

@@ -1,0 +1,127 @@
+"""Directions of the user's own, such as the decoder directions of a sparse autoencoder.
+
+A safetensors file holds for some node layers `NAME/decoder`, one direction a row, and for
+dictionaries with more directions than coordinates `NAME/encoder`, one column a feature; without it
+the encoder is the pseudo-inverse. Features are linear: x − μ goes in and comes out, with μ the mean
+over the data, so that no bias is needed. Node layers that the file does not name keep their
+principal components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.accumulate import Data, Progress
+from libgraph.bases.basis import Basis, BasisMethod, Truncation
+from libgraph.bases.pca import pca
+from libgraph.bases.statistics import Statistics
+from libgraph.errors import UsageError
+from libgraph.network import Network, NodeLayer
+from libgraph.store import read_weights
+
+PARTS = ("decoder", "encoder")
+
+
+def dictionary(path: Path) -> BasisMethod:
+    """The basis method that takes directions from a file.
+
+    Raises:
+        BackendError: if it cannot be read.
+    """
+    tensors = read_weights(path)
+
+    def method(
+        network: Network,
+        statistics: Mapping[str, Statistics],
+        data: Data,
+        truncation: Truncation,
+        progress: Progress,
+    ) -> dict[str, Basis]:
+        """Features of the dictionary, by decreasing variance; those without any are dropped."""
+        rotated = {layer.name: layer for layer in network.node_layers if layer.rotated}
+        _check_names(path, tensors, list(rotated))
+        bases = pca(network, statistics, data, truncation, progress)
+        for name, layer in rotated.items():
+            if f"{name}/decoder" in tensors:
+                directions = tensors[f"{name}/decoder"], tensors.get(f"{name}/encoder")
+                bases[name] = dictionary_basis(
+                    layer, statistics[name], *directions, truncation, str(path)
+                )
+        return bases
+
+    return method
+
+
+def dictionary_basis(
+    layer: NodeLayer,
+    statistics: Statistics,
+    decoder: Float[Tensor, "k d"],
+    encoder: Float[Tensor, "d k"] | None,
+    truncation: Truncation,
+    where: str,
+) -> Basis:
+    """One node layer's basis; d counts its coordinates that are not isolated.
+
+    Raises:
+        UsageError: if the shapes do not fit, or an encoder is needed and missing.
+    """
+    isolated = list(layer.isolated_coordinates)
+    rest = [i for i in range(layer.size) if i not in isolated]
+    covariance = statistics.covariance
+    decoder = decoder.to(covariance)
+    if decoder.ndim != 2 or decoder.shape[1] != len(rest):
+        raise UsageError(
+            f"'{where}': '{layer.name}/decoder' should be features × {len(rest)} (coordinates "
+            f"without the constant), not {' × '.join(map(str, decoder.shape))}."
+        )
+    if not bool(decoder.isfinite().all() and (encoder is None or encoder.isfinite().all())):
+        raise UsageError(f"'{where}': directions of '{layer.name}' are NaN or infinite.")
+    if encoder is None:
+        if len(decoder) > len(rest):
+            raise UsageError(
+                f"'{where}': '{layer.name}/decoder' has {len(decoder)} directions for {len(rest)} "
+                f"coordinates: an over-complete dictionary needs '{layer.name}/encoder' too."
+            )
+        encoder = torch.linalg.pinv(decoder)
+    encoder = encoder.to(covariance)
+    if encoder.shape != decoder.T.shape:
+        raise UsageError(
+            f"'{where}': '{layer.name}/encoder' should be {len(rest)} × {len(decoder)}, not "
+            f"{' × '.join(map(str, encoder.shape))}."
+        )
+    variance = ((covariance[rest][:, rest] @ encoder) * encoder).sum(0)
+    order = variance.argsort(descending=True, stable=True)
+    order = order[: truncation.count(variance[order])]
+    into = covariance.new_zeros(layer.size, len(isolated) + len(order))
+    out = into.T.clone()
+    into[isolated, range(len(isolated))] = 1
+    out[range(len(isolated)), isolated] = 1
+    into[rest, len(isolated) :] = encoder[:, order]
+    out[len(isolated) :, rest] = decoder[order]
+    if layer.constant:
+        # What goes in is x − μ, and the constant brings μ back.
+        mean = statistics.mean[rest]
+        into[-1, len(isolated) :] = -mean @ encoder[:, order]
+        out[0, rest] = mean
+    alone = covariance.diagonal()[isolated].clone()
+    if layer.constant:
+        alone[0] = 1
+    return Basis(into, out, torch.cat([alone, variance[order]]), len(isolated))
+
+
+def _check_names(path: Path, tensors: Mapping[str, Tensor], layers: list[str]) -> None:
+    known = {f"{layer}/{part}" for layer in layers for part in PARTS}
+    for name in tensors:
+        if name not in known:
+            raise UsageError(
+                f"'{path}': '{name}' is for no node layer: names are LAYER/decoder and "
+                f"LAYER/encoder, with LAYER one of {', '.join(layers)}."
+            )
+    for layer in layers:
+        if f"{layer}/encoder" in tensors and f"{layer}/decoder" not in tensors:
+            raise UsageError(f"'{path}': '{layer}/encoder' is there without '{layer}/decoder'.")
