@@ -91,7 +91,7 @@ class Backend(ABC):
 
     @abstractmethod
     def network(self) -> Network:
-        """The model, cut into sections, with parameters in their stored precision."""
+        """The model, cut into sections, parameters as they are stored; a new one for each call."""
 
     @abstractmethod
     def samples(self, split: Split) -> int:

@@ -67,11 +67,11 @@ def test_options_reach_the_analysis(analyze, tmp_path):
     assert code == 0, err
     options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
     assert options == {
-        "basis": "neuron", "integration": "trapezoid:3", "signs": 2,
+        "basis": "neuron", "beside": ["pca"], "integration": "trapezoid:3", "signs": 2,
         "truncate": "abs:1e-15", "resolution": 2.0, "seed": 4, "seeds": 10,
         "dtype": "float32", "score_dtype": "float64",
         "device": "cpu", "batch_size": 5, "memory": 3 * 2**20, "limit": 9,
-        "tolerances": [0.1, 0.5], "ablate": True,
+        "tolerances": [0.1, 0.5], "ablate": True, "curves": False, "halves": False, "draws": 0,
     }  # fmt: skip
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["bases"]["neuron"]["edges_required"]["ln1.0->ln2.0"]) == {"0.1", "0.5"}
