@@ -4,7 +4,8 @@
 
 Trains the transformer from each seed where the folder has no `seedN/model.safetensors` yet, as
 `libgraph train modular-addition --seed N` does, analyses each with the published truncation, and
-prints the edges needed within 0.001 of the test accuracy with their mean and standard deviation. `benchmarks/results/seeds.json` gets all of it.
+prints the edges needed within 0.001 of the test accuracy with their mean and standard deviation.
+`benchmarks/results/seeds.json` gets all of it.
 """
 
 from __future__ import annotations

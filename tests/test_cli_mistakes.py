@@ -35,7 +35,7 @@ def test_unknown_options(analyze, run):
 @pytest.mark.parametrize(
     ("option", "value", "part"),
     [
-        ("--basis", "ica", "neuron, pca, lib"),
+        ("--basis", "ica", "neuron, pca, random, global, lib"),
         ("--integration", "simpson", "gauss-legendre"),
         ("--truncate", "1e-10", "rel:TOL"),
         ("--dtype", "float16", "float32"),
