@@ -8,57 +8,30 @@ import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from libgraph_cli.options import config_option, pairs_option, verbosity_options
+from libgraph_cli.options import (
+    analysis_options,
+    analysis_values,
+    config_option,
+    pairs_option,
+    verbosity_options,
+)
+
+if TYPE_CHECKING:
+    from libgraph.results import Run
 
 
 @click.command()
 @click.argument("backend")
 @click.option(
-    "--basis", metavar="NAME", help="neuron, pca or lib; PCA is measured beside it.  [lib]"
+    "--basis",
+    metavar="NAME",
+    help="neuron, pca, random, global, lib, or a file of directions.  [lib]",
 )
-@click.option(
-    "--integration",
-    metavar="RULE",
-    help="gradient, trapezoid[:POINTS] or gauss-legendre[:POINTS].  [gradient]",
-)
-@click.option(
-    "--signs", type=int, help="Estimate interactions from this many random signs; 0: exact.  [0]"
-)
-@click.option(
-    "--truncate",
-    metavar="rel:TOL|abs:TOL",
-    help="Drop directions with smaller eigenvalues.  [rel:1e-10]",
-)
-@click.option("--resolution", type=float, help="γ of Leiden: larger, smaller modules.  [1]")
-@click.option("--seed", type=int, help="Seed of Leiden and of random signs.  [0]")
-@click.option("--dtype", metavar="float32|float64", help="Of bases and edges.  [float64]")
-@click.option("--score-dtype", metavar="float32|float64", help="Of ablations.  [float32]")
-@click.option("--device", help="cpu, cuda, cuda:1, …  [cpu]")
-@click.option("--batch-size", type=int, help="Samples in a batch.  [what fits, at most 1024]")
-@click.option(
-    "--memory",
-    metavar="BYTES",
-    help="For batches and kept activations: 4GiB, 500MB, …  [half of what is free]",
-)
-@click.option("--limit", type=int, help="Use only the first samples of each split.")
-@click.option(
-    "--tolerance",
-    type=float,
-    multiple=True,
-    help="Δ: how much score edges may cost; can be repeated.  [0.001, or 0.05 nats]",
-)
-@click.option("--no-ablation", is_flag=True, help="Skip ablations; modules then use all edges.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Run directory.  [runs/BACKEND-TIME]",
-)
-@click.option("--force", is_flag=True, help="Replace the run directory, reusing what still holds.")
-@click.option("--dry-run", is_flag=True, help="Show layers and estimated cost, compute nothing.")
+@analysis_options
 @click.option(
     "--json", "as_json", is_flag=True, help="Print metrics.json, or the plan, instead of tables."
 )
@@ -85,38 +58,66 @@ def analyze(
     """
     from rich.console import Console
 
-    from libgraph.analysis import analyze as run_analysis
-    from libgraph.backend import load_backend
-    from libgraph.plan import plan
-    from libgraph_cli.progress import ProgressDisplay
-    from libgraph_cli.tables import print_metrics, print_plan
+    from libgraph_cli.tables import print_metrics
 
-    options = {name: value for name, value in given.items() if value is not None}
-    if tolerance:
-        options["tolerances"] = tolerance
-    if no_ablation:
-        options["ablate"] = False
-    main_rank = _join_ranks(options.get("device", "cpu"))
-    model = load_backend(backend, **option)
+    options = analysis_values(given, tolerance, no_ablation)
     if dry_run:
-        planned = plan(model, **options)
-        if as_json:
-            click.echo(json.dumps(asdict(planned), indent=1))
-        else:
-            print_plan(Console(), planned)
+        show_plan(backend, option, options, as_json=as_json)
         return
-    directory = out or Path("runs") / time.strftime(f"{backend}-%Y%m%d-%H%M%S")
-    with ProgressDisplay(quiet=quiet or not main_rank) as progress:
-        _log_to(progress, verbose)
-        run = run_analysis(model, out=directory, force=force, progress=progress, **options)
-    _leave_ranks()
-    if not main_rank:
+    run = run_analysis(backend, option, options, out, force=force, quiet=quiet, verbose=verbose)
+    if run is None:
         return
     if as_json:
         click.echo(json.dumps(run.metrics, indent=1))
         return
-    print_metrics(Console(), run.metrics, model.concept)
-    click.echo(f"Written to {directory}: open graph.graphml in Gephi, look at graph.png.")
+    print_metrics(Console(), run.metrics, run.backend.concept)
+    click.echo(f"Written to {run.directory}: open graph.graphml in Gephi, look at graph.png.")
+
+
+def show_plan(
+    backend: str, option: dict[str, str], options: dict[str, Any], *, as_json: bool
+) -> None:
+    """Print what an analysis would take."""
+    from rich.console import Console
+
+    from libgraph.backend import load_backend
+    from libgraph.plan import plan
+    from libgraph_cli.tables import print_plan
+
+    planned = plan(load_backend(backend, **option), **options)
+    if as_json:
+        click.echo(json.dumps(asdict(planned), indent=1))
+    else:
+        print_plan(Console(), planned)
+
+
+def run_analysis(
+    backend: str,
+    option: dict[str, str],
+    options: dict[str, Any],
+    out: Path | None,
+    *,
+    force: bool,
+    quiet: bool,
+    verbose: bool,
+) -> Run | None:
+    """Analyse with progress, into a directory named after the time if none is given.
+
+    Returns:
+        The run, on the rank that speaks; nothing on the others of a `torchrun` job.
+    """
+    from libgraph.analysis import analyze as analyze_model
+    from libgraph.backend import load_backend
+    from libgraph_cli.progress import ProgressDisplay
+
+    main_rank = _join_ranks(options.get("device", "cpu"))
+    model = load_backend(backend, **option)
+    directory = out or Path("runs") / time.strftime(f"{backend}-%Y%m%d-%H%M%S")
+    with ProgressDisplay(quiet=quiet or not main_rank) as progress:
+        _log_to(progress, verbose)
+        run = analyze_model(model, out=directory, force=force, progress=progress, **options)
+    _leave_ranks()
+    return run if main_rank else None
 
 
 def _join_ranks(device: str) -> bool:

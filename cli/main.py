@@ -15,6 +15,8 @@ from rich.console import Console
 from libgraph_cli.analyze import analyze
 from libgraph_cli.backends import backends
 from libgraph_cli.communities import communities
+from libgraph_cli.compare import compare
+from libgraph_cli.diff import diff
 from libgraph_cli.train import train
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
@@ -35,6 +37,8 @@ def cli() -> None:
 cli.add_command(analyze)
 cli.add_command(backends)
 cli.add_command(communities)
+cli.add_command(compare)
+cli.add_command(diff)
 cli.add_command(train)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,3 +92,71 @@ def verbosity_options(command: Function) -> Function:
     quiet = click.option("-q", "--quiet", is_flag=True, help="No progress.")
     verbose = click.option("-v", "--verbose", is_flag=True, help="Log what is done in detail.")
     return quiet(verbose(command))
+
+
+ANALYSIS = (
+    click.option(
+        "--integration",
+        metavar="RULE",
+        help="gradient, trapezoid[:POINTS] or gauss-legendre[:POINTS].  [gradient]",
+    ),
+    click.option(
+        "--signs",
+        type=int,
+        help="Estimate interactions from this many random signs; 0: exact.  [0]",
+    ),
+    click.option(
+        "--truncate",
+        metavar="rel:TOL|abs:TOL",
+        help="Drop directions with smaller eigenvalues.  [rel:1e-10]",
+    ),
+    click.option("--resolution", type=float, help="γ of Leiden: larger, smaller modules.  [1]"),
+    click.option("--seed", type=int, help="Seed of Leiden and of random signs.  [0]"),
+    click.option("--dtype", metavar="float32|float64", help="Of bases and edges.  [float64]"),
+    click.option("--score-dtype", metavar="float32|float64", help="Of ablations.  [float32]"),
+    click.option("--device", help="cpu, cuda, cuda:1, …  [cpu]"),
+    click.option("--batch-size", type=int, help="Samples in a batch.  [what fits, at most 1024]"),
+    click.option(
+        "--memory",
+        metavar="BYTES",
+        help="For batches and kept activations: 4GiB, 500MB, …  [half of what is free]",
+    ),
+    click.option("--limit", type=int, help="Use only the first samples of each split."),
+    click.option(
+        "--tolerance",
+        type=float,
+        multiple=True,
+        help="Δ: how much score edges may cost; can be repeated.  [0.001, or 0.05 nats]",
+    ),
+    click.option("--no-ablation", is_flag=True, help="Skip ablations; modules then use all edges."),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Run directory.  [runs/BACKEND-TIME]",
+    ),
+    click.option(
+        "--force", is_flag=True, help="Replace the run directory, reusing what still holds."
+    ),
+    click.option(
+        "--dry-run", is_flag=True, help="Show layers and estimated cost, compute nothing."
+    ),
+)
+
+
+def analysis_options(command: Function) -> Function:
+    """What `analyze` and `compare` have in common: how to analyse, and where to write."""
+    for add in reversed(ANALYSIS):
+        command = add(command)
+    return command
+
+
+def analysis_values(
+    given: Mapping[str, Any], tolerance: tuple[float, ...], no_ablation: bool
+) -> dict[str, Any]:
+    """Fields of `AnalysisOptions` from the flags that were given; the rest keep their defaults."""
+    values = {name: value for name, value in given.items() if value is not None}
+    if tolerance:
+        values["tolerances"] = tolerance
+    if no_ablation:
+        values["ablate"] = False
+    return values

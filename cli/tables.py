@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Metrics = Mapping[str, Any]
 
-MOST_COLUMNS = 6
+MOST_COLUMNS = 4
 """Node layers with a column of their own in the table of modules."""
 
 MOST_MODULES = 20
@@ -39,7 +39,7 @@ def print_metrics(console: Console, metrics: Metrics, concept: str) -> None:
         tables[f"Edges needed, {names}"] = _edges(metrics)
     tables[f"Sparsity of all interactions, {names}"] = _sparsity(metrics)
     for title, table in tables.items():
-        _print_table(console, title, table)
+        print_table(console, title, table)
     for name, entry in metrics["bases"].items():
         print_modules(console, entry["modules"], name, metrics["node_layers"], concept)
     if metrics["signs"]:
@@ -59,12 +59,12 @@ def print_modules(
         concept: what concepts in labels are called.
     """
     title = _modules_title(found, basis, concept)
-    _print_table(console, title, _modules(found, node_layers, concept))
+    print_table(console, title, _modules(found, node_layers, concept))
 
 
 def print_sweep(console: Console, sweep: Metrics, basis: str) -> None:
     """Print modules over a range of resolutions, and where they stay the same."""
-    table = _table("γ", "modules", "modularity", "seeds agree", "like the next")
+    table = plain_table("γ", "modules", "modularity", "seeds agree", "like the next")
     for row in sweep["rows"]:
         similarity = row["similarity"]
         table.add_row(
@@ -74,11 +74,11 @@ def print_sweep(console: Console, sweep: Metrics, basis: str) -> None:
             f"{row['agreement']:.2f}",
             "-" if similarity is None else f"{similarity:.2f}",
         )
-    _print_table(console, f"Modules over resolutions, {basis.upper()}", table)
+    print_table(console, f"Modules over resolutions, {basis.upper()}", table)
     if not sweep["plateaus"]:
         console.print("No modules stay the same over three resolutions or more.\n")
         return
-    table = _table("γ from", "to", "modules", "least alike")
+    table = plain_table("γ from", "to", "modules", "least alike")
     for plateau in sweep["plateaus"]:
         table.add_row(
             f"{plateau['lowest']:g}",
@@ -86,12 +86,12 @@ def print_sweep(console: Console, sweep: Metrics, basis: str) -> None:
             str(plateau["modules"]),
             f"{plateau['similarity']:.2f}",
         )
-    _print_table(console, "Where modules stay the same, longest first", table)
+    print_table(console, "Where modules stay the same, longest first", table)
 
 
 def print_plan(console: Console, plan: Plan) -> None:
     """Print what `--dry-run` found."""
-    table = _table("node layer", "coordinates", "positions")
+    table = plain_table("node layer", "coordinates", "positions")
     for layer in plan.layers:
         table.add_row(layer.name, str(layer.size), str(layer.positions))
     console.print(table)
@@ -107,7 +107,7 @@ def _features(metrics: Metrics) -> Table:
     bases = metrics["bases"]
     ablated = any(entry["features_required"] for entry in bases.values())
     columns = ["kept", "needed"] if ablated else ["kept"]
-    table = _table("node layer", *columns)
+    table = plain_table("node layer", *columns)
     for layer in metrics["node_layers"]:
         kept = [str(entry["features"][layer]) for entry in bases.values()]
         found = [entry["features_required"].get(layer, {}) for entry in bases.values()]
@@ -120,7 +120,7 @@ def _edges(metrics: Metrics) -> Table:
     """Edges that the score needs, per layer pair and tolerance."""
     required = [entry["edges_required"] for entry in metrics["bases"].values()]
     deltas = list(next(iter(required[0].values())))
-    table = _table("layer pair", *(f"Δ {float(delta):g}" for delta in deltas))
+    table = plain_table("layer pair", *(f"Δ {float(delta):g}" for delta in deltas))
     for pair in required[0]:
         needed = ([_count(found[pair][delta]) for found in required] for delta in deltas)
         table.add_row(pair.replace("->", " → "), *map(_side_by_side, needed))
@@ -131,7 +131,7 @@ def _sparsity(metrics: Metrics) -> Table:
     """Measures of sparsity without ablation, per layer pair."""
     sparsity = [entry["sparsity"] for entry in metrics["bases"].values()]
     measures = {"participation_ratio": "{:.1f}", "hoyer": "{:.3f}", "gini": "{:.4f}"}
-    table = _table("layer pair", "effective edges", "Hoyer", "Gini")
+    table = plain_table("layer pair", "effective edges", "Hoyer", "Gini")
     for pair in sparsity[0]:
         row = (
             ["-" if each[pair] is None else form.format(each[pair][name]) for each in sparsity]
@@ -174,7 +174,7 @@ def _modules(found: Metrics, node_layers: Sequence[str], concept: str) -> Table:
     wide = len(layers) > MOST_COLUMNS
     columns = ["features", "from", "to"] if wide else ["features", *layers]
     shares = ["share", "within"] if wide else ["its share", "weight within"]
-    table = _table("module", *columns, concept, *shares)
+    table = plain_table("module", *columns, concept, *shares)
     for module in found["table"][:MOST_MODULES]:
         known = module["concept"] is not None
         inside = module["within_concept"]
@@ -197,12 +197,14 @@ def _counts(features: Mapping[str, int], layers: Iterable[str]) -> Iterable[str]
     return (str(features.get(layer, 0)) for layer in layers)
 
 
-def _print_table(console: Console, title: str, table: Table) -> None:
+def print_table(console: Console, title: str, table: Table) -> None:
+    """A heading, the table, and an empty line."""
     console.print(title, style="bold", highlight=False)
     console.print(table, "")
 
 
-def _table(first: str, *columns: str) -> Table:
+def plain_table(first: str, *columns: str) -> Table:
+    """A table without lines: names to the left, the other columns to the right."""
     table = Table(box=None, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for column in columns:

@@ -185,7 +185,11 @@ def run_metrics(
         "schema": SCHEMA,
         "backend": backend.name,
         "concept": backend.concept,
-        "score": {"name": backend.score_name, "test": score},
+        "score": {
+            "name": backend.score_name,
+            "test": score,
+            "higher_is_better": backend.higher_is_better,
+        },
         "node_layers": list(bases[options.main]),
         "signs": options.signs,
         "bases": {

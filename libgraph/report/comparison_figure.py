@@ -1,0 +1,212 @@
+"""A figure of bases, or of runs, side by side: edges needed, effective edges, curves of ablation.
+
+Bars on top, by layer pair; below, the score over the number of features of each node layer, then
+over the number of edges of each layer pair, with a dot at the smallest number that was found to
+keep the score and a line at the score that counts as kept. `metrics.json` has all the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from libgraph.comparison import Column, tolerances
+from libgraph.errors import UsageError
+from libgraph.files import writing
+from libgraph.layout import module_colour
+from libgraph.report.comparison_panels import (
+    MOST_UPRIGHT,
+    WIDE,
+    Bars,
+    draw_bars,
+    draw_curve,
+    draw_levels,
+)
+from libgraph.report.graph_picture import FAINT, INK, RESOLUTION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIXED = {"lib": 0, "pca": 1, "global": 2, "neuron": 8, "random": 4}
+"""Place of a basis among the colours of modules, so that it looks the same in every figure."""
+
+ACROSS = 4
+"""Curves beside each other."""
+
+LINE = 110
+"""Letters of a legend that fit into a line."""
+
+MOST_PANELS = 12
+"""Node layers, or layer pairs, with a panel of their own; of more, as many evenly spaced ones."""
+
+
+def draw_comparison(
+    columns: Sequence[Column], path: str | Path, *, title: str | None = None
+) -> None:
+    """Draw bases or runs side by side to a PNG file; the same ones always give the same picture.
+
+    Args:
+        columns: what to compare, in order.
+        path: where to write.
+        title: heading of the picture.
+
+    Raises:
+        UsageError: if matplotlib is missing, the file is no .png, or writing fails.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise UsageError(f"'{path}' is no .png: choose such a name for the figure.")
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
+
+    settings: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",
+        "text.parse_math": False,
+        "font.size": 8,
+        "axes.titlesize": 8.5,
+        "axes.titlelocation": "left",
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    delta = next(iter(tolerances(columns)), None)
+    bars = _bars(columns, delta)
+    curves = {
+        kind: _chosen(dict.fromkeys(p for c in columns for p in c.part("curves", kind)))
+        for kind in ("nodes", "edges")
+    }
+    pairs = max((len(places) for places, _ in bars.values()), default=0)
+    across = len(bars) if pairs <= ACROSS else 1
+    heights = [2.3 if pairs <= MOST_UPRIGHT else 2.9] * -(-len(bars) // across) if bars else []
+    heights += [1.75 * -(-len(shown) // ACROSS) for shown, _ in curves.values() if shown]
+    if not heights:
+        raise UsageError("There is nothing to draw: analyse again, with ablations.")
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(10, sum(heights) + 0.75), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
+        parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
+        colours = _colours(columns)
+        names = list(bars)
+        for first in range(0, len(names), across):
+            line = next(parts).subplots(1, across, squeeze=False)[0]
+            for axes, name in zip(line, names[first : first + across], strict=True):
+                draw_bars(axes, name, *bars[name], colours)
+        for kind, (shown, total) in curves.items():
+            if shown:
+                _draw_curves(next(parts), kind, shown, total, columns, colours, delta)
+        _legend(figure, columns, colours, title)
+        with writing(Path(path)) as temporary:
+            metadata: dict[str, None] = {"Software": None}
+            figure.savefig(temporary, format="png", dpi=RESOLUTION, metadata=metadata)
+
+
+def _bars(columns: Sequence[Column], delta: str | None) -> dict[str, Bars]:
+    """What is drawn as bars, by title."""
+
+    def collect(name: str, value: Callable[[Any], Any]) -> Bars:
+        parts = [{k: value(v) for k, v in c.part(name).items()} for c in columns]
+        places = list(dict.fromkeys(place for part in parts for place in part))
+        return places, [[part.get(place, np.nan) for place in places] for part in parts]
+
+    found = {
+        f"Edges needed, Δ {float(delta or 0):g}": collect(
+            "edges_required", lambda by_delta: by_delta.get(delta, np.nan)
+        ),
+        "Effective edges": collect(
+            "sparsity", lambda each: each["participation_ratio"] if each else np.nan
+        ),
+    }
+    return {title: each for title, each in found.items() if each[0]}
+
+
+def _chosen(places: Iterable[str]) -> tuple[list[str], int]:
+    """Those with a panel of their own, and how many there are."""
+    known = list(places)
+    steps = np.linspace(0, len(known) - 1, min(len(known), MOST_PANELS)).round().astype(int)
+    return [known[step] for step in steps], len(known)
+
+
+def _colours(columns: Sequence[Column]) -> list[str]:
+    """One for each column: that of its basis, or the next one where runs share bases."""
+    bases = [column.basis for column in columns]
+    fixed = FIXED if len(set(bases)) == len(bases) else {}
+    free = (place for place in count() if place not in fixed.values())
+    places = [fixed[basis] if basis in fixed else next(free) for basis in bases]
+    return ["#{:02x}{:02x}{:02x}".format(*module_colour(place)) for place in places]
+
+
+def _draw_curves(
+    part: Any,
+    kind: str,
+    shown: Sequence[str],
+    total: int,
+    columns: Sequence[Column],
+    colours: Sequence[str],
+    delta: str | None,
+) -> None:
+    """Panels of one kind of ablation, one a node layer or layer pair, on shared scales."""
+    across = min(len(shown), ACROSS)
+    grid = part.subplots(-(-len(shown) // across), across, squeeze=False, sharey=True).ravel()
+    # Those below are wider, and show where curves coincide.
+    widths = np.linspace(2.6, 1.0, len(columns)).tolist()
+    required = {"nodes": "features_required", "edges": "edges_required"}[kind]
+    for axes in grid[len(shown) :]:
+        axes.axis("off")
+    for axes, place in zip(grid, shown, strict=False):
+        for column, colour, width in zip(columns, colours, widths, strict=True):
+            curve = column.part("curves", kind).get(place)
+            if curve:
+                needed = column.part(required, place).get(delta or "")
+                draw_curve(axes, curve, needed, colour, width)
+        draw_levels(axes, columns, colours, delta)
+        axes.set_title(place.replace("->", " → "), size=7.5, pad=3)
+    scores = [
+        score
+        for column in columns
+        for curve in column.part("curves", kind).values()
+        for score in curve.values()
+    ]
+    losses = not any(column.higher_is_better for column in columns)
+    if losses and 0 < WIDE * min(scores) < max(scores):
+        # Losses have no bound, and the largest would flatten all others.
+        grid[0].set_yscale("log")
+    what = {"nodes": "features", "edges": "edges"}[kind]
+    some = f" at {len(shown)} of {total}" if len(shown) < total else ""
+    part.supxlabel(f"{what} kept{some}", size=8)
+    part.supylabel(f"test {columns[0].score_name}", size=8)
+
+
+def _legend(
+    figure: Figure, columns: Sequence[Column], colours: Sequence[str], title: str | None
+) -> None:
+    from matplotlib.patches import Patch
+
+    patches = [
+        Patch(color=colour, label=column.heading)
+        for column, colour in zip(columns, colours, strict=True)
+    ]
+    longest = max(len(column.heading) for column in columns) + 5
+    beside = len(patches) * longest + len(title or "") < LINE
+    across = len(patches) if beside else max(LINE // longest, 1)
+    figure.legend(
+        handles=patches,
+        loc="outside upper right" if beside else "outside lower left",
+        ncols=across,
+        frameon=False,
+    )
+    if title:
+        figure.suptitle(title, size=11, weight="bold", x=0.01, ha="left")

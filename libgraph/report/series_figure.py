@@ -1,0 +1,120 @@
+"""A figure of several runs: what becomes of score, edges, modules and features from run to run.
+
+Four rows over one axis: the test score; the edges that the score needs, and effective edges; the
+number of modules; and shares from 0 to 1: modularity, weight within one concept, and how far
+leading features overlap with those that the last run needs. What no run knows is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from libgraph.errors import UsageError
+from libgraph.files import writing
+from libgraph.report.graph_picture import FAINT, INK, RESOLUTION
+from libgraph.series import RunFigures, places
+
+COLOURS = ("#2e6eb8", "#e26f2c", "#2f915c")
+
+MOST_NAMES = 12
+"""Above so many names along the axis, some are left out."""
+
+
+def draw_series(
+    rows: Sequence[RunFigures],
+    path: str | Path,
+    *,
+    concept: str = "concept",
+    title: str | None = None,
+) -> None:
+    """Draw the figures of runs to a PNG file; the same figures always give the same picture.
+
+    Args:
+        rows: one for each run, in their order.
+        path: where to write.
+        concept: what concepts are called.
+        title: heading of the picture.
+
+    Raises:
+        UsageError: if matplotlib is missing, the file is no PNG, or writing fails.
+    """
+    check_figure(path)
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+    except ImportError as error:
+        raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
+
+    score = rows[-1].score_name
+    panels: dict[str, dict[str, Callable[[RunFigures], float | None]]] = {
+        f"test {score}": {f"test {score}": lambda row: row.score},
+        "edges": {
+            "edges needed": lambda row: row.edges_needed,
+            "effective edges": lambda row: row.effective_edges,
+        },
+        "modules": {"modules": lambda row: row.modules},
+        "share": {
+            "modularity": lambda row: row.modularity,
+            f"weight within one {concept}": lambda row: row.within_concept,
+            "overlap with the last run": lambda row: row.overlap_last,
+        },
+    }
+    names = [row.name for row in rows]
+    numbers = places(names)
+    x = np.arange(len(rows)) if numbers is None else np.array(numbers)
+    settings: dict[Any, Any] = {
+        "font.family": "DejaVu Sans",
+        "text.parse_math": False,
+        "font.size": 8.5,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": FAINT,
+        "xtick.color": FAINT,
+        "ytick.color": FAINT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(7, 6.6), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        shape = {"height_ratios": (2, 3, 2, 3)}
+        columns = figure.subplots(len(panels), 1, sharex=True, gridspec_kw=shape)
+        for axes, (label, lines) in zip(columns, panels.items(), strict=True):
+            for colour, (name, value) in zip(COLOURS, lines.items(), strict=False):
+                y = np.array([value(row) for row in rows], dtype=np.float64)
+                if not np.isnan(y).all():
+                    style = {"markersize": 3.5, "linewidth": 1, "color": colour, "clip_on": False}
+                    axes.plot(x, y, "o-", label=name, **style)
+            axes.set_ylabel(label)
+            if len(lines) > 1 and axes.lines:
+                axes.legend(frameon=False, fontsize=7.5, loc="best")
+        _, edges, modules, shares = columns
+        # From all edges to a few hundred: no linear axis shows both.
+        edges.set_yscale("log")
+        edges.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        edges.yaxis.set_minor_formatter(NullFormatter())
+        modules.set_ylim(0, 1.1 * max(1, *(row.modules for row in rows)))
+        modules.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        shares.set_ylim(top=1)
+        if numbers is None:
+            step = -(-len(names) // MOST_NAMES)
+            shares.set_xticks(x[::step], names[::step], rotation=30, ha="right")
+        else:
+            shares.set_xlabel("run")
+        if title:
+            figure.suptitle(title, size=11, weight="bold", x=0.01, ha="left")
+        with writing(Path(path)) as temporary:
+            metadata: dict[str, None] = {"Software": None}
+            figure.savefig(temporary, format="png", dpi=RESOLUTION, metadata=metadata)
+
+
+def check_figure(path: str | Path) -> None:
+    """Refuse a file that is no PNG, which can be said before anything is computed."""
+    if Path(path).suffix.lower() != ".png":
+        raise UsageError(f"{path} is no .png: choose a name that ends so.")
