@@ -1,5 +1,6 @@
 """The CIFAR-10 backend: conv nets and MLPs as sections, their data, training and options."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,13 @@ real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"no CIFAR-10 in {REAL}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Batches of made-up images in the binary layout: two for training, one for tests."""
+    """Batches of made-up images, lighter from class to class: two for training, one for tests."""
     directory = tmp_path_factory.mktemp("cifar10")
     random = np.random.default_rng(0)
     for name in ("data_batch_1", "data_batch_3", "test_batch"):
-        records = random.integers(0, 256, (30, 3073), dtype=np.uint8)
+        records = random.integers(0, 76, (30, 3073), dtype=np.uint8)
         records[:, 0] = np.arange(30) % 10
+        records[:, 1:] += 20 * records[:, :1]
         records.tofile(directory / f"{name}.bin")
     return directory
 
@@ -175,8 +177,8 @@ def test_training_lowers_the_loss_and_goes_on_where_it_stopped(data, tmp_path, m
 
     options = {"data": str(data), **TINY}
     straight = train_model(CIFAR, options, tmp_path / "straight")
-    losses = [record["loss"] for record in straight["history"]]
-    assert losses[-1] < losses[0]
+    # What a guess would cost is ln 10.
+    assert straight["history"][-1]["test_loss"] < 0.8 * math.log(10)
     saved = training._save
 
     def stop(*arguments):
