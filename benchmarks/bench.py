@@ -3,6 +3,7 @@
     make bench            # all cases, about a minute on two cores
     make bench CASES=block
     make bench CASES=gpt2   # the shape of GPT-2 small, some minutes
+    make bench CASES=ablation # edges needed by an MLP of that width
     make bench CASES=leiden # modules of a graph with seven million edges
 
 Every case computes the exact Jacobian Grams and interactions of a chain of sections in the neuron
@@ -37,6 +38,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, pad
 
 import libgraph as lg
+from libgraph.ablation import ablate_edges
 from libgraph.accumulate import Data, silent
 from libgraph.agreement import adjusted_mutual_information
 from libgraph.bases import METHODS, Truncation, node_statistics
@@ -398,6 +400,42 @@ def bench_precision(runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+class Predictions(Sequences):
+    """Sequences that are scored by whether the largest coordinate stays the largest."""
+
+    def batches(self, split: str, batch_size: int) -> Iterator[lg.Batch]:
+        """All of them, with the network's own predictions."""
+        yield lg.Batch(self.x.float(), self.network().float()(self.x.float()).argmax(-1))
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Share of positions whose prediction is kept."""
+        return (outputs.argmax(-1) == targets).float().mean(-1)
+
+
+def bench_ablation(runs: int) -> list[dict[str, Any]]:
+    """Edges needed by an MLP of the width of GPT-2 small, in the neuron basis, the worst case."""
+    width, tokens = 768, (2, 128)
+    backend = Predictions(transformer_block(width, 12)[-1:], block_inputs(*tokens, 2 * width))
+    network = backend.network().float()
+    data = Data(backend, "test", tokens[0], dtype=torch.float32)
+    with torch.no_grad():
+        found = node_statistics(network, data)
+        bases = METHODS["neuron"](network, found, data, Truncation.parse("rel:1e-10"), silent)
+        edges = interactions(network, {"neuron": bases}, data, GRADIENT)["neuron"]
+
+        def ablate() -> Any:
+            return ablate_edges(network, backend, bases, edges, data, tolerances=(0.01,))
+
+        result, took = measure(ablate, 1)
+    (ablation,) = result.values()
+    within = {
+        "edges needed": f"{ablation.required[0.01]} of {ablation.available}",
+        "numbers tried": str(len(ablation.score)),
+    }
+    setting = {"sequences": tokens[0], "positions": tokens[1], "width": width, "heads": 12}
+    return [{"stage": "MLP", "setting": setting, "structured": took, "within": within}]
+
+
 def planted_graph(layers: int, width: int, modules: int) -> tuple[lg.InteractionGraph, Any]:
     """Random edges between all features of neighbouring layers, larger inside of modules."""
     generator = np.random.default_rng(0)
@@ -448,10 +486,11 @@ CASES = {
     "growth": bench_growth,
     "scaling": bench_scaling,
     "precision": bench_precision,
+    "ablation": bench_ablation,
     "leiden": bench_leiden,
     "gpt2": bench_gpt2,
 }
-LONG = ("leiden", "gpt2")
+LONG = ("ablation", "leiden", "gpt2")
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -492,7 +531,7 @@ def describe(setting: dict[str, int]) -> str:
 @click.argument("cases", nargs=-1, type=click.Choice(list(CASES)))
 @click.option("--runs", default=5, show_default=True, help="Runs of the structured path.")
 def main(cases: tuple[str, ...], runs: int) -> None:
-    """Run the benchmark CASES, all but gpt2 and leiden (which take minutes) by default."""
+    """Run the benchmark CASES, all but those that take long (gpt2, leiden, ablation) by default."""
     console = Console()
     table = Table(
         "case", "setting", "structured", "peak", "autodiff", "peak", "ratio", "differ", box=None
