@@ -12,27 +12,25 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from libgraph.ablation import ablate_edges, ablate_nodes, base_score
 from libgraph.accumulate import Data, Progress, ranks, silent
-from libgraph.agreement import mean_agreement
 from libgraph.backend import Backend, Split, parse_options
 from libgraph.bases import METHODS, Bases, basis_method, node_statistics
+from libgraph.checks import HALVES, against_rotations, halves_agree, interactions_of_halves
 from libgraph.communities import find_communities
 from libgraph.errors import BackendError, DataError, NumericalError, UsageError
 from libgraph.features import LayerFeatures
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph
-from libgraph.interactions import Edges, Interactions, estimate_interactions, interactions
+from libgraph.interactions import Edges, Interactions, estimate_interactions
 from libgraph.memory import batch_size, memory_budget
 from libgraph.network import Network
 from libgraph.quadrature import Quadrature
@@ -48,16 +46,8 @@ from libgraph.results import (
     save_bases,
     save_interactions,
 )
-from libgraph.rotated_networks import rotated_networks
 from libgraph.settings import AnalysisOptions
-from libgraph.significance import significance
 from libgraph.store import RunDirectory, hash_of, read_json
-
-HALVES = ("even", "odd")
-"""Samples that the modules of two halves come from."""
-
-DRAWN_SAMPLES = 500
-"""Samples on which networks and their rotations are compared; each draw makes bases anew."""
 
 log = logging.getLogger("libgraph")
 Result = TypeVar("Result")
@@ -191,23 +181,29 @@ class _Pipeline:
     ) -> dict[str, dict[str, Any]]:
         """What was asked for to tell modules from chance, by basis."""
         checks: dict[str, dict[str, Any]] = {name: {} for name in bases}
-        if self.options.halves:
+        options = self.options
+        if options.halves:
             names = [f"{name} {half}" for name in bases for half in HALVES]
             pairs = [(a.name, b.name) for a, b, _ in self.network.pairs]
             found, _ = self._stage(
                 "halves",
                 "halves.safetensors",
-                partial(self._halves, bases),
+                lambda: interactions_of_halves(
+                    self.network, bases, self.train, options.integration, self.progress
+                ),
                 save_interactions,
-                partial(load_interactions, names=names, pairs=pairs, device=self.options.device),
+                partial(load_interactions, names=names, pairs=pairs, device=options.device),
             )
             for name, graph in graphs.items():
-                first, second = (found[f"{name} {half}"] for half in HALVES)
-                checks[name]["halves"] = self._halves_agree(graph, first, second)
-        if self.options.draws:
-            main = self.options.main
-            checks[main]["significance"] = self._stage(
-                "significance", "significance.json", self._significance, write_json, read_json
+                edges = [found[f"{name} {half}"] for half in HALVES]
+                checks[name]["halves"] = halves_agree(graph, edges, options)
+        if options.draws:
+            checks[options.main]["significance"] = self._stage(
+                "significance",
+                "significance.json",
+                lambda: against_rotations(self.network, self.train, options, self.progress),
+                write_json,
+                read_json,
             )
         return checks
 
@@ -372,55 +368,6 @@ class _Pipeline:
             self.progress,
         )
 
-    def _halves(self, bases: Mapping[str, Bases]) -> Interactions:
-        """Interactions on even samples, and on odd ones."""
-        edges: dict[str, Edges] = {}
-        for number, half in enumerate(HALVES):
-            found = interactions(
-                self.network,
-                bases,
-                replace(self.train, part=(number, len(HALVES))),
-                Quadrature.parse(self.options.integration),
-                partial(_renamed, self.progress, f"interactions, {half} samples"),
-            )
-            edges |= {f"{name} {half}": by_pair for name, by_pair in found.items()}
-        return Interactions(edges, {})
-
-    def _halves_agree(self, graph: InteractionGraph, *halves: Edges) -> float:
-        """Adjusted mutual information of the modules on either half of the samples."""
-        options = self.options
-        found = [
-            find_communities(
-                replace(graph, edges={p: m.cpu().numpy() for p, m in edges.items()}),
-                options.resolution,
-                options.seed,
-                options.seeds,
-            )
-            for edges in halves
-        ]
-        return mean_agreement([np.concatenate([*each.membership.values()]) for each in found])
-
-    def _significance(self) -> dict[str, Any]:
-        """The modularity of the main basis against that of rotated networks."""
-        options = self.options
-        data = replace(self.train, limit=min(len(self.train) * self.batch_size, DRAWN_SAMPLES))
-        graph, rotated = rotated_networks(
-            self.network,
-            replace(data, batch_size=min(self.batch_size, DRAWN_SAMPLES)),
-            options.basis,
-            options.truncation,
-            Quadrature.parse(options.integration),
-        )
-        found = significance(
-            graph,
-            rotated,
-            draws=options.draws,
-            resolution=options.resolution,
-            seed=options.seed,
-            progress=self.progress,
-        )
-        return asdict(found)
-
     def _ablation(self, name: str, bases: Bases, edges: Edges) -> Ablation:
         nodes = ablate_nodes(
             self.score_network,
@@ -526,8 +473,3 @@ class _Pipeline:
             }
         )
         self.progress("writing", 1, 1)
-
-
-def _renamed(progress: Progress, stage: str, _: str, done: int, total: int | None) -> None:
-    """Progress under another name."""
-    progress(stage, done, total)
