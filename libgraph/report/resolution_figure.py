@@ -20,6 +20,20 @@ from libgraph.resolution import Sweep
 COLOURS = {"agreement": "#2e6eb8", "similarity": "#e26f2c", "modularity": "#2f915c"}
 BAND = "#ece9f4"
 
+CURVES: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "text.parse_math": False,
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+"""How figures of curves look, in matplotlib's settings."""
+
 
 def draw_resolutions(sweep: Sweep, path: str | Path, *, title: str | None = None) -> None:
     """Draw a sweep to a PNG file; the same sweep always gives the same picture.
@@ -41,19 +55,7 @@ def draw_resolutions(sweep: Sweep, path: str | Path, *, title: str | None = None
         raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
 
     gammas = np.array([row.resolution for row in sweep.rows])
-    settings: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
-        "text.parse_math": False,
-        "font.size": 8.5,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": FAINT,
-        "xtick.color": FAINT,
-        "ytick.color": FAINT,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(CURVES):
         figure = Figure(figsize=(7, 4.4), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         above, below = figure.subplots(2, 1, sharex=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from libgraph.errors import UsageError
 from libgraph.files import writing
-from libgraph.report.graph_picture import FAINT, INK, RESOLUTION
+from libgraph.report.graph_picture import RESOLUTION
+from libgraph.report.resolution_figure import CURVES
 from libgraph.series import RunFigures, places
 
 COLOURS = ("#2e6eb8", "#e26f2c", "#2f915c")
@@ -68,19 +68,7 @@ def draw_series(
     names = [row.name for row in rows]
     numbers = places(names)
     x = np.arange(len(rows)) if numbers is None else np.array(numbers)
-    settings: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
-        "text.parse_math": False,
-        "font.size": 8.5,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": FAINT,
-        "xtick.color": FAINT,
-        "ytick.color": FAINT,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(CURVES):
         figure = Figure(figsize=(7, 6.6), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         shape = {"height_ratios": (2, 3, 2, 3)}

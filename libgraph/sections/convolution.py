@@ -20,6 +20,9 @@ from libgraph.quadrature import Quadrature
 from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen, chunks
 from libgraph.sections.skip_mlp import average_slopes
 
+Part = tuple[Tensor | slice, Tensor, Tensor, Tensor]
+"""Coordinates that some outputs see, and A, B and S between them, transposed."""
+
 
 class Convolution(ClosedForm):
     """y_t = Σ_δ x_{r(t,δ)} S_δ + φ(Σ_δ x_{r(t,δ)} A_δ) B at every output position t.
@@ -73,7 +76,7 @@ class Convolution(ClosedForm):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Σ_δ x_{r(t,δ)} S_δ + φ(Σ_δ x_{r(t,δ)} A_δ) B (docs/math.md §5)."""
-        return self.masked(x, torch.ones(self.d_in, self.d_out, dtype=torch.bool, device=x.device))
+        return self._through(x, [self._part(slice(None), slice(None))])
 
     def transform(self, left: LinearMap, right: LinearMap) -> Convolution:
         """The same with S, A and B changed at their outer ends."""
@@ -160,23 +163,33 @@ class Convolution(ClosedForm):
         an output keeps is a few long pieces of them.
         """
         patterns, owner = torch.unique(keep, dim=1, return_inverse=True)
-        parts = []
-        for pattern in range(patterns.shape[1]):
-            rows = patterns[:, pattern].nonzero().squeeze(1)
-            outputs = (owner == pattern).nonzero().squeeze(1)
-            inner = self.inner[:, rows].transpose(0, 1).flatten(0, 1).T
-            skip = self.skip[self._passing][:, rows][..., outputs].transpose(0, 1).flatten(0, 1).T
-            parts.append((rows, inner, self.outer[:, outputs].T, skip))
-        order = owner.argsort(stable=True).argsort()
+        parts = [
+            self._part(
+                patterns[:, pattern].nonzero().squeeze(1), (owner == pattern).nonzero().squeeze(1)
+            )
+            for pattern in range(patterns.shape[1])
+        ]
+        return self._through(x, parts)[..., owner.argsort(stable=True).argsort()]
+
+    def _part(self, rows: Tensor | slice, outputs: Tensor | slice) -> Part:
+        """What some outputs see of some coordinates, as factors from the left."""
+        inner = self.inner[:, rows].transpose(0, 1).flatten(0, 1).T
+        skip = self.skip[self._passing][:, rows][..., outputs].transpose(0, 1).flatten(0, 1).T
+        return rows, inner, self.outer[:, outputs].T, skip
+
+    def _through(
+        self, x: Float[Tensor, "n s d_in"], parts: Sequence[Part]
+    ) -> Float[Tensor, "n t outputs"]:
+        """The outputs of each part, one after the other."""
         results = []
         for samples in self._chunks(x):
             read = self._windows(x[samples])
             found = []
             for rows, inner, outer, skip in parts:
-                kept = read if len(rows) == self.d_in else read.index_select(0, rows)
+                kept = read if isinstance(rows, slice) else read.index_select(0, rows)
                 hidden = self.activation(inner @ kept.flatten(0, 1))
                 found.append(outer @ hidden + skip @ kept[:, self._passing].flatten(0, 1))
-            outcome = torch.cat(found)[order] if len(found) > 1 else found[0]
+            outcome = torch.cat(found) if len(found) > 1 else found[0]
             results.append(outcome.unflatten(1, (len(self.reads), -1)).permute(2, 1, 0))
         return torch.cat(results)
 
