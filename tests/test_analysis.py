@@ -26,6 +26,13 @@ def test_the_built_in_backend_keeps_the_contract(tiny):
     check_backend(tiny)
 
 
+def test_a_network_that_is_shared_breaks_the_contract(tiny, monkeypatch):
+    network = tiny.network()
+    monkeypatch.setattr(tiny, "network", lambda: network)
+    with pytest.raises(AssertionError, match="same object twice"):
+        check_backend(tiny)
+
+
 def test_a_few_lines_of_python(tiny):
     run = lg.analyze(tiny, basis="lib")
     assert set(run.graph.communities) <= {
