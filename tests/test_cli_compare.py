@@ -370,3 +370,38 @@ def test_help_loads_no_torch():
     assert "--bases" in done.stdout
     assert "--integration" in done.stdout
     assert done.stdout.strip().endswith("[]")
+
+
+@pytest.fixture(scope="module")
+def published(reference) -> tuple[Path, dict]:
+    """The authors' model of modular addition, and their results on it."""
+    folder = reference / "modular_addition_seed0"
+    return folder / "model.pt", json.loads((folder / "expected.json").read_text())
+
+
+def test_published_numbers(run, published):
+    """Edges needed give or take two, and ablation curves within three test samples."""
+    weights, expected = published
+    code, out, _ = run(
+        "compare", "modular-addition", "-o", f"weights={weights}", "--bases", "pca,lib", "--draws",
+        0, "--truncate", "abs:1e-15", "--json", "--out", "authors", "-q",
+    )  # fmt: skip
+    assert code == 0
+    values = {(row["measure"], row["where"]): row["values"] for row in json.loads(out)["rows"]}
+    metrics = json.loads(Path("authors/metrics.json").read_text())
+    few = pytest.approx(0, abs=3 / 8939)
+    for basis in ("lib", "pca"):
+        curves = metrics["bases"][basis]["curves"]
+        needed = expected[basis]["edges_required_at_0.001_accuracy"]
+        for place, found in curves["edges"].items():
+            source = place.partition("->")[0]
+            assert values["edges needed, Δ 0.001", place][basis] == pytest.approx(
+                needed[source], abs=2
+            )
+            curve = expected[basis]["edge_ablation_accuracy_by_edges_kept"][source]
+            assert len(common := set(found) & set(curve)) >= 8
+            assert all(found[kept] - curve[kept] == few for kept in common)
+        for layer, curve in expected[basis]["node_ablation_accuracy_by_nodes_kept"].items():
+            found = curves["nodes"][layer]
+            assert len(common := set(found) & set(curve)) >= 10
+            assert all(found[kept] - curve[kept] == few for kept in common)
