@@ -78,6 +78,8 @@ class Attention(SignedForm):
             the same for all samples: attended to, but no input; None for none.
     """
 
+    readers = ("query", "key", "value")
+    writers = ("output",)
     skip: Tensor
     query: Tensor
     key: Tensor
@@ -125,10 +127,8 @@ class Attention(SignedForm):
         """Attend; queries are computed only for the positions that go on."""
         queries = self.queries(x)
         _, z = self._attend(self.project(x), queries)
-        return (
-            x[:, queries.start - self.before :] @ self.skip
-            + z.transpose(1, 2).flatten(-2) @ self.output
-        )
+        attended = z.transpose(1, 2).flatten(-2)
+        return x[:, queries.start - self.before :] @ self.skip + self.product(attended, "output")
 
     def transform(self, left: LinearMap, right: LinearMap) -> Attention:
         """The same with all factors changed at their outer ends."""
@@ -301,7 +301,7 @@ class Attention(SignedForm):
         width = self.query.shape[1] // self.heads
         shared = self.query.shape[1] // self.key.shape[1]
         positions = torch.arange(self.before + x.shape[1], device=x.device)
-        q, k, v = (x @ factor for factor in (self.query, self.key, self.value))
+        q, k, v = (self.product(x, name) for name in ("query", "key", "value"))
         if self._prefix is not None:
             q = self.after_prefix(q)
             k, v = (

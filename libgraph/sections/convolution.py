@@ -41,6 +41,8 @@ class Convolution(ClosedForm):
         ValueError: if a window reads an input position twice.
     """
 
+    readers = ("inner",)
+    writers = ("outer",)
     skip: Tensor
     inner: Tensor
     outer: Tensor
@@ -76,7 +78,15 @@ class Convolution(ClosedForm):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Σ_δ x_{r(t,δ)} S_δ + φ(Σ_δ x_{r(t,δ)} A_δ) B (docs/math.md §5)."""
-        return self._through(x, [self._part(slice(None), slice(None))])
+        if self.watcher is None:
+            return self._through(x, [self._part(slice(None), slice(None))])
+        read = self._read(x)
+        hidden = self.activation(self.product(read, "inner"))
+        return read @ self.skip.flatten(0, 1) + self.product(hidden, "outer")
+
+    def factor(self, name: str) -> Float[Tensor, "d_read d_written"]:
+        """The weight of that name; of A the offsets' matrices one below the other."""
+        return self.inner.flatten(0, 1) if name == "inner" else self.outer
 
     def transform(self, left: LinearMap, right: LinearMap) -> Convolution:
         """The same with S, A and B changed at their outer ends."""

@@ -18,6 +18,7 @@ class Linear(Section):
     """y = x A at every position, A of shape `(d_in, d_out)` with the bias in its last row."""
 
     positionwise = True
+    readers = writers = ("matrix",)
     matrix: Tensor
 
     def __init__(self, matrix: Float[Tensor, "d_in d_out"]) -> None:
@@ -26,7 +27,7 @@ class Linear(Section):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x A."""
-        return x @ self.matrix
+        return self.product(x, "matrix")
 
     def transform(self, left: LinearMap, right: LinearMap) -> Linear:
         """The same with A changed at both ends."""

@@ -30,6 +30,10 @@ CHUNK_BYTES = 8 * 2**20
 """Intermediate results of closed forms are cut to about this size. Freed blocks of this size are
 used again, while larger ones go back to the system and cost more to get than to fill."""
 
+Watcher = Callable[["Section", str, Tensor, Tensor], Tensor]
+"""Told of a section, the name of a weight, what was multiplied and what came out; what it returns
+goes on in place of that."""
+
 DEVICE_CHUNK_BYTES = 256 * 2**20
 """The same on an accelerator, which small chunks would leave idle."""
 
@@ -56,9 +60,16 @@ class Section(nn.Module):
         d_in: coordinates of an activation that comes in, the constant one included.
         d_out: coordinates of an activation that goes out.
         positionwise: whether output position t depends on input position t alone.
+        readers: names of the weights that the section's input is multiplied by.
+        writers: names of those whose products are added to its output. Weights are the factors
+            that `forward` multiplies by through `product`: all but the skip and what is fixed.
+        watcher: sees every such product, if there is one.
     """
 
     positionwise = False
+    readers: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ()
+    watcher: Watcher | None = None
     _like: Tensor
 
     def __init__(self, d_in: int, d_out: int) -> None:
@@ -75,6 +86,16 @@ class Section(nn.Module):
     def extra_repr(self) -> str:
         """What tells this section from another of its class and tensors."""
         return ""
+
+    def factor(self, name: str) -> Float[Tensor, "d_read d_written"]:
+        """The weight of that name, as a matrix that rows are multiplied by."""
+        matrix: Tensor = getattr(self, name)
+        return matrix
+
+    def product(self, x: Float[Tensor, "*n d_read"], name: str) -> Float[Tensor, "*n d_written"]:
+        """x times a weight; a watcher sees it, and may change what comes out."""
+        z = x @ self.factor(name)
+        return z if self.watcher is None else self.watcher(self, name, x, z)
 
     def transform(self, left: LinearMap, right: LinearMap) -> Section:
         """The section with its constant factors changed at both ends.

@@ -30,6 +30,8 @@ class SkipMLP(SignedForm):
     """
 
     positionwise = True
+    readers: tuple[str, ...] = ("inner",)
+    writers = ("outer",)
     skip: Tensor
     inner: Tensor
     outer: Tensor
@@ -53,7 +55,8 @@ class SkipMLP(SignedForm):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + φ(x A) B."""
-        return x @ self.skip + self.activation(x @ self.inner) @ self.outer
+        hidden = self.activation(self.product(x, "inner"))
+        return x @ self.skip + self.product(hidden, "outer")
 
     def transform(self, left: LinearMap, right: LinearMap) -> SkipMLP:
         """The same with S, A and B changed at their outer ends."""
@@ -154,6 +157,7 @@ class GatedMLP(SkipMLP):
         activation: φ.
     """
 
+    readers = ("inner", "gate")
     gate: Tensor
 
     def __init__(
@@ -169,8 +173,8 @@ class GatedMLP(SkipMLP):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + (φ(x A) ∘ x G) B."""
-        hidden = self.activation(x @ self.inner) * (x @ self.gate)
-        return x @ self.skip + hidden @ self.outer
+        hidden = self.activation(self.product(x, "inner")) * self.product(x, "gate")
+        return x @ self.skip + self.product(hidden, "outer")
 
     def transform(self, left: LinearMap, right: LinearMap) -> GatedMLP:
         """The same with S, A, G and B changed at their outer ends."""

@@ -1,0 +1,6 @@
+"""What in a network does nothing (arXiv 2405.10927): parameters that are free to move.
+
+`weights` says which matrices a network is made of and shows what goes in and comes out of each;
+`ranks` finds directions that activations or gradients leave free, `gates` neurons and heads that
+act as one, `behaviour` how many parameters matter at a tolerance, `volume` the same by sampling.
+"""
