@@ -112,6 +112,17 @@ ANALYSIS = (
     ),
     click.option("--resolution", type=float, help="γ of Leiden: larger, smaller modules.  [1]"),
     click.option("--seed", type=int, help="Seed of Leiden and of random signs.  [0]"),
+    click.option(
+        "--sparse-features",
+        type=int,
+        metavar="K",
+        help="Leading features that the sparse basis turns.  [all, at most 64]",
+    ),
+    click.option("--sparse-power", type=float, metavar="P", help="Of interactions in it.  [0.25]"),
+    click.option("--sparse-steps", type=int, help="Of its optimiser.  [800]"),
+    click.option(
+        "--sparse-starts", type=int, help="LIB, PCA, then random rotations; the best.  [1]"
+    ),
     click.option("--dtype", metavar="float32|float64", help="Of bases and edges.  [float64]"),
     click.option("--score-dtype", metavar="float32|float64", help="Of ablations.  [float32]"),
     click.option("--device", help="cpu, cuda, cuda:1, …  [cpu]"),

@@ -38,20 +38,21 @@ class ProgressDisplay:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
             console=self.console,
         )
         self._tasks: dict[str, TaskID] = {}
         self._current: tuple[str, float] | None = None
 
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
-        """Move the bar of `stage`."""
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+        """Move the bar of `stage`, with a note beside it."""
         if self._current is None or self._current[0] != stage:
             self._end_stage()
             self._current = (stage, time.monotonic())
             if self.live:
-                self._tasks[stage] = self._progress.add_task(stage, total=total)
+                self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
         if self.live:
-            self._progress.update(self._tasks[stage], completed=done, total=total)
+            self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
 
     def __enter__(self) -> ProgressDisplay:
         if self.live:

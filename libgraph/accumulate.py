@@ -27,11 +27,11 @@ Item = TypeVar("Item")
 class Progress(Protocol):
     """Told how far a stage has come; `total` is None where nobody knows."""
 
-    def __call__(self, stage: str, done: int, total: int | None) -> None:
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         """Take note."""
 
 
-def silent(stage: str, done: int, total: int | None) -> None:
+def silent(stage: str, done: int, total: int | None, note: str = "") -> None:
     """Progress that goes nowhere."""
 
 

@@ -49,6 +49,8 @@ from libgraph.results import (
 from libgraph.settings import AnalysisOptions
 from libgraph.store import RunDirectory, hash_of, read_json
 
+SPARSE = {"sparse_features", "sparse_power", "sparse_steps", "sparse_starts"}
+
 log = logging.getLogger("libgraph")
 Result = TypeVar("Result")
 
@@ -302,6 +304,9 @@ class _Pipeline:
             "batch_size": self.batch_size,
             **chosen,
         }
+        if "sparse" in self.options.bases:
+            chosen = self.options.model_dump(include=SPARSE | {"seed", "memory"})
+            parts["sparse"] = chosen
         if stage != "bases":
             parts["integration"] = self.options.integration
             if self.options.signs:
@@ -340,12 +345,16 @@ class _Pipeline:
 
     def _bases(self) -> dict[str, Bases]:
         statistics = node_statistics(self.network, self.for_bases, self.progress)
-        return {
-            name: basis_method(chosen)(
+        names = self.options.bases
+        sparse = self.options.sparse(self.directory.partial if self.directory else None)
+        found: dict[str, Bases] = {}
+        # The sparse basis comes last, because it begins with LIB.
+        for name in sorted(names, key=lambda name: name == "sparse"):
+            method = basis_method(names[name], sparse, found.get("lib"))
+            found[name] = method(
                 self.network, statistics, self.for_bases, self.options.truncation, self.progress
             )
-            for name, chosen in self.options.bases.items()
-        }
+        return {name: found[name] for name in names}
 
     def _refuse_empty(self, bases: Mapping[str, Bases]) -> None:
         for name, by_layer in bases.items():

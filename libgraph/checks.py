@@ -84,6 +84,7 @@ def against_rotations(
         options.basis,
         options.truncation,
         Quadrature.parse(options.integration),
+        options.sparse(None),
     )
     found = significance(
         graph,
@@ -96,6 +97,8 @@ def against_rotations(
     return asdict(found)
 
 
-def _renamed(progress: Progress, stage: str, _: str, done: int, total: int | None) -> None:
+def _renamed(
+    progress: Progress, stage: str, _: str, done: int, total: int | None, note: str = ""
+) -> None:
     """Progress under another name."""
-    progress(stage, done, total)
+    progress(stage, done, total, note)

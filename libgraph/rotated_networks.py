@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from libgraph.accumulate import Data
-from libgraph.bases import METHODS, Truncation, node_statistics
+from libgraph.bases import SparseOptions, Truncation, basis_method, node_statistics
 from libgraph.bases.random import random_rotation
 from libgraph.features import LayerFeatures
 from libgraph.graph import InteractionGraph
@@ -31,6 +31,7 @@ def rotated_networks(
     basis: str = "lib",
     truncation: Truncation | None = None,
     quadrature: Quadrature | None = None,
+    sparse: SparseOptions | None = None,
 ) -> tuple[InteractionGraph, NullModel]:
     """The graph of a network on some data, and the null model of its rotations on the same data.
 
@@ -40,13 +41,16 @@ def rotated_networks(
         basis: one of `METHODS`.
         truncation: of bases, by default rel:1e-10.
         quadrature: of interactions, by default the gradient.
+        sparse: options of the sparse basis.
     """
     truncation = truncation or Truncation.parse("rel:1e-10")
     quadrature = quadrature or Quadrature.parse("gradient")
 
     def measured(one: Network) -> InteractionGraph:
         statistics = node_statistics(one, data)
-        bases = METHODS[basis](one, statistics, data, truncation, lambda *_: None)
+        bases = basis_method(basis, sparse or SparseOptions())(
+            one, statistics, data, truncation, lambda *_: None
+        )
         layers = tuple(
             LayerFeatures(name, each.importance.cpu().numpy(), each.isolated, each.rotated)
             for name, each in bases.items()

@@ -7,13 +7,14 @@ for a mistake in them.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import ByteSize, Field, field_validator
 
 from libgraph.backend import TypedOptions, by_commas
-from libgraph.bases import Truncation, basis_name
+from libgraph.bases import SparseOptions, Truncation, basis_name
 from libgraph.errors import UsageError
 from libgraph.quadrature import Quadrature
 
@@ -40,6 +41,11 @@ class AnalysisOptions(TypedOptions):
     curves: bool = Field(False, description="whether edge ablation tries powers of two as well")
     halves: bool = Field(False, description="whether modules of even and odd samples are compared")
     draws: int = Field(0, ge=0, description="of rotated networks, to tell modules from chance")
+
+    sparse_features: int | None = Field(None, ge=2, description="turned in the sparse basis")
+    sparse_power: float = Field(0.25, gt=0, le=1, description="p of the sparse basis")
+    sparse_steps: int = Field(800, ge=0, description="of the sparse basis's optimiser")
+    sparse_starts: int = Field(1, ge=1, description="of it: LIB, PCA, random rotations")
 
     _beside = field_validator("beside", mode="before")(by_commas)
 
@@ -105,6 +111,17 @@ class AnalysisOptions(TypedOptions):
     def truncation(self) -> Truncation:
         """Parsed."""
         return Truncation.parse(self.truncate)
+
+    def sparse(self, directory: Path | None) -> SparseOptions:
+        """Options of the sparse basis, which is taken up again in a directory."""
+        return SparseOptions(
+            self.sparse_features,
+            self.sparse_power,
+            self.sparse_steps,
+            self.sparse_starts,
+            self.seed,
+            directory,
+        )
 
     @property
     def bases(self) -> dict[str, str]:

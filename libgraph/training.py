@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,8 @@ def fit(
     evaluate: Callable[[], Record],
     evaluate_every: int = 500,
     keep_every: int | None = None,
+    checkpoint: str = CHECKPOINT,
+    stage: str = "training",
     progress: Progress = silent,
 ) -> list[Record]:
     """Take optimiser steps until `steps`, saving a checkpoint at every evaluation.
@@ -56,7 +58,9 @@ def fit(
         evaluate_every: steps between evaluations.
         keep_every: steps between copies of the parameters, from that before the first step on, kept
             as `steps/000500.safetensors` and so on; None for no copies.
-        progress: told after every step.
+        checkpoint: what the checkpoint is called.
+        stage: what the progress is called.
+        progress: told after every step, with the last evaluation.
 
     Returns:
         One record per evaluation, each with its `step`, the training `loss` and the `seconds`.
@@ -64,7 +68,7 @@ def fit(
     Raises:
         NumericalError: if the loss stops being finite; the last checkpoint is kept.
     """
-    path = directory / CHECKPOINT
+    path = directory / checkpoint
     key = hash_of(settings)
     history = _resume(path, key, steps, parameters, optimizer)
     start, began = int(history[-1]["step"]) if history else 0, time.monotonic()
@@ -76,7 +80,7 @@ def fit(
         value = loss(step)
         value.backward()
         optimizer.step()
-        progress("training", step + 1, steps)
+        progress(stage, step + 1, steps, _last(history))
         if keep_every and (step + 1) % keep_every == 0:
             _keep(directory, step + 1, parameters)
         if (step + 1) % evaluate_every and step + 1 < steps:
@@ -85,7 +89,8 @@ def fit(
         if not (finite and math.isfinite(float(value.detach()))):
             kept = f"; the last good state is in '{path}'" if path.is_file() else ""
             raise NumericalError(
-                f"Training is not finite at step {step + 1}: lower the learning rate{kept}."
+                f"{stage[0].upper()}{stage[1:]} is not finite at step {step + 1}: lower the "
+                f"learning rate{kept}."
             )
         seconds = before + time.monotonic() - began
         with torch.no_grad():
@@ -93,6 +98,14 @@ def fit(
             history.append(record | evaluate())
         _save(path, key, history, parameters, optimizer)
     return history
+
+
+def _last(history: Sequence[Record]) -> str:
+    """The last evaluation, to be read beside the progress."""
+    if not history:
+        return ""
+    shown = {name: value for name, value in history[-1].items() if name not in ("step", "seconds")}
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
 
 
 def _keep(directory: Path, step: int, parameters: Mapping[str, Tensor]) -> None:

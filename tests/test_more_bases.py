@@ -73,7 +73,7 @@ def test_before_the_last_section_it_is_lib():
 def test_combinations_of_random_signs_estimate_it(monkeypatch):
     case = Case()
     exact = case.make(global_lib)
-    monkeypatch.setattr(import_module("libgraph.bases.global_lib"), "MOST_PASSES", 7)
+    monkeypatch.setattr(import_module("libgraph.gradients"), "MOST_PASSES", 7)
     estimates = case.make(global_lib)
     again = case.make(global_lib)
     first = case.network.node_layers[0].name

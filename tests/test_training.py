@@ -148,7 +148,14 @@ def test_a_checkpoint_never_holds_parameters_that_are_not_finite(tmp_path):
 def test_progress_tells_every_step(tmp_path):
     told = []
     Regression(tmp_path).fit(steps=7, progress=lambda *event: told.append(event))
-    assert told == [("training", step, 7) for step in range(1, 8)]
+    assert [event[:3] for event in told] == [("training", step, 7) for step in range(1, 8)]
+
+
+def test_progress_says_what_the_last_evaluation_was(tmp_path):
+    notes = []
+    Regression(tmp_path).fit(steps=12, progress=lambda *event: notes.append(event[-1]))
+    assert not any(notes[:5])
+    assert all(note.startswith("loss ") for note in notes[5:])
 
 
 def test_a_finished_checkpoint_is_not_trained_further(tmp_path):
@@ -195,7 +202,7 @@ def test_training_modular_addition_repeats_and_follows_its_seed(tmp_path):
 def test_an_interrupted_modular_addition_run_is_taken_up(tmp_path):
     options = tiny_options(steps=510)
 
-    def interrupt(stage, done, total):
+    def interrupt(stage, done, total, note):
         if done == 505:
             raise KeyboardInterrupt
 

@@ -1,5 +1,6 @@
 """Bases of node layers: one method a file, all behind the protocol of `basis.BasisMethod`."""
 
+from functools import partial
 from pathlib import Path
 
 from libgraph.bases.basis import Bases, Basis, BasisMethod, Truncation
@@ -9,6 +10,7 @@ from libgraph.bases.lib import lib
 from libgraph.bases.neuron import neuron
 from libgraph.bases.pca import pca
 from libgraph.bases.random import random
+from libgraph.bases.sparse import DEFAULTS, SparseOptions, sparse
 from libgraph.bases.statistics import Statistics, node_statistics
 from libgraph.errors import UsageError
 
@@ -18,6 +20,7 @@ METHODS: dict[str, BasisMethod] = {
     "random": random,
     "global": global_lib,
     "lib": lib,
+    "sparse": sparse,
 }
 """Every basis that needs no file, by name."""
 
@@ -41,13 +44,17 @@ def basis_name(chosen: str) -> str:
     return chosen
 
 
-def basis_method(chosen: str) -> BasisMethod:
-    """How a basis is made.
+def basis_method(
+    chosen: str, options: SparseOptions = DEFAULTS, start: Bases | None = None
+) -> BasisMethod:
+    """How a basis is made; options and LIB, if it is known, are for the sparse one.
 
     Raises:
         UsageError: if there is no such basis.
         BackendError: if its file cannot be read.
     """
+    if chosen == "sparse":
+        return partial(sparse, options=options, start=start)
     return METHODS[chosen] if basis_name(chosen) in METHODS else dictionary(Path(chosen))
 
 
@@ -56,6 +63,7 @@ __all__ = [
     "Bases",
     "Basis",
     "BasisMethod",
+    "SparseOptions",
     "Statistics",
     "Truncation",
     "basis_method",
@@ -66,4 +74,5 @@ __all__ = [
     "node_statistics",
     "pca",
     "random",
+    "sparse",
 ]

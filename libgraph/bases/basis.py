@@ -130,7 +130,10 @@ def eigenbasis(
     )
     kept = truncation.count(values)
     values, vectors = values[:kept], vectors[:, :kept]
-    if kept:
-        largest = vectors.abs().argmax(0, keepdim=True)
-        vectors = vectors * vectors.gather(0, largest).sign()
-    return values, vectors
+    return values, fixed_signs(vectors) if kept else vectors
+
+
+def fixed_signs(vectors: Float[Tensor, "k m"]) -> Float[Tensor, "k m"]:
+    """Columns with their largest entry positive."""
+    largest = vectors.abs().argmax(0, keepdim=True)
+    return vectors * vectors.gather(0, largest).sign()

@@ -1,8 +1,9 @@
 """The weight matrices of a network: what they are, what goes in, what comes out, how to move them.
 
-A weight is a factor of a section (`Section.readers` and `writers`), biases in the constant's row, or
-an `nn.Linear` inside a `Function`. Rows and columns that are fixed are left out: input coordinates
-that no weight of the section reads, the constant among the outputs, and factors that copy.
+A weight is a factor of a section (`Section.readers` and `writers`), biases in the constant's row,
+or an `nn.Linear` inside a `Function`. Rows and columns that are fixed are left out: input
+coordinates that no weight of the section reads, the constant among the outputs, and factors that
+copy.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Weight:
 
     name: str
     pair: tuple[str, str]
-    module: nn.Module = field(repr=False)
+    module: Section | nn.Linear = field(repr=False)
     factor: str
     path: str
     rows: Int[Tensor, " rows"] = field(repr=False)
@@ -74,7 +75,7 @@ class Weight:
 
 def weights_of(network: Network) -> list[Weight]:
     """All weights, in the order in which the network multiplies by them."""
-    found = []
+    found: list[Weight] = []
     for number, (a, b, section) in enumerate(network.pairs):
         pair = (a.name, b.name)
         for path, module in section.named_modules():
@@ -101,7 +102,7 @@ def weights_of(network: Network) -> list[Weight]:
 @contextmanager
 def watching(weights: Sequence[Weight], see: See) -> Iterator[None]:
     """Let `see` look at every product with these weights, and add to it, while this lasts."""
-    by_module: dict[nn.Module, list[Weight]] = {}
+    by_module: dict[Section | nn.Linear, list[Weight]] = {}
     for weight in weights:
         by_module.setdefault(weight.module, []).append(weight)
     handles = []
@@ -122,7 +123,9 @@ def watching(weights: Sequence[Weight], see: See) -> Iterator[None]:
 
 def moved(changes: Mapping[Weight, Tensor]) -> dict[str, Tensor]:
     """The tensors of a network with changes added to several weights."""
-    return {name: tensor for w, change in changes.items() for name, tensor in w.moved(change).items()}
+    return {
+        name: tensor for w, change in changes.items() for name, tensor in w.moved(change).items()
+    }
 
 
 def _watched(
@@ -132,7 +135,9 @@ def _watched(
     return z if weight is None else _seen(weight, see, x, z)
 
 
-def _hooked(weight: Weight, see: See, module: nn.Module, inputs: tuple[Tensor], z: Tensor) -> Tensor:
+def _hooked(
+    weight: Weight, see: See, module: nn.Module, inputs: tuple[Tensor], z: Tensor
+) -> Tensor:
     (x,) = inputs
     if len(weight.rows) > x.shape[-1]:
         x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
@@ -161,8 +166,8 @@ def _of_section(
     rows, columns = (torch.arange(size, device=matrix.device) for size in matrix.shape)
     if factor in section.readers:
         # What no weight reads is there for others, such as a residual stream beside its norm.
-        read = sum(section.factor(name).abs().sum(1) for name in section.readers)
-        rows = rows[read > 0]  # type: ignore[operator]
+        read = torch.stack([section.factor(name).abs().sum(1) for name in section.readers]).sum(0)
+        rows = rows[read > 0]
     if factor in section.writers and (constant or _is_constant(matrix[:, -1])):
         columns = columns[:-1]
     if not len(rows) or not len(columns) or _copies(matrix[rows][:, columns]):
@@ -189,11 +194,10 @@ def _copies(matrix: Float[Tensor, "rows columns"]) -> bool:
     return bool(((matrix == 0) | (matrix == 1)).all() and (matrix.sum(0) == 1).all())
 
 
-def _matrix(module: nn.Module, factor: str) -> Tensor:
+def _matrix(module: Section | nn.Linear, factor: str) -> Tensor:
     """Inputs to outputs, biases in the last row."""
-    if isinstance(module, Section):
+    if not isinstance(module, nn.Linear):
         return module.factor(factor)
-    assert isinstance(module, nn.Linear)
     if module.bias is None:
         return module.weight.T
     return torch.cat([module.weight.T, module.bias.unsqueeze(0)])

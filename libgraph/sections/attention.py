@@ -130,6 +130,10 @@ class Attention(SignedForm):
         attended = z.transpose(1, 2).flatten(-2)
         return x[:, queries.start - self.before :] @ self.skip + self.product(attended, "output")
 
+    def attention_pattern(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n h t s"]:
+        """How each position that goes on shares its attention out, the prefix first."""
+        return self._attend(self.project(x), self.queries(x))[0]
+
     def transform(self, left: LinearMap, right: LinearMap) -> Attention:
         """The same with all factors changed at their outer ends."""
         return Attention(
