@@ -211,7 +211,7 @@ def test_an_interrupted_modular_addition_run_is_taken_up(tmp_path):
     assert (tmp_path / "stopped" / CHECKPOINT).is_file()
     told = []
     ModularAddition.train(options, tmp_path / "stopped", lambda *event: told.append(event))
-    assert told[0] == ("training", 501, 510)
+    assert told[0][:3] == ("training", 501, 510)
     ModularAddition.train(options, tmp_path / "whole", silent)
     stopped, whole = (tmp_path / name / "model.safetensors" for name in ("stopped", "whole"))
     assert stopped.read_bytes() == whole.read_bytes()
