@@ -2,10 +2,12 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py --seeds 5 --draws 19
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py --fair --seeds 100 --draws 39
 
 Every null model on planted networks (`libgraph analyze mlp`), on networks of the same kind without
 blocks, on untrained transformers (the modular-addition one, made smaller), and on the bundled
-transformer. Prints a table; the empirical distributions of p go to `docs/images/calibration.png`.
+transformer. Prints a table; distributions of p go to `docs/images/calibration.png`.
+With `--fair` rotations of networks with √E alone, for more seeds, and without a figure.
 """
 
 from __future__ import annotations
@@ -64,9 +66,9 @@ def planted(seed: int, *, ablate: bool, **options: Any) -> Case:
     return (run.graph if run else graph), null
 
 
-def untrained(seed: int) -> Case:
-    """A small transformer with its initial weights: no score, no ε."""
-    weights = initial_weights(TrainingOptions(seed=seed, **SMALL))
+def untrained(seed: int, **sizes: int) -> Case:
+    """A transformer with its initial weights: no score, no ε."""
+    weights = initial_weights(TrainingOptions(seed=seed, **sizes))
     backend = ModularAddition(weights={name: w.detach() for name, w in weights.items()})
     return rotations(backend, SAMPLES["untrained"])
 
@@ -85,14 +87,15 @@ CASES: dict[str, Callable[[int], Case]] = {
     "planted, √E": lambda seed: planted(seed, ablate=False),
     "nothing planted, ε": lambda seed: planted(seed, ablate=True, **DENSE),
     "nothing planted, √E": lambda seed: planted(seed, ablate=False, **DENSE),
-    "untrained transformer, √E": untrained,
+    "untrained transformer, √E": lambda seed: untrained(seed, **SMALL),
 }
+FAIR = ("planted, √E", "nothing planted, √E", "untrained transformer, √E")
 
 
-def compare(case: Case, draws: int, seed: int) -> dict[str, Significance]:
-    """One graph against every null model."""
+def compare(case: Case, draws: int, seed: int, *, fair: bool) -> dict[str, Significance]:
+    """One graph against every null model, or rotations alone."""
     graph, rotated = case
-    models: dict[str, str | NullModel] = {name: name for name in NULL_MODELS}
+    models: dict[str, str | NullModel] = {} if fair else {name: name for name in NULL_MODELS}
     models["rotated"] = rotated
     with torch.no_grad():
         return {n: significance(graph, m, draws=draws, seed=seed) for n, m in models.items()}
@@ -109,7 +112,7 @@ def even(p: Sequence[float], draws: int) -> float:
 
 def rows(name: str, found: Sequence[Mapping[str, Significance]], draws: int) -> Iterator[list[str]]:
     """Of the table, one for each null model."""
-    for null in NULLS:
+    for null in found[0]:
         each = [one[null] for one in found]
         p = [one.p for one in each]
         z = [one.z for one in each if one.z is not None]
@@ -148,26 +151,34 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Significance]]]) -> None:
 @click.command()
 @click.option("--seeds", default=20, show_default=True, help="networks of each kind")
 @click.option("--draws", default=119, show_default=True, help="graphs from each null model")
-def main(seeds: int, draws: int) -> None:
+@click.option("--fair", is_flag=True, help="rotations with √E alone, no figure")
+@click.option("--full-size", is_flag=True, help="untrained transformers of the bundled one's size")
+def main(seeds: int, draws: int, fair: bool, full_size: bool) -> None:
     """Measure, print and draw."""
     torch.set_num_threads(1)
     began, progress = time.monotonic(), Console(stderr=True)
     table = Table(*COLUMNS, box=None, title=f"{seeds} networks of each kind, {draws} draws")
     results: dict[str, list[dict[str, Significance]]] = {}
-    for name, make in CASES.items():
+    cases = {name: make for name, make in CASES.items() if not fair or name in FAIR}
+    if full_size:
+        cases = {"untrained transformer, full size, √E": untrained}
+    for name, make in cases.items():
         results[name] = []
         for seed in range(seeds):
-            results[name].append(compare(make(seed), draws, seed))
+            results[name].append(compare(make(seed), draws, seed, fair=fair))
             elapsed = time.monotonic() - began
             progress.print(f"{elapsed:5.0f} s  {name}: {seed + 1} of {seeds}", style="dim")
         for row in rows(name, results[name], draws):
             table.add_row(*row)
-    for ablate, name in ((True, "bundled transformer, ε"), (False, "bundled transformer, √E")):
-        for row in rows(name, [compare(bundled(ablate=ablate), draws, 0)], draws):
+    for ablate, name in (
+        () if fair else ((True, "bundled transformer, ε"), (False, "bundled transformer, √E"))
+    ):
+        for row in rows(name, [compare(bundled(ablate=ablate), draws, 0, fair=fair)], draws):
             table.add_row(*row)
         progress.print(f"{time.monotonic() - began:5.0f} s  {name}", style="dim")
     Console(width=130).print(table)
-    draw(results)
+    if not fair:
+        draw(results)
 
 
 if __name__ == "__main__":

@@ -166,11 +166,11 @@ def starts(console: Console, reference: Path | None) -> dict[str, Any]:
     start = lib(network, known, data, RELATIVE, silent)
     found: dict[str, Bases] = {"lib": start}
     options = SparseOptions(features=30)
-    layers = {name: min(30, len(b) - b.isolated) for name, b in start.items() if b.rotated}
-    problem = Problem.of(network, start, layers, data, replace(options, starts=5))
+    some = replace(data, limit=1024)
+    problem = Problem.of(network, start, some, replace(options, starts=5))
     for number, name in enumerate(("from LIB", "from PCA", "random 1", "random 2", "random 3")):
         with tempfile.TemporaryDirectory() as folder:
-            _, best = problem.minimise(problem.start(number), number, Path(folder), silent)
+            _, best = problem.minimise(number, Path(folder), silent)
         found[name] = {k: turned(b, best[k]) if k in best else b for k, b in start.items()}
     for seed in (1, 2):
         found[f"from LIB, seed {seed}"] = sparse(

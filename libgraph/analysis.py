@@ -24,6 +24,7 @@ from libgraph.ablation import ablate_edges, ablate_nodes, base_score
 from libgraph.accumulate import Data, Progress, ranks, silent
 from libgraph.backend import Backend, Split, parse_options
 from libgraph.bases import METHODS, Bases, basis_method, node_statistics
+from libgraph.bases.sparse import CHECKPOINTS
 from libgraph.checks import HALVES, against_rotations, halves_agree, interactions_of_halves
 from libgraph.communities import find_communities
 from libgraph.errors import BackendError, DataError, NumericalError, UsageError
@@ -349,11 +350,16 @@ class _Pipeline:
         sparse = self.options.sparse(self.directory.partial if self.directory else None)
         found: dict[str, Bases] = {}
         # The sparse basis comes last, because it begins with LIB.
-        for name in sorted(names, key=lambda name: name == "sparse"):
-            method = basis_method(names[name], sparse, found.get("lib"))
-            found[name] = method(
-                self.network, statistics, self.for_bases, self.options.truncation, self.progress
-            )
+        try:
+            for name in sorted(names, key=lambda name: name == "sparse"):
+                method = basis_method(names[name], sparse, found.get("lib"))
+                found[name] = method(
+                    self.network, statistics, self.for_bases, self.options.truncation, self.progress
+                )
+        finally:
+            # Rotations that were half found are worth as much as a finished stage.
+            if self.directory is not None and any(self.directory.partial.glob(CHECKPOINTS)):
+                self.directory.resumed = True
         return {name: found[name] for name in names}
 
     def _refuse_empty(self, bases: Mapping[str, Bases]) -> None:
@@ -447,7 +453,8 @@ class _Pipeline:
         self.progress("writing", 0, 1)
         write_json(directory.file("metrics.json"), run.metrics)
         # Bases that an earlier run of this name had are not part of this one.
-        directory.file("ablation.json").unlink(missing_ok=True)
+        for old in (directory.file("ablation.json"), *directory.partial.glob(CHECKPOINTS)):
+            old.unlink(missing_ok=True)
         for name, ablation in run.ablation.items():
             save_ablation(directory.file("ablation.json"), ablation, name)
         run.graph.write_graphml(directory.file("graph.graphml"))

@@ -19,6 +19,21 @@ from libgraph.errors import UsageError
 from libgraph.quadrature import Quadrature
 
 
+def available_device(name: str) -> str:
+    """The device, once something could be put there.
+
+    Raises:
+        UsageError: if it cannot be used.
+    """
+    try:
+        # All sums are in float64, which not every device has.
+        float(torch.zeros(1, device=name, dtype=torch.float64))
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0].split(".")[0].split(",")[0]
+        raise UsageError(f"Device '{name}' cannot be used ({reason}): try cpu.") from None
+    return name
+
+
 class AnalysisOptions(TypedOptions):
     """Everything that decides what an analysis computes, beside the backend and its options."""
 
@@ -48,6 +63,7 @@ class AnalysisOptions(TypedOptions):
     sparse_starts: int = Field(1, ge=1, description="of it: LIB, PCA, random rotations")
 
     _beside = field_validator("beside", mode="before")(by_commas)
+    _device = field_validator("device")(available_device)
 
     @field_validator("basis")
     @classmethod
@@ -95,17 +111,6 @@ class AnalysisOptions(TypedOptions):
         if not all(0 <= value < math.inf for value in values):
             raise UsageError("A tolerance Δ has to be zero or more.")
         return values
-
-    @field_validator("device")
-    @classmethod
-    def _available(cls, name: str) -> str:
-        try:
-            # All sums are in float64, which not every device has.
-            float(torch.zeros(1, device=name, dtype=torch.float64))
-        except (RuntimeError, AssertionError, TypeError) as error:
-            reason = str(error).splitlines()[0].split(".")[0].split(",")[0]
-            raise UsageError(f"Device '{name}' cannot be used ({reason}): try cpu.") from None
-        return name
 
     @property
     def truncation(self) -> Truncation:

@@ -8,7 +8,8 @@ anew, from rotated factors, a chunk at a time that is computed again on the way 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,12 +18,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from libgraph.bases.basis import Basis, fixed_signs
+from libgraph.errors import NumericalError
 from libgraph.quadrature import Quadrature
 from libgraph.sections import Section
 from libgraph.sections.section import chunks
 
 Rotation = Float[Tensor, "k k"] | None
 """An orthogonal matrix from old features to new ones; None leaves them as they are."""
+
+LEAST = 8
+"""Samples in a batch, at least, however many positions they have."""
+
+BATCHES = 16
+"""Batches that a layer pair has at most: going through more would take longer than learning."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +41,41 @@ class Features:
     Args:
         encoder: `(d, k)`.
         decoder: `(k, d)`.
-        importance: `(k,)`, by whose root a feature is scaled when it is an output; None to leave
-            the layer as it is.
+        importance: `(k,)`, by whose root a feature is scaled when it is an output; ones leave the
+            layer as it is.
     """
 
     encoder: Float[Tensor, "d k"]
     decoder: Float[Tensor, "k d"]
-    importance: Float[Tensor, " k"] | None
+    importance: Float[Tensor, " k"]
+
+    @classmethod
+    def of(cls, basis: Basis, count: int | None, dtype: torch.dtype) -> Features:
+        """The leading features of a basis, so many or all, without the isolated ones."""
+        if not basis.rotated:
+            ones = torch.ones_like(basis.importance)
+            return cls(basis.encoder.to(dtype), basis.decoder.to(dtype), ones.to(dtype))
+        some = slice(basis.isolated, basis.isolated + (count or len(basis)))
+        importance = basis.importance[some]
+        root = importance.sqrt()
+        encoder, decoder = basis.encoder[:, some] / root, root.unsqueeze(1) * basis.decoder[some]
+        return cls(encoder.to(dtype), decoder.to(dtype), importance.to(dtype))
 
     def __len__(self) -> int:
         return len(self.decoder)
 
-    def scale(self, rotation: Float[Tensor, "k k"]) -> Float[Tensor, " k"]:
+    def to_principal(self) -> Float[Tensor, "k k"]:
+        """The rotation to the principal components of what they span, in float64."""
+        decoder = self.decoder.double()
+        return fixed_signs(torch.linalg.eigh(decoder @ decoder.T).eigenvectors.flip(-1))
+
+    def scale(self, rotation: Rotation) -> Float[Tensor, " k"]:
         """Importance of rotated features: the diagonal of QᵀΛQ."""
-        if self.importance is None:
-            raise ValueError("An unrotated layer has no importance to share out.")
-        return self.importance @ rotation.square()
+        return self.importance if rotation is None else self.importance @ rotation.square()
 
 
 class PairEdges(Protocol):
-    """E of a layer pair on some of its samples, before outputs are scaled."""
+    """E on some of `count` samples, in training `batch` of them, before outputs are scaled."""
 
     count: int
     batch: int
@@ -116,6 +140,51 @@ class StructuredEdges:
         return effects.square().sum((0, 2)).T
 
 
+@dataclass(frozen=True)
+class LayerPair:
+    """Edges between two node layers as a function of the rotations of node layers.
+
+    Args:
+        source: name of the node layer that they come from.
+        target: name of the one that they go to.
+        between: edges of features of variance 1.
+        outputs: what scales the edges.
+        total: of the edges in LIB.
+    """
+
+    source: str
+    target: str
+    between: PairEdges
+    outputs: Features
+    total: float = 0.0
+
+    def edges(
+        self, rotations: Mapping[str, Tensor], chosen: Tensor | slice
+    ) -> Float[Tensor, "out in"]:
+        """On the chosen samples, outputs scaled by the root of their importance."""
+        source, target = (self._rotation(rotations, name) for name in (self.source, self.target))
+        found = self.between(chosen, source, target) * self.outputs.scale(target).unsqueeze(1)
+        if not bool(found.isfinite().all()):
+            raise NumericalError(
+                f"Interactions {self.source}->{self.target} are NaN or infinite while the sparse "
+                f"basis is sought: check the weights, or use float64."
+            )
+        return found
+
+    @torch.no_grad()
+    def whole(self, rotations: Mapping[str, Tensor]) -> Float[Tensor, "out in"]:
+        """The same on all samples, a batch at a time."""
+        count, batch = self.between.count, self.between.batch
+        batches = [slice(i, min(i + batch, count)) for i in range(0, count, batch)]
+        shares = [(some.stop - some.start) / count for some in batches]
+        return sum(  # type: ignore[return-value]
+            share * self.edges(rotations, some) for share, some in zip(shares, batches, strict=True)
+        )
+
+    def _rotation(self, rotations: Mapping[str, Tensor], name: str) -> Rotation:
+        return rotations[name].to(self.outputs.encoder) if name in rotations else None
+
+
 def pair_edges(
     section: Section,
     x: Float[Tensor, "n s d"],
@@ -126,64 +195,77 @@ def pair_edges(
     memory: int,
     generator: torch.Generator,
 ) -> PairEdges:
-    """Edges between two node layers' features, on the activations `x` of the first.
+    """Edges between two node layers' features, on activations of the first.
 
     Jacobians are kept where one sample's are smaller than what its effects would take, at the
     positions that see each other, and where at least four batches of them fit into memory.
 
     Args:
         section: the map between them.
-        x: activations; where positions do not mix, each is a sample of its own.
+        x: activations; where positions do not mix, each is a sample of its own. Samples are chosen
+            among them at random where there are more than `BATCHES` batches, or than fit.
         source: features that go in.
         target: features that come out.
-        batch: samples in a batch, positions counted.
-        memory: bytes that the Jacobians may take.
-        generator: chooses samples where not all fit.
+        batch: samples in a batch, positions counted; at least `LEAST` samples.
+        memory: bytes that the Jacobians may take, or the activations in place of them.
+        generator: chooses the samples.
     """
     if section.positionwise:
         x = x.reshape(-1, 1, x.shape[-1])
     with torch.no_grad():
         positions = section(x[:1]).shape[1]
-    between = positions * x.shape[1] * len(source) * (target.encoder.shape[1] + 1)
+    most, batch = enough(batch, positions), min(max(LEAST, batch // positions), len(x))
+    between = positions * x.shape[1] * len(source) * (len(target) + 1)
     fitting = memory // (between * x.element_size())
-    least = max(8, batch // positions)
-    if fitting < 4 * least or positions * x.shape[1] > len(source):
-        return StructuredEdges(section, x, source, target, min(least, len(x)))
-    if len(x) > fitting:
-        x = x[torch.randperm(len(x), generator=generator)[:fitting].to(x.device)]
+    cached = positions * x.shape[1] <= len(source) and fitting >= min(4 * batch, len(x))
+    if not cached:
+        fitting = max(batch, memory // (x[0].numel() * x.element_size()))
+    if len(x) > min(fitting, most):
+        chosen = torch.randperm(len(x), generator=generator)[: min(fitting, most)]
+        x = x[chosen.to(x.device)]
+    if not cached:
+        if any(each.requires_grad for each in section.parameters()):
+            # The way back to rotations must not leave gradients in a module of the user's.
+            section = deepcopy(section).requires_grad_(False)
+        return StructuredEdges(section, x, source, target, batch)
     with torch.no_grad():
         jacobians = _jacobians(section.rebase(encoder=target.encoder), x, source.decoder)
-    return CachedEdges(jacobians, x @ source.encoder, min(least, len(x)))
+    return CachedEdges(jacobians, x @ source.encoder, batch)
+
+
+def enough(batch: int, positions: int) -> int:
+    """Samples that a layer pair has at most, if they have so many positions."""
+    return BATCHES * max(LEAST, batch // positions)
 
 
 def _jacobians(
     section: Section, x: Float[Tensor, "n s d"], decoder: Float[Tensor, "k d"]
 ) -> Float[Tensor, "n t s k out"]:
     """∂y_t/∂x_s along every row of the decoder."""
-    found = []
-    for samples in chunks(
-        len(x), x.shape[1] * len(decoder) * section._elements_per_effect(x.shape[1]), x
-    ):
-        linear = section.linearize(x[samples])
-        by_position = []
-        for s in range(x.shape[1]):
-            tangents = x.new_zeros(1, len(decoder), *x.shape[1:])
-            tangents[0, :, s] = decoder
-            by_position.append(linear(tangents).transpose(1, 2))
-        found.append(torch.stack(by_position, dim=2))
+    positions = x.shape[1]
+    at = torch.eye(positions).to(x)
+    tangents = (at[:, None, :, None] * decoder[:, None]).flatten(0, 1).unsqueeze(0)
+    elements = tangents.shape[1] * section._elements_per_effect(positions)
+    found = [
+        section.linearize(x[samples])(tangents).unflatten(1, (positions, -1)).movedim(3, 1)
+        for samples in chunks(len(x), elements, x)
+    ]
     return torch.cat(found)
 
 
-def objective(
-    edges: Sequence[Float[Tensor, "out in"]], totals: Sequence[Tensor], power: float
-) -> list[Tensor]:
-    """Σ_ij (E_ij/E_total)^p of each layer pair, E_total fixed.
+def objective(edges: Float[Tensor, "out in"], total: float, power: float) -> Tensor:
+    """Σ_ij (E_ij/E_total)^p, E_total fixed.
 
     With the total of the rotated features instead, the objective could be lowered by making a few
     interactions large, and not the others small.
     """
-    return [
-        # The power's slope is infinite at zero.
-        (e / total + 1e-12).pow(power).sum()
-        for e, total in zip(edges, totals, strict=True)
-    ]
+    # The power's slope is infinite at zero.
+    return (edges / total + 1e-12).pow(power).sum()
+
+
+def cayley(angles: Float[Tensor, "k k"]) -> Float[Tensor, "k k"]:
+    """An orthogonal matrix, (I − A)⁻¹(I + A), of the skew-symmetric A = (S − Sᵀ)/2."""
+    skew = (angles - angles.T) / 2
+    eye = torch.eye(len(angles)).to(angles)
+    result: Tensor = torch.linalg.solve(eye - skew, eye + skew)
+    return result

@@ -9,9 +9,10 @@ by it, as in LIB. Isolated features and those beyond the first K stay what they 
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,13 +20,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch import distributed as dist
 
-from libgraph.accumulate import Data, Progress
+from libgraph.accumulate import Data, Progress, ranks
 from libgraph.bases.basis import Bases, Basis, Truncation, fixed_signs
 from libgraph.bases.lib import lib
-from libgraph.bases.pair_edges import Features, PairEdges, objective, pair_edges
+from libgraph.bases.pair_edges import Features, LayerPair, cayley, enough, objective, pair_edges
 from libgraph.bases.random import random_rotation
 from libgraph.bases.statistics import Statistics
+from libgraph.checkpoints import Checkpoints
 from libgraph.errors import NumericalError, UsageError
 from libgraph.memory import memory_budget
 from libgraph.network import Network
@@ -38,10 +41,22 @@ BATCH = 256
 """Samples of a step, positions counted."""
 
 SAMPLES = 1024
-"""Samples that rotations are found on, at most."""
+"""Samples that rotations are found on, at most; fewer where they have many positions."""
+
+PAIR_BYTES = 256 * 2**20
+"""What the Jacobians of a layer pair take at most. Samples are the same whatever is free, as long
+as they fit, so that an interrupted run can be taken up on another day."""
 
 EVERY = 50
 """Steps between evaluations on all of these samples, which are also what a resumed run loses."""
+
+WIDEST = 64
+"""Leading features that are turned unless told otherwise."""
+
+CHECKPOINTS = "sparse-*.safetensors"
+"""What the checkpoints of all starts are called."""
+
+log = logging.getLogger("libgraph")
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,9 @@ class SparseOptions:
         starts: 1: from LIB; 2: from principal components too; beyond: from random rotations.
         seed: of batches and random rotations.
         directory: where an interrupted run is taken up again; None for nowhere.
+
+    Raises:
+        UsageError: if one of them is out of its range.
     """
 
     features: int | None = None
@@ -64,11 +82,20 @@ class SparseOptions:
     seed: int = 0
     directory: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Check what only the command's options check otherwise."""
+        for name, right, wanted in (
+            ("features", self.features is None or self.features >= 2, "at least 2"),
+            ("power", 0 < self.power <= 1, "above 0 and at most 1"),
+            ("steps", self.steps >= 0, "at least 0"),
+            ("starts", self.starts >= 1, "at least 1"),
+        ):
+            if not right:
+                value = getattr(self, name)
+                raise UsageError(f"The sparse basis needs {name} of {wanted}, not {value}.")
+
 
 DEFAULTS = SparseOptions()
-
-WIDEST = 64
-"""Leading features that are turned unless told otherwise."""
 
 
 def sparse(
@@ -81,6 +108,8 @@ def sparse(
     start: Bases | None = None,
 ) -> dict[str, Basis]:
     """Rotations of LIB with few interactions; the best of several starts by the objective.
+
+    LIB itself, with a warning, where there is nothing to turn.
 
     Args:
         network: as for every method.
@@ -96,48 +125,46 @@ def sparse(
         NumericalError: if an interaction stops being finite, naming the layer pair; the last good
             rotation is kept in the options' directory.
     """
-    found = (
-        dict(start) if start is not None else lib(network, statistics, data, truncation, progress)
-    )
-    layers = _turned(found, options.features)
-    problem = Problem.of(network, found, layers, data, options)
-    outcomes = []
+    found = dict(start or lib(network, statistics, data, truncation, progress))
+    positions = max(each.positions for each in statistics.values())
+    few = min(data.limit or SAMPLES, SAMPLES, enough(BATCH, positions))
+    problem = Problem.of(network, found, replace(data, limit=few), options)
+    if not problem.pairs:
+        log.warning("The sparse basis is LIB: no node layer has two features that interact.")
+        return found
     with tempfile.TemporaryDirectory() as temporary:
-        directory = options.directory or Path(temporary)
-        for number in range(options.starts):
-            first = problem.start(number)
-            outcomes.append(problem.minimise(first, number, directory, progress))
+        directory, starts = options.directory or Path(temporary), range(options.starts)
+        outcomes = [problem.minimise(number, directory, progress) for number in starts]
         best = min(outcomes, key=lambda outcome: outcome[0])[1]
-        for number in range(options.starts):
+        for number in starts:
             (directory / _checkpoint(number)).unlink(missing_ok=True)
-    return {
-        name: turned(basis, best[name]) if name in best else basis for name, basis in found.items()
-    }
+    if ranks()[1] > 1:
+        # Ranks that differ in rounding, or in free memory, may have come to other rotations.
+        best = {name: rotation.contiguous() for name, rotation in best.items()}
+        for rotation in best.values():
+            dist.broadcast(rotation, 0)
+    return found | {name: turned(found[name], rotation) for name, rotation in best.items()}
 
 
 def turned(basis: Basis, rotation: Float[Tensor, "k k"]) -> Basis:
     """The basis with its leading features turned, scaled by their importance and sorted by it."""
-    isolated, k = basis.isolated, len(rotation)
+    features = Features.of(basis, len(rotation), basis.encoder.dtype)
     rotation = rotation.to(basis.encoder)
-    old = basis.importance[isolated : isolated + k]
     # Λ of LIB is the Jacobian Gram of its features at variance 1.
-    importance = old @ rotation.square()
-    order = importance.argsort(descending=True, stable=True)
-    rotation, importance = fixed_signs(rotation[:, order]), importance[order]
-    rest = len(basis) - isolated - k
-    eyes = [torch.eye(size).to(rotation) for size in (isolated, rest)]
-    into = torch.block_diag(eyes[0], rotation * importance.sqrt() / old.sqrt()[:, None], eyes[1])
-    back = torch.block_diag(
-        eyes[0], (rotation / importance.sqrt() * old.sqrt()[:, None]).T, eyes[1]
+    order = features.scale(rotation).argsort(descending=True, stable=True)
+    rotation = fixed_signs(rotation[:, order])
+    root = features.scale(rotation).sqrt()
+    encoder, decoder, importance = (
+        each.clone() for each in (basis.encoder, basis.decoder, basis.importance)
     )
-    everything = basis.importance.clone()
-    everything[isolated : isolated + k] = importance
-    return replace(
-        basis, encoder=basis.encoder @ into, decoder=back @ basis.decoder, importance=everything
-    )
+    some = slice(basis.isolated, basis.isolated + len(rotation))
+    encoder[:, some] = features.encoder @ rotation * root
+    decoder[some] = (rotation / root).T @ features.decoder
+    importance[some] = root.square()
+    return replace(basis, encoder=encoder, decoder=decoder, importance=importance)
 
 
-def _turned(bases: Bases, wanted: int | None) -> dict[str, int]:
+def _counts(bases: Bases, wanted: int | None) -> dict[str, int]:
     """How many leading features of each node layer are turned; layers with fewer than 2 are not."""
     kept = {name: len(basis) - basis.isolated for name, basis in bases.items() if basis.rotated}
     if wanted is not None and wanted > max(kept.values(), default=0):
@@ -151,118 +178,70 @@ def _turned(bases: Bases, wanted: int | None) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is minimised: edges of all layer pairs as functions of the rotations of node layers.
+    """What is minimised.
 
     Args:
-        pairs: names of the node layers on both sides, and the edges between them.
-        features: of every node layer.
-        totals: of each pair's edges in LIB.
+        pairs: those of which a side is turned and that interact at all.
+        features: of the node layers that are turned.
         options: as given.
     """
 
-    pairs: tuple[tuple[str, str, PairEdges], ...]
+    pairs: tuple[LayerPair, ...]
     features: Mapping[str, Features]
-    turned: Mapping[str, int]
-    totals: tuple[Tensor, ...]
     options: SparseOptions
 
     @classmethod
-    def of(
-        cls,
-        network: Network,
-        bases: Bases,
-        layers: Mapping[str, int],
-        data: Data,
-        options: SparseOptions,
-    ) -> Problem:
-        """With Jacobians on the first samples of the data."""
+    def of(cls, network: Network, bases: Bases, data: Data, options: SparseOptions) -> Problem:
+        """On all of the data, as far as memory allows."""
+        counts = _counts(bases, options.features)
         features = {
-            layer.name: _features(bases[layer.name], layers.get(layer.name), data.dtype)
-            for layer in network.node_layers
+            name: Features.of(basis, counts.get(name), data.dtype) for name, basis in bases.items()
         }
         generator = torch.Generator().manual_seed(options.seed)
-        memory = data.memory if data.memory is not None else memory_budget(data.device)
-        batches = iter(replace(data, limit=min(data.limit or SAMPLES, SAMPLES)))
-        with torch.no_grad():
-            inputs = torch.cat([batch.inputs for batch in batches])
-            pairs = tuple(
-                (
-                    a.name,
-                    b.name,
-                    pair_edges(
-                        section,
-                        x,
-                        features[a.name],
-                        features[b.name],
-                        batch=BATCH,
-                        memory=memory // (2 * len(network.sections)),
-                        generator=generator,
-                    ),
-                )
-                for (a, b, section), x in zip(
-                    network.pairs, network.activations(inputs), strict=False
-                )
+        free = data.memory if data.memory is not None else memory_budget(data.device)
+        memory = min(PAIR_BYTES, free // (2 * len(network.sections)))
+        checkpoints = Checkpoints(network, data)
+        pairs: list[LayerPair] = []
+        for index, (a, b, section) in reversed(list(enumerate(network.pairs))):
+            names, (inputs, outputs) = (a.name, b.name), (features[a.name], features[b.name])
+            if not (len(inputs) and len(outputs) and counts.keys() & names):
+                continue
+            with torch.no_grad():
+                x = torch.cat([activations() for activations in checkpoints.at(index)])
+            between = pair_edges(
+                section, x, inputs, outputs, batch=BATCH, memory=memory, generator=generator
             )
-        blank = cls(pairs, features, layers, (), options)
-        identity = {name: torch.eye(k).to(inputs.device, data.dtype) for name, k in layers.items()}
-        totals = tuple(edges.sum() for edges in blank.whole(identity))
-        return replace(blank, totals=totals)
-
-    def edges(
-        self, rotations: Mapping[str, Tensor], chosen: Sequence[Tensor | slice]
-    ) -> Iterator[Float[Tensor, "out in"]]:
-        """Of every layer pair on the chosen samples, outputs scaled by the root of importance."""
-        for (a, b, pair), some in zip(self.pairs, chosen, strict=True):
-            found = pair(some, rotations.get(a), rotations.get(b))
-            outputs = self.features[b]
-            if outputs.importance is not None:
-                scale = outputs.importance
-                if b in rotations:
-                    scale = outputs.scale(rotations[b])
-                found = found * scale.unsqueeze(1)
-            if not bool(found.isfinite().all()):
-                raise NumericalError(f"Interactions {a}->{b} are not finite in the sparse basis.")
-            yield found
-
-    @torch.no_grad()
-    def whole(self, rotations: Mapping[str, Tensor]) -> list[Float[Tensor, "out in"]]:
-        """The same on all samples, a batch at a time."""
-        result = []
-        for a, b, pair in self.pairs:
-            one = replace(self, pairs=((a, b, pair),))
-            total = torch.zeros(()).to(self.features[a].encoder)
-            for first in range(0, pair.count, pair.batch):
-                some = slice(first, min(first + pair.batch, pair.count))
-                (found,) = one.edges(rotations, [some])
-                found = found * ((some.stop - some.start) / pair.count)
-                total = total + found
-            result.append(total)
-        return result
+            pair = LayerPair(*names, between, outputs)
+            total = float(pair.whole({}).sum())
+            # What is left of interactions that cancel is noise, and not to be turned after.
+            if total > torch.finfo(data.dtype).eps * float(inputs.importance.sum()):
+                pairs.insert(0, replace(pair, total=total))
+        met = {name for pair in pairs for name in (pair.source, pair.target)}
+        return cls(tuple(pairs), {n: features[n] for n in counts if n in met}, options)
 
     def value(self, rotations: Mapping[str, Tensor]) -> float:
         """The objective on all samples."""
-        parts = objective(self.whole(rotations), self.totals, self.options.power)
-        return float(sum(parts))
+        power = self.options.power
+        return sum(float(objective(p.whole(rotations), p.total, power)) for p in self.pairs)
 
     def start(self, number: int) -> dict[str, Float[Tensor, "k k"]]:
         """Rotations to begin with: none, those to principal components, or random ones."""
-        result = {}
-        for index, (name, k) in enumerate(self.turned.items()):
-            if number == 0:
-                rotation = torch.eye(k, dtype=torch.float64)
-            elif number == 1:
-                rotation = _to_principal(self.features[name])
-            else:
-                rng = np.random.default_rng([self.options.seed, number, index])
-                rotation = torch.as_tensor(random_rotation(k, rng))
-            result[name] = rotation.to(self.features[name].encoder.device, torch.float64)
-        return result
+        if number == 1:
+            return {name: features.to_principal() for name, features in self.features.items()}
+        rng = np.random.default_rng([self.options.seed, number])
+        return {
+            name: torch.as_tensor(
+                random_rotation(len(features), rng) if number else np.eye(len(features))
+            ).to(features.encoder.device)
+            for name, features in self.features.items()
+        }
 
+    @torch.enable_grad()
     def minimise(
-        self, first: Mapping[str, Tensor], number: int, directory: Path, progress: Progress
+        self, number: int, directory: Path, progress: Progress
     ) -> tuple[float, dict[str, Float[Tensor, "k k"]]]:
         """The objective on all samples and the rotations, after all steps from a start."""
-        options = self.options
+        options, first = self.options, self.start(number)
         angles = {
             name: torch.zeros_like(q, dtype=self.features[name].encoder.dtype).requires_grad_()
             for name, q in first.items()
@@ -270,7 +249,7 @@ class Problem:
         optimizer = torch.optim.Adam(angles.values(), lr=LEARNING_RATE)
 
         def rotations() -> dict[str, Tensor]:
-            return {name: first[name].to(s.dtype) @ cayley(s) for name, s in angles.items()}
+            return {name: first[name].to(s) @ cayley(s) for name, s in angles.items()}
 
         def loss(step: int) -> Tensor:
             # Here, so that a run that is taken up again has the same rate.
@@ -278,16 +257,15 @@ class Problem:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-            chosen = [
-                torch.randperm(pair.count, generator=generator)[: pair.batch]
-                for _, _, pair in self.pairs
-            ]
-            edges = list(self.edges(rotations(), chosen))
-            total: Tensor = torch.stack(objective(edges, self.totals, options.power)).sum()
-            return total
+            now, parts = rotations(), []
+            for pair in self.pairs:
+                chosen = torch.randperm(pair.between.count, generator=generator)
+                chosen = chosen[: pair.between.batch].to(pair.outputs.encoder.device)
+                parts.append(objective(pair.edges(now, chosen), pair.total, options.power))
+            return torch.stack(parts).sum()
 
-        if options.steps and angles:
-            plural = f", start {number + 1} of {options.starts}" if options.starts > 1 else ""
+        plural = f", start {number + 1} of {options.starts}" if options.starts > 1 else ""
+        try:
             fit(
                 angles,
                 loss,
@@ -297,8 +275,7 @@ class Problem:
                 settings={
                     **asdict(replace(options, directory=None)),
                     "start": number,
-                    "sizes": dict(self.turned),
-                    "totals": [float(total) for total in self.totals],
+                    "pairs": {f"{p.source}->{p.target}": p.total for p in self.pairs},
                 },
                 evaluate=lambda: {"objective": self.value(rotations())},
                 evaluate_every=EVERY,
@@ -306,37 +283,16 @@ class Problem:
                 stage=f"sparse basis{plural}",
                 progress=progress,
             )
-        with torch.no_grad():
-            value = self.value(rotations())
-            # Orthogonal to double precision, whatever the steps were taken in.
-            return value, {name: first[name] @ cayley(s.double()) for name, s in angles.items()}
-
-
-def cayley(angles: Float[Tensor, "k k"]) -> Float[Tensor, "k k"]:
-    """An orthogonal matrix, (I − A)⁻¹(I + A), of the skew-symmetric A = (S − Sᵀ)/2."""
-    skew = (angles - angles.T) / 2
-    eye = torch.eye(len(angles)).to(angles)
-    result: Tensor = torch.linalg.solve(eye - skew, eye + skew)
-    return result
-
-
-def _features(basis: Basis, count: int | None, dtype: torch.dtype) -> Features:
-    """Those that are turned, of variance 1; of other layers the same, or all neurons."""
-    basis = basis.to(dtype)
-    if not basis.rotated:
-        return Features(basis.encoder, basis.decoder, None)
-    some = slice(basis.isolated, basis.isolated + (count or len(basis)))
-    root = basis.importance[some].sqrt()
-    return Features(
-        basis.encoder[:, some] / root, root.unsqueeze(1) * basis.decoder[some], root.square()
-    )
-
-
-def _to_principal(features: Features) -> Float[Tensor, "k k"]:
-    """From features of variance 1 to the principal components of what they span."""
-    covariance = features.decoder.double() @ features.decoder.double().T
-    return fixed_signs(torch.linalg.eigh(covariance).eigenvectors.flip(-1))
+        except NumericalError as error:
+            path = directory / _checkpoint(number)
+            if options.directory is None or not path.is_file() or str(path) in str(error):
+                raise
+            raise NumericalError(f"{error} The last good rotation is in '{path}'.") from None
+        # Orthogonal to double precision, whatever the steps were taken in; and never worse than
+        # the start, which a step may be where there is nothing to gain.
+        last = {name: first[name] @ cayley(s.detach().double()) for name, s in angles.items()}
+        return min(((self.value(each), each) for each in (first, last)), key=lambda end: end[0])
 
 
 def _checkpoint(number: int) -> str:
-    return f"sparse-{number}.safetensors"
+    return CHECKPOINTS.replace("*", str(number))
