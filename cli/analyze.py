@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--basis",
     metavar="NAME",
-    help="neuron, pca, random, global, lib, or a file of directions.  [lib]",
+    help="neuron, pca, random, global, lib, sparse, or a file of directions.  [lib]",
 )
 @analysis_options
 @click.option(
@@ -114,7 +114,7 @@ def run_analysis(
     model = load_backend(backend, **option)
     directory = out or Path("runs") / time.strftime(f"{backend}-%Y%m%d-%H%M%S")
     with ProgressDisplay(quiet=quiet or not main_rank) as progress:
-        _log_to(progress, verbose)
+        log_to(progress, verbose)
         run = analyze_model(model, out=directory, force=force, progress=progress, **options)
     _leave_ranks()
     return run if main_rank else None
@@ -137,7 +137,8 @@ def _leave_ranks() -> None:
         distributed.destroy_process_group()
 
 
-def _log_to(progress: Any, verbose: bool) -> None:
+def log_to(progress: Any, verbose: bool) -> None:
+    """Messages of the core go where the progress is shown."""
     from rich.logging import RichHandler
 
     log = logging.getLogger("libgraph")

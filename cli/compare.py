@@ -35,7 +35,7 @@ FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}
 @click.option(
     "--bases",
     metavar="NAMES",
-    help=f"Any of {BASES}, and files of directions, with commas between.  [{BASES}]",
+    help=f"Any of {BASES}, sparse, and files of directions, with commas between.  [{BASES}]",
 )
 @click.option(
     "--draws",

@@ -16,6 +16,7 @@ from libgraph_cli.analyze import analyze
 from libgraph_cli.backends import backends
 from libgraph_cli.communities import communities
 from libgraph_cli.compare import compare
+from libgraph_cli.degeneracy import degeneracy
 from libgraph_cli.diff import diff
 from libgraph_cli.train import train
 
@@ -38,6 +39,7 @@ cli.add_command(analyze)
 cli.add_command(backends)
 cli.add_command(communities)
 cli.add_command(compare)
+cli.add_command(degeneracy)
 cli.add_command(diff)
 cli.add_command(train)
 

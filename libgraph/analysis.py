@@ -359,7 +359,7 @@ class _Pipeline:
         finally:
             # Rotations that were half found are worth as much as a finished stage.
             if self.directory is not None and any(self.directory.partial.glob(CHECKPOINTS)):
-                self.directory.resumed = True
+                self.directory.keep()
         return {name: found[name] for name in names}
 
     def _refuse_empty(self, bases: Mapping[str, Bases]) -> None:

@@ -57,6 +57,7 @@ def gradient_grams(
             along = (2 * flips - 1) / passes**0.5
         gradients = vmap(pull)(along.unflatten(-1, (positions, size)).to(found))
         for gram, gradient in zip(grams, gradients, strict=True):
-            rows = gradient.flatten(0, -2)
-            gram += (rows.T @ rows).double()
+            # In float32 rounding errors of the product would make every direction count.
+            rows = gradient.flatten(0, -2).double()
+            gram += rows.T @ rows
     return grams

@@ -132,6 +132,7 @@ STAGE_FILES = (
     "halves.safetensors",
     "ablation.json",
     "significance.json",
+    "degeneracy.json",
     "run.json",
 )
 """What a run that replaces another may reuse."""
@@ -213,6 +214,10 @@ class RunDirectory:
             os.replace(self.partial, self.path)
             shutil.rmtree(aside, ignore_errors=True)
         self._unlock()
+
+    def keep(self) -> None:
+        """Have what is there kept when the run is abandoned, though no stage is finished."""
+        self.resumed = True
 
     def abandon(self) -> bool:
         """Remove the partial directory if this run made it and finished no stage.

@@ -1,8 +1,8 @@
 """Directions of the weights that activations or gradients leave free.
 
 With G the Gram of a weight's inputs and K that of the outputs' gradients at what it gives, a change
-ΔW with P_K ΔW P_G = 0, P projections on their ranges, does nothing on the data: at least
-d_in·d_out − rank(G)·rank(K) directions (arXiv 2405.10927). What is called free can be tried out.
+ΔW with P_G ΔW P_K = 0, P projections on their ranges, does nothing on the data to first order: at
+least d_in·d_out − rank(G)·rank(K) directions (arXiv 2405.10927). `try_moves` tries them out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.functional import pad
 
 from libgraph.accumulate import Data, Progress, Sums, accumulate, silent
 from libgraph.backend import Batch
@@ -41,9 +42,11 @@ class Spectrum:
         Raises:
             NumericalError: if the Gram is not finite; `where` names it.
         """
-        values, vectors = eigenbasis(gram, Truncation(False, -1.0), where)
-        values = values.clamp(min=0)
-        return cls(values, vectors, truncation.count(values))
+        values, vectors = eigenbasis(gram, Truncation(False, 0.0), where)
+        # What rounding errors made negative is zero.
+        rest = torch.linalg.qr(vectors, mode="complete").Q[:, len(values) :]
+        values = pad(values, (0, rest.shape[1]))
+        return cls(values, torch.cat([vectors, rest], dim=1), truncation.count(values))
 
     @cached_property
     def projection(self) -> Float[Tensor, "k k"]:
@@ -80,7 +83,7 @@ class WeightRanks:
 
     @property
     def free(self) -> int:
-        """Directions that change nothing."""
+        """Directions that change nothing, to first order."""
         return self.parameters - self.used
 
     def effective(self, epsilon: Float[Tensor, " m"], positions: int = 1) -> Float[Tensor, " m"]:
@@ -107,10 +110,14 @@ def weight_ranks(
 ) -> list[WeightRanks]:
     """Spectra and ranks of every weight, from one pass over the data.
 
+    Weights that the network never multiplies by are left out: nothing can be said of them.
+
     Raises:
         NumericalError: for activations or gradients that are not finite, naming the weight.
     """
     weights = weights_of(network) if weights is None else weights
+    if not weights:
+        return []
     numbers = itertools.count()
 
     def measure(batch: Batch) -> Sums:
@@ -119,6 +126,8 @@ def weight_ranks(
     sums = accumulate(data, measure, stage="ranks of weights", progress=progress)
     result = []
     for w in weights:
+        if f"{w.name} count" not in sums:
+            continue
         count = sums[f"{w.name} count"]
         spectra = (
             Spectrum.of(sums[f"{w.name} {side}"] / count, truncation, f"Gram of {side} of {w.name}")
@@ -130,28 +139,32 @@ def weight_ranks(
 
 def _sums(network: Network, weights: Sequence[Weight], inputs: Tensor, number: int) -> Sums:
     sums: dict[str, Tensor] = {}
-    shifts: dict[Weight, Tensor] = {}
+    # One a product: what is used several times has several.
+    shifts: list[tuple[Weight, Tensor]] = []
+
+    def add(name: str, value: Tensor) -> None:
+        sums[name] = sums[name] + value if name in sums else value
 
     def look(weight: Weight, x: Tensor, z: Tensor) -> None:
         rows = x.flatten(0, -2).double()
-        sums[f"{weight.name} inputs"] = rows.T @ rows
-        sums[f"{weight.name} count"] = torch.tensor(len(rows), dtype=torch.float64)
-        shifts[weight] = torch.zeros_like(z)
+        add(f"{weight.name} inputs", rows.T @ rows)
+        add(f"{weight.name} count", torch.tensor(len(rows), dtype=torch.float64))
+        shifts.append((weight, torch.zeros_like(z)))
 
     with watching(weights, look):
         network(inputs)
 
     def outputs(*given: Tensor) -> Tensor:
-        by_weight = dict(zip(shifts, given, strict=True))
-        with watching(weights, lambda weight, x, z: by_weight[weight]):
+        in_turn = iter(given)
+        with watching(weights, lambda weight, x, z: next(in_turn)):
             found: Tensor = network(inputs)
         return found
 
     # The gradients are taken while nothing is recorded otherwise.
     with torch.enable_grad():
-        grams = gradient_grams(outputs, list(shifts.values()), number)
-    for weight, gram in zip(shifts, grams, strict=True):
-        sums[f"{weight.name} gradients"] = gram
+        grams = gradient_grams(outputs, [shift for _, shift in shifts], number)
+    for (weight, _), gram in zip(shifts, grams, strict=True):
+        add(f"{weight.name} gradients", gram)
     return sums
 
 
@@ -179,11 +192,11 @@ def try_moves(
 ) -> dict[str, Trial]:
     """Move each weight along one random free and one random used direction, `step` of its norm.
 
-    The change is the largest one of any output on the data.
+    The change is the largest one of any output on the data; where all outputs are zero, as it is.
     """
     moves: dict[str, Mapping[str, Tensor]] = {}
     for number, each in enumerate(found):
-        matrix = each.weight.matrix.double()
+        matrix = each.weight.matrix.detach().double()
         generator = torch.Generator().manual_seed(seed + number)
         change = torch.randn(matrix.shape, generator=generator, dtype=torch.float64).to(matrix)
         used = each.used_part(change)
@@ -197,13 +210,14 @@ def try_moves(
     def measure(batch: Batch) -> Sums:
         outputs = network(batch.inputs)
         for name, tensors in moves.items():
-            changed = functional_call(network, dict(tensors), (batch.inputs,))
+            # With ties a module that stands in two places would not be put back as it was.
+            changed = functional_call(network, dict(tensors), (batch.inputs,), tie_weights=False)
             largest[name] = max(largest[name], float((changed - outputs).abs().max()))
         square = outputs.double().square()
         return {"square": square.sum(), "count": torch.tensor(square.numel())}
 
     sums = accumulate(data, measure, stage="moving weights", progress=progress)
-    scale = float((sums["square"] / sums["count"]).sqrt())
+    scale = float((sums["square"] / sums["count"]).sqrt()) or 1.0
     return {
         each.weight.name: Trial(
             largest[f"{each.weight.name} free"] / scale if each.free else None,

@@ -74,15 +74,16 @@ class Weight:
 
 
 def weights_of(network: Network) -> list[Weight]:
-    """All weights, in the order in which the network multiplies by them."""
+    """All weights, each once, in the order in which the network multiplies by them."""
     found: list[Weight] = []
+    seen: set[nn.Module] = set()
     for number, (a, b, section) in enumerate(network.pairs):
         pair = (a.name, b.name)
-        for path, module in section.named_modules():
+        for path, module in section.named_modules(memo=seen):
             if isinstance(module, Section):
-                direct = module is section
+                constant = b.constant if module is section else None
                 for factor in dict.fromkeys((*module.readers, *module.writers)):
-                    found += _of_section(module, factor, pair, path, number, b.constant and direct)
+                    found += _of_section(module, factor, pair, path, number, constant)
             elif isinstance(module, nn.Linear):
                 rows = module.in_features + (module.bias is not None)
                 found.append(
@@ -105,6 +106,7 @@ def watching(weights: Sequence[Weight], see: See) -> Iterator[None]:
     by_module: dict[Section | nn.Linear, list[Weight]] = {}
     for weight in weights:
         by_module.setdefault(weight.module, []).append(weight)
+    before = {module: module.watcher for module in by_module if isinstance(module, Section)}
     handles = []
     try:
         for module, own in by_module.items():
@@ -116,9 +118,8 @@ def watching(weights: Sequence[Weight], see: See) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for module in by_module:
-            if isinstance(module, Section):
-                module.watcher = None
+        for section, watcher in before.items():
+            section.watcher = watcher
 
 
 def moved(changes: Mapping[Weight, Tensor]) -> dict[str, Tensor]:
@@ -160,16 +161,18 @@ def _of_section(
     pair: tuple[str, str],
     path: str,
     number: int,
-    constant: bool,
+    constant: bool | None,
 ) -> Iterator[Weight]:
+    # Whether a section inside of another writes the constant is seen from what it does.
     matrix = section.factor(factor)
     rows, columns = (torch.arange(size, device=matrix.device) for size in matrix.shape)
     if factor in section.readers:
         # What no weight reads is there for others, such as a residual stream beside its norm.
         read = torch.stack([section.factor(name).abs().sum(1) for name in section.readers]).sum(0)
         rows = rows[read > 0]
-    if factor in section.writers and (constant or _is_constant(matrix[:, -1])):
-        columns = columns[:-1]
+    if factor in section.writers:
+        constant = _is_constant(matrix[:, -1]) if constant is None else constant
+        columns = columns[:-1] if constant else columns
     if not len(rows) or not len(columns) or _copies(matrix[rows][:, columns]):
         return
     own = f"{path}.{factor}" if path else factor

@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import XMLGenerator
 from xml.sax.xmlreader import AttributesImpl
 
 import numpy as np
+from numpy.typing import NDArray
 
 from libgraph.errors import DataError
 from libgraph.features import feature_ids
@@ -46,13 +48,20 @@ NODE_SPACING = 60.0
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_graphml(graph: InteractionGraph, path: str | Path) -> None:
+Attributes = Mapping[str, Mapping[str, NDArray[Any]]]
+"""Further attributes of nodes: by name, and node layer, one number a feature."""
+
+
+def write_graphml(
+    graph: InteractionGraph, path: str | Path, attributes: Attributes | None = None
+) -> None:
     """Write the graph as directed GraphML; the same graph always gives the same bytes.
 
     All features are nodes, with id ``ln1.0/17``, labelled by the first term of their label, with
     the whole of it as ``description``; edges are :meth:`InteractionGraph.kept_edges`,
     from input to output layer, with ``weight`` and the raw ``interaction`` E. ``community`` is -1
-    outside modules.
+    outside modules. Further attributes are integers or numbers, and left out at node layers that
+    have none.
 
     Raises:
         DataError: If a name or label has a character that XML cannot hold.
@@ -71,15 +80,16 @@ def write_graphml(graph: InteractionGraph, path: str | Path) -> None:
         xml = XMLGenerator(file, "utf-8", short_empty_elements=True)
         xml.startDocument()
         _start(xml, "graphml", {"xmlns": "http://graphml.graphdrawing.org/xmlns"})
-        for kind, keys in (("node", NODE_KEYS), ("edge", EDGE_KEYS)):
+        further = attributes or {}
+        for kind, keys in (("node", NODE_KEYS | _types(further)), ("edge", EDGE_KEYS)):
             for name, value_type in keys.items():
-                attributes = {"id": name, "for": kind, "attr.name": name, "attr.type": value_type}
+                described = {"id": name, "for": kind, "attr.name": name, "attr.type": value_type}
                 _newline(xml)
-                _start(xml, "key", attributes)
+                _start(xml, "key", described)
                 xml.endElement("key")
         _newline(xml)
         _start(xml, "graph", {"id": "libgraph", "edgedefault": "directed"})
-        _write_nodes(xml, graph, kept)
+        _write_nodes(xml, graph, kept, further)
         for (source, target), edges in kept.items():
             columns = (column.tolist() for column in edges)
             for i, j, interaction, weight in zip(*columns, strict=True):
@@ -93,8 +103,19 @@ def write_graphml(graph: InteractionGraph, path: str | Path) -> None:
         xml.endDocument()
 
 
+def _types(attributes: Attributes) -> dict[str, str]:
+    kinds = {
+        name: {values.dtype.kind for values in by_layer.values()}
+        for name, by_layer in attributes.items()
+    }
+    return {name: "int" if found <= set("iub") else "double" for name, found in kinds.items()}
+
+
 def _write_nodes(
-    xml: XMLGenerator, graph: InteractionGraph, kept: Mapping[Pair, KeptEdges]
+    xml: XMLGenerator,
+    graph: InteractionGraph,
+    kept: Mapping[Pair, KeptEdges],
+    attributes: Attributes,
 ) -> None:
     order = column_order(graph, kept, {layer.name: np.arange(layer.size) for layer in graph.layers})
     columns = len(graph.layers)
@@ -110,7 +131,7 @@ def _write_nodes(
         for feature, name in enumerate(feature_ids(layer)):
             label = layer.labels[feature] if layer.labels is not None else None
             r, g, b = module_colour(community[feature])
-            values = {
+            values: dict[str, str | float] = {
                 "label": label.text.split(" | ")[0] if label is not None else name,
                 "x": (column - (columns - 1) / 2) * column_step,
                 "y": float(y[feature]),
@@ -124,6 +145,11 @@ def _write_nodes(
                 "importance": float(layer.importance[feature]),
                 "concept": (label.concept or "") if label is not None else "",
                 "description": label.text if label is not None else "",
+            }
+            values |= {
+                key: by_layer[layer.name][feature].item()
+                for key, by_layer in attributes.items()
+                if layer.name in by_layer
             }
             _element(xml, "node", {"id": name}, values)
 

@@ -1,0 +1,459 @@
+"""`degeneracy`: all that in a network does nothing, measured one thing after the other.
+
+Ranks of weights, units and heads that act as one, the spectrum of the behavioural loss, how free
+directions add up over modules. Each part is a dictionary of plain numbers; with a directory it is
+written as soon as it is there, into `degeneracy.json`, and an interrupted run goes on after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from libgraph.accumulate import Data, Progress, accumulate, silent
+from libgraph.analysis import analyze
+from libgraph.backend import Backend, Batch, parse_options
+from libgraph.bases import Truncation
+from libgraph.degeneracy.behaviour import behaviour_spectrum
+from libgraph.degeneracy.by_module import module_additivity, module_strengths
+from libgraph.degeneracy.gates import (
+    UnitGroups,
+    extra_directions,
+    gate_statistics,
+    named_sections,
+    ungated,
+    unit_groups,
+)
+from libgraph.degeneracy.heads import head_groups, head_statistics, swap_loss, swapped
+from libgraph.degeneracy.jacobians import count_parameters
+from libgraph.degeneracy.ranks import Trial, WeightRanks, try_moves, weight_ranks
+from libgraph.degeneracy.settings import DegeneracyOptions
+from libgraph.degeneracy.unit_graph import own_coordinates, unit_graph
+from libgraph.degeneracy.volume import MOST_PARAMETERS, network_volume
+from libgraph.degeneracy.weights import weights_of
+from libgraph.errors import UsageError
+from libgraph.export.graphml import write_graphml
+from libgraph.files import write_json
+from libgraph.memory import batch_size, memory_budget
+from libgraph.network import Network
+from libgraph.report.degeneracy_figure import draw_degeneracy
+from libgraph.sections import GatedMLP, Linear, SkipMLP
+from libgraph.store import RunDirectory, hash_of, read_json
+
+log = logging.getLogger("libgraph")
+
+FILE = "degeneracy.json"
+SCHEMA = 1
+
+DECADES = 12
+"""How far below the largest eigenvalue N_eff is counted, in powers of ten."""
+
+PER_DECADE = 2
+
+EVERYWHERE = ("seed", "dtype", "device", "batch_size", "memory", "limit")
+READ = {
+    "weights": ("truncate",),
+    "units": ("truncate", "synchrony"),
+    "heads": ("synchrony",),
+    "behaviour": ("truncate", "samples", "probes", "steps"),
+    "volume": ("samples", "probes", "steps", "radius"),
+    "modules": ("truncate", "samples", "probes", "steps", "basis", "draws"),
+}
+"""Options that each part depends on: with the same ones it is not computed again."""
+
+Part = dict[str, Any]
+
+
+def degeneracy(
+    backend: Backend,
+    *,
+    out: str | Path | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+    **options: Any,
+) -> dict[str, Any]:
+    """What of a backend's network does nothing; what `degeneracy.json` holds.
+
+    Args:
+        backend: from `load_backend`, or an instance of your own.
+        out: directory to write; without it nothing is written.
+        force: whether a complete one of that name may be replaced.
+        progress: told how far each part has come.
+        **options: fields of `DegeneracyOptions`.
+
+    Raises:
+        UsageError: for wrong options, or a directory that exists or cannot be written.
+        BackendError: for a model that cannot be used.
+        DataError: for a split without samples.
+        NumericalError: for NaN or infinity, naming where.
+    """
+    parsed = parse_options(DegeneracyOptions, options, "the degeneracy analysis")
+    directory = RunDirectory(Path(out), force=force) if out is not None else None
+    try:
+        return _Measurement(backend, parsed, directory, progress).run()
+    except BaseException:
+        if directory is not None and directory.abandon():
+            log.warning(
+                "Finished parts are kept in '%s': the same command with --out '%s' goes on there.",
+                directory.partial,
+                directory.path,
+            )
+        raise
+
+
+@dataclass
+class _Measurement:
+    """The parts of one analysis."""
+
+    backend: Backend
+    options: DegeneracyOptions
+    directory: RunDirectory | None
+    progress: Progress
+
+    def run(self) -> dict[str, Any]:
+        """All parts in order."""
+        began = time.time()
+        self.seconds: dict[str, float] = {}
+        self.kept: dict[str, Any] = {"schema": SCHEMA, "backend": self.backend.name}
+        self.kept["options"] = self.options.model_dump(mode="json")
+        self.earlier = self._earlier()
+        self._part("weights", self._weights)
+        self._part("units", self._units)
+        self._part("heads", self._heads)
+        self._part("behaviour", self._behaviour)
+        if self.options.volume:
+            self._part("volume", self._volume)
+        self._part("modules", self._modules)
+        self.kept["totals"] = self._totals()
+        self.kept["seconds"] = self.seconds
+        if self.directory is not None:
+            self._finish(self.directory, began)
+        return self.kept
+
+    # What the parts work on
+
+    @cached_property
+    def network(self) -> Network:
+        dtype = getattr(torch, self.options.dtype)
+        return self.backend.network().to(device=self.options.device, dtype=dtype)
+
+    @cached_property
+    def data(self) -> Data:
+        return self._first(self.options.limit)
+
+    @cached_property
+    def few(self) -> Data:
+        """For what needs the Jacobians of all parameters."""
+        return self._first(min(self.options.limit or self.options.samples, self.options.samples))
+
+    def _first(self, limit: int | None) -> Data:
+        options = self.options
+        dtype = getattr(torch, options.dtype)
+        size = options.batch_size
+        if size is None:
+            one = Data(self.backend, "train", 1, 1, options.device, dtype)
+            memory = options.memory or memory_budget(options.device)
+            size = batch_size(self.network, next(iter(one)).inputs, memory)
+        size = min(size, limit or size)
+        return Data(self.backend, "train", size, limit, options.device, dtype, options.memory)
+
+    @cached_property
+    def ranks(self) -> list[WeightRanks]:
+        truncation = Truncation.parse(self.options.truncate)
+        return weight_ranks(self.network, self.data, truncation, progress=self.progress)
+
+    # Parts
+
+    def _weights(self) -> Part:
+        trials = try_moves(
+            self.network, self.data, self.ranks, seed=self.options.seed, progress=self.progress
+        )
+        return {each.weight.name: _weight(each, trials[each.weight.name]) for each in self.ranks}
+
+    def _units(self) -> Part:
+        statistics = gate_statistics(self.network, self.data, self.progress)
+        sections = dict(named_sections(self.network))
+        result: Part = {}
+        for name, each in statistics.items():
+            close = unit_groups(each, self.options.synchrony)
+            same = unit_groups(each)
+            result[name] = {
+                "units": len(each.gate),
+                "dead": close.dead,
+                "constant": close.constant,
+                "groups": close.groups,
+                "exact_groups": same.groups,
+                "extra": sum(same.extra),
+                "new": self._new(name, same, isinstance(sections[name], GatedMLP)),
+                **self._swap(name, close),
+                "order": close.order,
+                "distances": close.distances.tolist() if len(each.gate) <= MOST_DRAWN else None,
+            }
+        for name, reason in ungated(self.network).items():
+            result[name] = {"skipped": reason}
+        return result
+
+    def _heads(self) -> Part:
+        result: Part = {}
+        for name, each in head_statistics(self.network, self.data, self.progress).items():
+            close, same = head_groups(each, self.options.synchrony), head_groups(each)
+            result[name] = {
+                "heads": len(each.distances),
+                "groups": close.groups,
+                "exact_groups": same.groups,
+                "extra": sum(same.extra),
+                **self._swap(name, close),
+                "order": close.order,
+                "distances": each.distances.tolist(),
+            }
+        return result
+
+    def _swap(self, name: str, groups: Any) -> Part:
+        """What the groups' common gates, or patterns, do to outputs and score."""
+        if not groups.groups:
+            return {"swap_share": None, "swap_score": None}
+        found = swap_loss(self.network, self.data, {name: groups}, self.progress)
+        with swapped(self.network, {name: groups}):
+            score = self._score()
+        return {"swap_share": found.share, "swap_score": score}
+
+    def _score(self) -> float:
+        def measure(batch: Batch) -> dict[str, torch.Tensor]:
+            scores = self.backend.score(self.network(batch.inputs), batch.targets)
+            return {"sum": scores.double().sum(), "count": torch.tensor(scores.numel())}
+
+        sums = accumulate(self.data, measure, stage="scores", progress=self.progress)
+        return float(sums["sum"] / sums["count"])
+
+    def _new(self, name: str, groups: UnitGroups, gated: bool) -> int | None:
+        """Extra directions that low rank does not leave free already; None where not known."""
+        by_name = {each.weight.name: each for each in self.ranks}
+        path = f"{name}." if " " in name else f"{name} "
+        inner = by_name.get(path + ("gate" if gated else "inner"))
+        outer = by_name.get(path + "outer") or self._reader(name)
+        if inner is None or outer is None:
+            return None
+        # Below the units there may be the constant's row.
+        rows = slice(0, inner.weight.shape[1])
+        matrix, projection = outer.weight.matrix, outer.inputs.projection
+        if outer.weight.rows[rows].tolist() != list(range(inner.weight.shape[1])):
+            return None
+        return sum(
+            extra_directions(
+                group,
+                inner.weight.matrix.double(),
+                matrix[rows].double(),
+                inner.inputs.projection,
+                inner.gradients.projection,
+                projection[rows][:, rows],
+                outer.gradients.projection,
+                scale=groups.scale,
+            )[1]
+            for group in groups.groups
+        )
+
+    def _reader(self, name: str) -> WeightRanks | None:
+        """The only weight that reads units which are the next node layer's own coordinates."""
+        pairs = self.network.pairs
+        names = [f"{a.name}->{b.name}" for a, b, _ in pairs]
+        number = names.index(name) if name in names else len(pairs)
+        if number + 1 >= len(pairs):
+            return None
+        writer, after = (pairs[i][2] for i in (number, number + 1))
+        if not isinstance(writer, SkipMLP) or not own_coordinates(writer):
+            return None
+        if not isinstance(after, Linear | SkipMLP) or len(after.readers) > 1:
+            return None
+        if isinstance(after, SkipMLP) and bool(after.skip[: len(writer.outer)].any()):
+            return None
+        weight = f"{names[number + 1]} {after.readers[0]}"
+        return next((each for each in self.ranks if each.weight.name == weight), None)
+
+    def _behaviour(self) -> Part:
+        found = behaviour_spectrum(
+            self.network,
+            self.few,
+            truncation=Truncation.parse(self.options.truncate),
+            seed=self.options.seed,
+            probes=self.options.probes,
+            steps=self.options.steps,
+            progress=self.progress,
+        )
+        # Where nothing changes the outputs, any ε will do.
+        largest = float(found.values.max()) or 1.0
+        epsilons = largest * np.logspace(0, -DECADES, DECADES * PER_DECADE + 1)
+        wanted = torch.as_tensor(epsilons)
+        return {
+            "parameters": found.parameters,
+            "samples": min(self.backend.samples("train"), self.few.limit or 0),
+            "exact": found.exact,
+            "rank": found.rank,
+            "largest": largest,
+            "epsilons": epsilons.tolist(),
+            "effective": found.effective(wanted).tolist(),
+            "errors": found.error(wanted).tolist(),
+        }
+
+    def _volume(self) -> Part:
+        parameters = count_parameters(weights_of(self.network))
+        if parameters > MOST_PARAMETERS:
+            raise UsageError(
+                f"{parameters} parameters are too many to sample their volume: leave out --volume, "
+                f"which takes at most {MOST_PARAMETERS}."
+            )
+        largest = self.kept["behaviour"]["largest"]
+        epsilons = (largest * np.logspace(0, -4, 9)).tolist()
+        found = network_volume(
+            self.network,
+            self.few,
+            epsilons,
+            radius=self.options.radius,
+            seed=self.options.seed,
+            progress=self.progress,
+        )
+        return {
+            "radius": self.options.radius,
+            "epsilons": epsilons,
+            "effective": [None if np.isnan(x) else x for x in found.effective.tolist()],
+            "errors": [None if np.isnan(x) else x for x in found.errors.tolist()],
+            "drift": [None if np.isnan(x) else x for x in found.drift.tolist()],
+        }
+
+    def _modules(self) -> Part:
+        options = self.options
+        run = analyze(
+            self.backend,
+            basis=options.basis,
+            beside=(),
+            ablate=False,
+            limit=options.limit,
+            truncate=options.truncate,
+            dtype=options.dtype,
+            device=options.device,
+            batch_size=options.batch_size,
+            memory=options.memory,
+            seed=options.seed,
+            progress=self.progress,
+        )
+        if run.graph.partition is None or not run.graph.partition.size:
+            reason = "the features do not interact, so that there are no modules"
+            return {"basis": run.options.main, "skipped": reason}
+        largest = self.kept["behaviour"]["largest"]
+        epsilons = largest * np.logspace(0, -8, 9)
+        try:
+            found = module_additivity(
+                self.network,
+                self.few,
+                run.bases[run.options.main],
+                run.graph,
+                epsilons=epsilons.tolist(),
+                draws=options.draws,
+                seed=options.seed,
+                truncation=Truncation.parse(options.truncate),
+                progress=self.progress,
+            )
+        except UsageError as error:
+            # The Jacobians of a large network do not fit: all the rest is known all the same.
+            return {"basis": run.options.main, "skipped": str(error)}
+        return {
+            "basis": run.options.main,
+            **found.as_dict(),
+            "strengths": _finite_rows(module_strengths(run.graph)),
+        }
+
+    def _totals(self) -> Part:
+        weights = self.kept["weights"].values()
+        groups = [*self.kept["units"].values(), *self.kept["heads"].values()]
+        parameters = sum(each["parameters"] for each in weights)
+        free = sum(each["free"] for each in weights)
+        extra = sum(each.get("new", each.get("extra")) or 0 for each in groups)
+        return {"parameters": parameters, "free": free, "extra": extra}
+
+    # Keeping
+
+    def _part(self, name: str, compute: Callable[[], Part]) -> None:
+        began = time.monotonic()
+        hashed = hash_of(name, self._identity(name)) if self.directory else ""
+        known = self.directory is not None and self.directory.finished(name, hashed)
+        if self.directory is not None and known and name in self.earlier:
+            self.kept[name] = self.earlier[name]
+            self.seconds[name] = self.directory.stages[name]["seconds"]
+            return
+        self.kept[name] = compute()
+        self.seconds[name] = round(time.monotonic() - began, 3)
+        if self.directory is not None:
+            # Later parts that an earlier run finished may still hold.
+            write_json(self.directory.file(FILE), self.earlier | self.kept)
+            self.directory.finish(name, hashed, self.seconds[name])
+
+    def _identity(self, name: str) -> Mapping[str, Any]:
+        options = self.options.model_dump(mode="json", include={*EVERYWHERE, *READ[name]})
+        return {
+            "libgraph": version("libgraph"),
+            "torch": torch.__version__,
+            "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
+            "network": self.network.fingerprint(),
+            "options": options,
+        }
+
+    def _earlier(self) -> dict[str, Any]:
+        if self.directory is None or not self.directory.file(FILE).is_file():
+            return {}
+        found: dict[str, Any] = read_json(self.directory.file(FILE))
+        return found
+
+    def _finish(self, directory: RunDirectory, began: float) -> None:
+        self.progress("writing", 0, 1)
+        write_json(directory.file(FILE), self.kept)
+        graph, attributes = unit_graph(self.network, self.data, self.kept, self.progress)
+        write_graphml(graph, directory.file("graph.graphml"), attributes)
+        try:
+            draw_degeneracy(self.kept, directory.partial)
+        except UsageError as error:
+            log.warning("Figures were not drawn: %s", error)
+        directory.complete(
+            {
+                "backend": self.backend.name,
+                "backend_options": self.backend.options.model_dump(mode="json"),
+                "degeneracy": self.options.model_dump(mode="json"),
+                "versions": {"libgraph": version("libgraph"), "torch": torch.__version__},
+                "network": self.network.fingerprint(),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+                "seconds": self.seconds,
+            }
+        )
+        self.progress("writing", 1, 1)
+
+
+MOST_DRAWN = 1024
+"""Units whose distances are kept and drawn, at most."""
+
+
+def _weight(found: WeightRanks, trial: Trial) -> Part:
+    rows, columns = found.weight.shape
+    return {
+        "pair": list(found.weight.pair),
+        "rows": rows,
+        "columns": columns,
+        "parameters": found.parameters,
+        "input_rank": found.inputs.rank,
+        "gradient_rank": found.gradients.rank,
+        "free": found.free,
+        "moved_free": trial.free,
+        "moved_used": trial.used,
+        "input_spectrum": found.inputs.values.tolist(),
+        "gradient_spectrum": found.gradients.values.tolist(),
+    }
+
+
+def _finite_rows(matrix: np.ndarray) -> list[list[float | None]]:
+    return [[float(x) if np.isfinite(x) else None for x in row] for row in matrix]

@@ -1,0 +1,119 @@
+"""The graph of a network's own coordinates, hidden units among them, for Gephi.
+
+Node layers are left in their neuron basis, and a section with hidden units is cut in two at them,
+so that units are nodes: x → (φ(xA), x) → φ(xA)B + xS. Nodes say how much of their coordinate is
+used by the data, whether it is dead, and to which group of synchronised units it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from libgraph.accumulate import Data, Progress
+from libgraph.bases import METHODS, Truncation, node_statistics
+from libgraph.degeneracy.ranks import Spectrum
+from libgraph.export.graphml import Attributes
+from libgraph.features import LayerFeatures
+from libgraph.graph import InteractionGraph
+from libgraph.interactions import interactions
+from libgraph.network import Network, NodeLayer
+from libgraph.quadrature import Quadrature
+from libgraph.sections import GatedMLP, Linear, Section, SkipMLP
+
+HIDDEN = "hidden"
+
+
+def unit_graph(
+    network: Network, data: Data, found: Mapping[str, Any], progress: Progress
+) -> tuple[InteractionGraph, Attributes]:
+    """Interactions between coordinates and units, and what nodes are known to be.
+
+    Args:
+        network: as it is.
+        data: what interactions are averaged over.
+        found: what `degeneracy.json` holds.
+        progress: told how far it is.
+
+    Returns:
+        The graph, and by node layer `rank_share` (the diagonal of the projection onto the range of
+        the activations: 0 unused, 1 independent of the others; it adds up to the rank), `dead`
+        (1 or 0) and `synchronisation_group` (-1 for none).
+    """
+    unfolded, units = with_hidden_layers(network)
+    statistics = node_statistics(unfolded, data, progress)
+    truncation = Truncation.parse(found["options"]["truncate"])
+    bases = METHODS["neuron"](unfolded, statistics, data, truncation, progress)
+    edges = interactions(unfolded, {"neuron": bases}, data, Quadrature.gradient(), progress)
+    layers, shares, dead, groups = [], {}, {}, {}
+    for layer in unfolded.node_layers:
+        name, basis, known = layer.name, bases[layer.name], statistics[layer.name]
+        second = known.covariance + torch.outer(known.mean, known.mean)
+        share = Spectrum.of(
+            second, truncation, f"Gram at node layer '{name}'"
+        ).projection.diagonal()
+        # Nodes are features of the neuron basis: the isolated ones first.
+        order = basis.decoder.abs().argmax(1)
+        layers.append(
+            LayerFeatures(name, basis.importance.cpu().numpy(), basis.isolated, basis.rotated)
+        )
+        shares[name] = share[order].cpu().numpy()
+        dead[name] = (second.diagonal()[order] == 0).long().cpu().numpy()
+        if name in units:
+            member = np.full(layer.size, -1)
+            # Units without gates have no groups.
+            for number, members in enumerate(found["units"][units[name]].get("groups", ())):
+                member[members] = number
+            groups[name] = member[order.cpu().numpy()]
+    matrices = {pair: matrix.cpu().numpy() for pair, matrix in edges["neuron"].items()}
+    graph = InteractionGraph(tuple(layers), matrices)
+    return graph, {"rank_share": shares, "dead": dead, "synchronisation_group": groups}
+
+
+def with_hidden_layers(network: Network) -> tuple[Network, dict[str, str]]:
+    """The same map with a node layer at the units of each section that has some.
+
+    Returns:
+        The network, and which section's units each node layer that begins with units holds.
+    """
+    sections: list[Section] = []
+    layers: list[NodeLayer] = [network.node_layers[0]]
+    units: dict[str, str] = {}
+    for a, b, section in network.pairs:
+        gated = isinstance(section, GatedMLP)
+        if isinstance(section, SkipMLP) and not gated and a.constant:
+            count, size = section.outer.shape[0], section.d_in
+            if own_coordinates(section):
+                units[b.name] = f"{a.name}->{b.name}"
+                sections.append(section)
+            else:
+                hidden = NodeLayer(f"{b.name} {HIDDEN}", count + size)
+                units[hidden.name] = f"{a.name}->{b.name}"
+                layers.append(hidden)
+                eye = torch.eye(size).to(section.skip)
+                outer = torch.eye(count).to(section.outer)
+                sections += [
+                    SkipMLP(
+                        pad(eye, (count, 0)),
+                        section.inner,
+                        pad(outer, (0, size)),
+                        section.activation,
+                    ),
+                    Linear(torch.cat([section.outer, section.skip])),
+                ]
+        else:
+            sections.append(section)
+        layers.append(b)
+    return Network(network.embed, sections, layers), units
+
+
+def own_coordinates(section: SkipMLP) -> bool:
+    """Whether the units are the next node layer's coordinates, and nothing is added to them."""
+    count = section.outer.shape[0]
+    alone = not bool(section.skip[:, :count].any())
+    eye = torch.eye(count, section.d_out).to(section.outer)
+    return alone and section.d_out in (count, count + 1) and torch.equal(section.outer, eye)
