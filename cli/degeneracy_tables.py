@@ -114,6 +114,8 @@ def _effective(found: Mapping[str, Any]) -> Table:
 def _with_error(value: float | None, error: float | None) -> str:
     if value is None or error is None:
         return "-"
+    if error > max(value, 1) / 2:
+        return "not resolved"
     return f"{value:.0f}" if error == 0 else f"{value:.1f} ± {error:.1f}"
 
 

@@ -201,6 +201,18 @@ def test_estimate_agrees_with_exact():
     assert abs(shares.mean() - exact.values.sum()) < 3 * shares.std() / 20**0.5
 
 
+def test_estimates_are_no_more_than_there_are_outputs():
+    network = random_network(["gelu", "linear"], [5, 5, 2], rotated=False)
+    data = toy_data(network, normal(seeded(0), 4, 1, 5))
+    found = behaviour_spectrum(network, data, most_exact=2, steps=3)
+    assert not found.exact
+    rows = 4 * 2
+    assert found.most == rows < found.parameters
+    epsilon = torch.tensor([0.0, 1e-12])
+    assert float(found.effective(epsilon).max()) <= rows
+    assert float(found.bounds(epsilon)[1].max()) <= rows
+
+
 def test_estimate_does_not_depend_on_batches_or_memory():
     network = random_network(["tanh", "linear"], [3, 2, 2], seed=4)
     inputs = normal(seeded(0), 12, 1, 3)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from libgraph.bases import METHODS, Truncation, node_statistics
 from libgraph.communities import Partition, find_communities
 from libgraph.degeneracy.behaviour import behaviour_hessian, behaviour_spectrum
 from libgraph.degeneracy.by_module import (
+    ModuleAdditivity,
+    Part,
     module_additivity,
     module_strengths,
     parameter_modules,
@@ -530,3 +533,21 @@ def test_mistakes(monkeypatch):
     network.sections[1].matrix[0, 0] = torch.nan
     with pytest.raises(NumericalError, match="NaN"):
         call()
+
+
+def test_modules_that_are_whole_node_layers_have_no_ratio():
+    """Features of one layer that change places change nothing there."""
+    found = ModuleAdditivity(
+        epsilons=torch.tensor([1.0]),
+        modules=(Part(4, 4, torch.tensor([2.0])), Part(4, 4, torch.tensor([1.0]))),
+        together=Part(8, 8, torch.tensor([2.5])),
+        unassigned=Part(0, 0, torch.tensor([0.0])),
+        whole=Part(8, 8, torch.tensor([2.5])),
+        random=torch.tensor([[3.0], [3.0]]),
+        samples=10,
+        rows=10,
+        exact=True,
+    )
+    assert bool(found.ratio.isnan().all())
+    other = replace(found, random=torch.tensor([[3.5], [3.5]]))
+    assert float(other.ratio) == pytest.approx(0.5)

@@ -98,7 +98,14 @@ def behaviour_spectrum(
         shares = shares * parameters / probes
         resolved = bool(ended.all())
         return Spectrum(
-            parameters, values.flatten(), shares.flatten(), False, probes, resolved, truncation
+            parameters,
+            values.flatten(),
+            shares.flatten(),
+            False,
+            probes,
+            resolved,
+            truncation,
+            min(parameters, rows),
         )
     if parameters <= rows:
         matrix = behaviour_hessian(network, data, weights, progress)
@@ -133,7 +140,9 @@ def behavioural_loss(
     tensors = moved(changes)
 
     def measure(batch: Batch) -> Sums:
-        difference = functional_call(network, tensors, (batch.inputs,)) - network(batch.inputs)
+        difference = functional_call(
+            network, tensors, (batch.inputs,), tie_weights=False
+        ) - network(batch.inputs)
         square = difference.double().square().sum()
         return {"square": square, "samples": torch.tensor(len(batch.inputs))}
 
@@ -180,7 +189,9 @@ def _product(
         def measure(batch: Batch) -> Sums:
             def outputs(flat: Tensor) -> Tensor:
                 tensors = moved(split_change(flat, weights))
-                found: Tensor = functional_call(network, tensors, (batch.inputs,))
+                found: Tensor = functional_call(
+                    network, tensors, (batch.inputs,), tie_weights=False
+                )
                 return found
 
             zeros = torch.zeros_like(vectors[0], dtype=data.dtype)

@@ -121,14 +121,16 @@ class ModuleAdditivity:
         """(Σ_m d_m − d) / (random mean − d), d of all modules together.
 
         0 where modules do not interact, 1 where they are no better than at random. NaN where
-        random ones do not interact either, and where more matters than signed sums of outputs can
-        tell: d above `SATURATED` of `rows`. Parameters without a module are left out on both
+        random ones do not interact either, or are the same because each node layer lies in one
+        module; and where more matters than signed sums of outputs can tell, d above `SATURATED` of
+        `rows`. Parameters without a module are left out on both
         sides, because they interact with every partition alike.
         """
         together = self.together.effective
         gap = self.random_mean - together
         ratio = (self.sum - together) / gap
-        told = gap > NO_GAP * together
+        others = (self.random - self.sum).abs().amax(0)
+        told = (gap > NO_GAP * together) & (others > NO_GAP * together)
         if not self.exact:
             told &= together <= SATURATED * self.rows
         return torch.where(told, ratio, torch.nan)

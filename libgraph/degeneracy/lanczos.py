@@ -7,6 +7,7 @@ quadrature). What so few nodes leave open is known, and is part of the error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class Spectrum:
         resolved: whether every probe took all the steps that it can, so that its values are
             eigenvalues.
         truncation: below which eigenvalue a direction counts as free.
+        most: how many eigenvalues can be above zero, where fewer outputs than parameters say so.
     """
 
     parameters: int
@@ -48,10 +50,11 @@ class Spectrum:
     probes: int = 1
     resolved: bool = True
     truncation: Truncation = SHARP
+    most: float = math.inf
 
     def effective(self, epsilon: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         """N_eff(ε): how many eigenvalues lie above each ε."""
-        return self._counts(epsilon).mean(0)
+        return self._counts(epsilon).mean(0).clamp(max=self.most)
 
     def error(self, epsilon: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         """Standard error of that; 0 where exact.
@@ -77,7 +80,9 @@ class Spectrum:
         sums = pad(shares.cumsum(1), (2, 1))
         sums[:, -1] = sums[:, -2]
         above = self._above(epsilon)
-        return sums.gather(1, above).mean(0), sums.gather(1, above + 2).mean(0)
+        ends = (sums.gather(1, place).mean(0) for place in (above, above + 2))
+        low, high = (end.clamp(max=self.most) for end in ends)
+        return low, high
 
     @property
     def rank(self) -> int:

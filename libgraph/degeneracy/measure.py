@@ -19,25 +19,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from libgraph.accumulate import Data, Progress, accumulate, silent
+from libgraph.accumulate import Data, Progress, silent
 from libgraph.analysis import analyze
-from libgraph.backend import Backend, Batch, parse_options
+from libgraph.backend import Backend, parse_options
 from libgraph.bases import Truncation
 from libgraph.degeneracy.behaviour import behaviour_spectrum
 from libgraph.degeneracy.by_module import module_additivity, module_strengths
-from libgraph.degeneracy.gates import (
-    UnitGroups,
-    extra_directions,
-    gate_statistics,
-    named_sections,
-    ungated,
-    unit_groups,
-)
-from libgraph.degeneracy.heads import head_groups, head_statistics, swap_loss, swapped
 from libgraph.degeneracy.jacobians import count_parameters
 from libgraph.degeneracy.ranks import Trial, WeightRanks, try_moves, weight_ranks
 from libgraph.degeneracy.settings import DegeneracyOptions
-from libgraph.degeneracy.unit_graph import own_coordinates, unit_graph
+from libgraph.degeneracy.synchrony import Synchrony
+from libgraph.degeneracy.unit_graph import unit_graph
 from libgraph.degeneracy.volume import MOST_PARAMETERS, network_volume
 from libgraph.degeneracy.weights import weights_of
 from libgraph.errors import UsageError
@@ -46,7 +38,6 @@ from libgraph.files import write_json
 from libgraph.memory import batch_size, memory_budget
 from libgraph.network import Network
 from libgraph.report.degeneracy_figure import draw_degeneracy
-from libgraph.sections import GatedMLP, Linear, SkipMLP
 from libgraph.store import RunDirectory, hash_of, read_json
 
 log = logging.getLogger("libgraph")
@@ -180,103 +171,15 @@ class _Measurement:
         return {each.weight.name: _weight(each, trials[each.weight.name]) for each in self.ranks}
 
     def _units(self) -> Part:
-        statistics = gate_statistics(self.network, self.data, self.progress)
-        sections = dict(named_sections(self.network))
-        result: Part = {}
-        for name, each in statistics.items():
-            close = unit_groups(each, self.options.synchrony)
-            same = unit_groups(each)
-            result[name] = {
-                "units": len(each.gate),
-                "dead": close.dead,
-                "constant": close.constant,
-                "groups": close.groups,
-                "exact_groups": same.groups,
-                "extra": sum(same.extra),
-                "new": self._new(name, same, isinstance(sections[name], GatedMLP)),
-                **self._swap(name, close),
-                "order": close.order,
-                "distances": close.distances.tolist() if len(each.gate) <= MOST_DRAWN else None,
-            }
-        for name, reason in ungated(self.network).items():
-            result[name] = {"skipped": reason}
-        return result
+        return self.synchrony.units(lambda: self.ranks)
 
     def _heads(self) -> Part:
-        result: Part = {}
-        for name, each in head_statistics(self.network, self.data, self.progress).items():
-            close, same = head_groups(each, self.options.synchrony), head_groups(each)
-            result[name] = {
-                "heads": len(each.distances),
-                "groups": close.groups,
-                "exact_groups": same.groups,
-                "extra": sum(same.extra),
-                **self._swap(name, close),
-                "order": close.order,
-                "distances": each.distances.tolist(),
-            }
-        return result
+        return self.synchrony.heads()
 
-    def _swap(self, name: str, groups: Any) -> Part:
-        """What the groups' common gates, or patterns, do to outputs and score."""
-        if not groups.groups:
-            return {"swap_share": None, "swap_score": None}
-        found = swap_loss(self.network, self.data, {name: groups}, self.progress)
-        with swapped(self.network, {name: groups}):
-            score = self._score()
-        return {"swap_share": found.share, "swap_score": score}
-
-    def _score(self) -> float:
-        def measure(batch: Batch) -> dict[str, torch.Tensor]:
-            scores = self.backend.score(self.network(batch.inputs), batch.targets)
-            return {"sum": scores.double().sum(), "count": torch.tensor(scores.numel())}
-
-        sums = accumulate(self.data, measure, stage="scores", progress=self.progress)
-        return float(sums["sum"] / sums["count"])
-
-    def _new(self, name: str, groups: UnitGroups, gated: bool) -> int | None:
-        """Extra directions that low rank does not leave free already; None where not known."""
-        by_name = {each.weight.name: each for each in self.ranks}
-        path = f"{name}." if " " in name else f"{name} "
-        inner = by_name.get(path + ("gate" if gated else "inner"))
-        outer = by_name.get(path + "outer") or self._reader(name)
-        if inner is None or outer is None:
-            return None
-        # Below the units there may be the constant's row.
-        rows = slice(0, inner.weight.shape[1])
-        matrix, projection = outer.weight.matrix, outer.inputs.projection
-        if outer.weight.rows[rows].tolist() != list(range(inner.weight.shape[1])):
-            return None
-        return sum(
-            extra_directions(
-                group,
-                inner.weight.matrix.double(),
-                matrix[rows].double(),
-                inner.inputs.projection,
-                inner.gradients.projection,
-                projection[rows][:, rows],
-                outer.gradients.projection,
-                scale=groups.scale,
-            )[1]
-            for group in groups.groups
-        )
-
-    def _reader(self, name: str) -> WeightRanks | None:
-        """The only weight that reads units which are the next node layer's own coordinates."""
-        pairs = self.network.pairs
-        names = [f"{a.name}->{b.name}" for a, b, _ in pairs]
-        number = names.index(name) if name in names else len(pairs)
-        if number + 1 >= len(pairs):
-            return None
-        writer, after = (pairs[i][2] for i in (number, number + 1))
-        if not isinstance(writer, SkipMLP) or not own_coordinates(writer):
-            return None
-        if not isinstance(after, Linear | SkipMLP) or len(after.readers) > 1:
-            return None
-        if isinstance(after, SkipMLP) and bool(after.skip[: len(writer.outer)].any()):
-            return None
-        weight = f"{names[number + 1]} {after.readers[0]}"
-        return next((each for each in self.ranks if each.weight.name == weight), None)
+    @cached_property
+    def synchrony(self) -> Synchrony:
+        tolerance = self.options.synchrony
+        return Synchrony(self.network, self.backend, self.data, tolerance, self.progress)
 
     def _behaviour(self) -> Part:
         found = behaviour_spectrum(
@@ -432,10 +335,6 @@ class _Measurement:
             }
         )
         self.progress("writing", 1, 1)
-
-
-MOST_DRAWN = 1024
-"""Units whose distances are kept and drawn, at most."""
 
 
 def _weight(found: WeightRanks, trial: Trial) -> Part:

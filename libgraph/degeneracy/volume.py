@@ -167,7 +167,9 @@ def network_volume(
 
     def loss(flat: Tensor) -> Tensor:
         tensors = moved(split_change(flat, weights))
-        difference: Tensor = functional_call(network, tensors, (inputs,)) - outputs
+        difference: Tensor = (
+            functional_call(network, tensors, (inputs,), tie_weights=False) - outputs
+        )
         return difference.square().sum() / len(inputs)
 
     return local_volume(

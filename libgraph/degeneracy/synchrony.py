@@ -1,0 +1,164 @@
+"""Units and heads that act as one, as `degeneracy.json` tells of them.
+
+Groups within a tolerance are those to look at, and to try out by giving each one gate; free
+directions are counted for groups that are exactly synchronised, less those that low rank leaves
+free already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from libgraph.accumulate import Data, Progress, accumulate
+from libgraph.backend import Backend, Batch
+from libgraph.degeneracy.gates import (
+    UnitGroups,
+    extra_directions,
+    gate_statistics,
+    named_sections,
+    ungated,
+    unit_groups,
+)
+from libgraph.degeneracy.heads import head_groups, head_statistics, swap_loss, swapped
+from libgraph.degeneracy.ranks import WeightRanks
+from libgraph.degeneracy.unit_graph import own_coordinates
+from libgraph.network import Network
+from libgraph.sections import GatedMLP, Linear, SkipMLP
+
+Part = dict[str, Any]
+
+MOST_DRAWN = 1024
+"""Units whose distances are kept and drawn, at most."""
+
+
+@dataclass
+class Synchrony:
+    """What acts as one in a network.
+
+    Args:
+        network: which.
+        backend: whose score says what swapping costs.
+        data: on what.
+        tolerance: largest distance within a group.
+        progress: told of every pass.
+    """
+
+    network: Network
+    backend: Backend
+    data: Data
+    tolerance: float
+    progress: Progress
+
+    def units(self, ranks: Callable[[], list[WeightRanks]]) -> Part:
+        """Of every section with hidden units, by name; ranks are needed where groups are exact."""
+        statistics = gate_statistics(self.network, self.data, self.progress)
+        sections = dict(named_sections(self.network))
+        result: Part = {}
+        for name, each in statistics.items():
+            close = unit_groups(each, self.tolerance)
+            same = unit_groups(each)
+            result[name] = {
+                "units": len(each.gate),
+                "dead": close.dead,
+                "constant": close.constant,
+                "groups": close.groups,
+                "exact_groups": same.groups,
+                "extra": sum(same.extra),
+                "new": self._new(ranks, name, same, isinstance(sections[name], GatedMLP)),
+                **self._swap(name, close),
+                "order": close.order,
+                "distances": close.distances.tolist() if len(each.gate) <= MOST_DRAWN else None,
+            }
+        for name, reason in ungated(self.network).items():
+            result[name] = {"skipped": reason}
+        return result
+
+    def heads(self) -> Part:
+        """Of every section of attention, by name."""
+        result: Part = {}
+        for name, each in head_statistics(self.network, self.data, self.progress).items():
+            close, same = head_groups(each, self.tolerance), head_groups(each)
+            result[name] = {
+                "heads": len(each.distances),
+                "groups": close.groups,
+                "exact_groups": same.groups,
+                "extra": sum(same.extra),
+                **self._swap(name, close),
+                "order": close.order,
+                "distances": each.distances.tolist(),
+            }
+        return result
+
+    def _swap(self, name: str, groups: Any) -> Part:
+        """What the groups' common gates, or patterns, do to outputs and score."""
+        if not groups.groups:
+            return {"swap_share": None, "swap_score": None, "score": None}
+        found = swap_loss(self.network, self.data, {name: groups}, self.progress)
+        with swapped(self.network, {name: groups}):
+            score = self._score()
+        return {"swap_share": found.share, "swap_score": score, "score": self.score}
+
+    @cached_property
+    def score(self) -> float:
+        """Of the network as it is, on the same samples."""
+        return self._score()
+
+    def _score(self) -> float:
+        def measure(batch: Batch) -> dict[str, torch.Tensor]:
+            scores = self.backend.score(self.network(batch.inputs), batch.targets)
+            return {"sum": scores.double().sum(), "count": torch.tensor(scores.numel())}
+
+        sums = accumulate(self.data, measure, stage="scores", progress=self.progress)
+        return float(sums["sum"] / sums["count"])
+
+    def _new(
+        self, ranks: Callable[[], list[WeightRanks]], name: str, groups: UnitGroups, gated: bool
+    ) -> int | None:
+        """Extra directions that low rank does not leave free already; None where not known."""
+        if not groups.groups:
+            return 0
+        by_name = {each.weight.name: each for each in ranks()}
+        path = f"{name}." if " " in name else f"{name} "
+        inner = by_name.get(path + ("gate" if gated else "inner"))
+        outer = by_name.get(path + "outer") or self._reader(by_name, name)
+        if inner is None or outer is None:
+            return None
+        # Below the units there may be the constant's row.
+        rows = slice(0, inner.weight.shape[1])
+        matrix, projection = outer.weight.matrix, outer.inputs.projection
+        if outer.weight.rows[rows].tolist() != list(range(inner.weight.shape[1])):
+            return None
+        return sum(
+            extra_directions(
+                group,
+                inner.weight.matrix.double(),
+                matrix[rows].double(),
+                inner.inputs.projection,
+                inner.gradients.projection,
+                projection[rows][:, rows],
+                outer.gradients.projection,
+                scale=groups.scale,
+            )[1]
+            for group in groups.groups
+        )
+
+    def _reader(self, by_name: Mapping[str, WeightRanks], name: str) -> WeightRanks | None:
+        """The only weight that reads units which are the next node layer's own coordinates."""
+        pairs = self.network.pairs
+        names = [f"{a.name}->{b.name}" for a, b, _ in pairs]
+        number = names.index(name) if name in names else len(pairs)
+        if number + 1 >= len(pairs):
+            return None
+        writer, after = (pairs[i][2] for i in (number, number + 1))
+        if not isinstance(writer, SkipMLP) or not own_coordinates(writer):
+            return None
+        if not isinstance(after, Linear | SkipMLP) or len(after.readers) > 1:
+            return None
+        if isinstance(after, SkipMLP) and bool(after.skip[: len(writer.outer)].any()):
+            return None
+        return by_name.get(f"{names[number + 1]} {after.readers[0]}")
