@@ -6,7 +6,8 @@
 `models`: edges needed and purity on every bundled model, and on one given by `--reference`.
 `starts`: LIB, principal components and random rotations to begin with, on held-out data as well.
 `controls`: the same on networks that learned nothing. `planted`: planted modules found again.
-Each part prints a table and adds its numbers to `benchmarks/results/sparse.json`.
+Each part prints a table and adds its numbers to `benchmarks/results/sparse.json`; `figure` draws
+those of `models` to `docs/images/sparse.png`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from libgraph.bases import Bases, SparseOptions, Truncation, lib, node_statistic
 from libgraph.bases.sparse import Problem, turned
 from libgraph.interactions import Edges, interactions
 from libgraph.quadrature import Quadrature
+from libgraph.report.graph_picture import FAINT
+from libgraph.report.resolution_figure import CURVES
 from libgraph.sparsity import participation_ratio
 from libgraph_backends.mlp import MLP
 from libgraph_backends.modular_addition import ModularAddition, TrainingOptions
@@ -41,6 +44,7 @@ from libgraph_backends.modular_addition_training import initial_weights
 from libgraph_cli.progress import ProgressDisplay
 
 RESULTS = Path(__file__).parent / "results" / "sparse.json"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "sparse.png"
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 BASES = ("pca", "lib", "sparse")
 LEADING = 12
@@ -323,11 +327,43 @@ def planted(console: Console, reference: Path | None) -> dict[str, Any]:
     return {"homogeneity": found, "edges": edges}
 
 
+def figure(console: Console, reference: Path | None) -> dict[str, Any]:
+    """Edges needed of every layer pair, a panel a model."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    found = json.loads(RESULTS.read_text())["models"]
+    colours = {"pca": FAINT, "lib": "#2e6eb8", "sparse": "#e26f2c"}
+    with rc_context(CURVES):
+        drawn = Figure(figsize=(3.1 * len(found), 3.6), layout="constrained", facecolor="white")
+        for axes, (name, bases) in zip(drawn.subplots(1, len(found)), found.items(), strict=True):
+            pairs = list(bases["lib"]["edges"])
+            for basis, colour in colours.items():
+                counts = [bases[basis]["edges"][pair] for pair in pairs]
+                axes.plot(counts, range(len(pairs)), "o", color=colour, ms=5, label=basis.upper())
+            for row, pair in enumerate(pairs):
+                ends = [bases[basis]["edges"][pair] for basis in ("lib", "sparse")]
+                if None not in ends:
+                    axes.plot(ends, [row, row], color=colours["sparse"], lw=1.2, zorder=0)
+            axes.set_yticks(range(len(pairs)), [pair.replace("->", " → ") for pair in pairs])
+            axes.tick_params(axis="y", labelsize=6 if len(pairs) < 12 else 4.5)
+            axes.invert_yaxis()
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_title(name, loc="left")
+            axes.set_xlabel("edges needed")
+        drawn.axes[0].legend(frameon=False, fontsize=7)
+        drawn.savefig(PICTURE, dpi=150, metadata={"Software": None})
+    console.print(f"Written to {PICTURE}.")
+    return {}
+
+
 PARTS: dict[str, Callable[[Console, Path | None], dict[str, Any]]] = {
     "models": models,
     "starts": starts,
     "controls": controls,
     "planted": planted,
+    "figure": figure,
 }
 
 
@@ -345,8 +381,9 @@ def main(parts: Sequence[str], reference: Path | None) -> None:
         console.rule(part)
         found = PARTS[part](console, reference)
         RESULTS.parent.mkdir(exist_ok=True)
-        kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-        RESULTS.write_text(json.dumps(kept | {part: found}, indent=1) + "\n")
+        if found:
+            kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+            RESULTS.write_text(json.dumps(kept | {part: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
