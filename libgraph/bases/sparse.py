@@ -37,8 +37,9 @@ from libgraph.training import fit
 LEARNING_RATE = 0.01
 """Of Adam, in radians a step; it falls to zero along a cosine."""
 
-BATCH = 256
-"""Samples of a step, positions counted."""
+BATCH, LEAST_BATCH = 256, 64
+"""Samples of a step, positions counted: fewer where more features than `WIDEST` are turned, because
+a step's cost grows with the cube of their number."""
 
 SAMPLES = 1024
 """Samples that rotations are found on, at most; fewer where they have many positions."""
@@ -208,8 +209,10 @@ class Problem:
                 continue
             with torch.no_grad():
                 x = torch.cat([activations() for activations in checkpoints.at(index)])
+            widest = max(len(inputs), len(outputs), WIDEST)
+            batch = max(LEAST_BATCH, BATCH * WIDEST // widest)
             between = pair_edges(
-                section, x, inputs, outputs, batch=BATCH, memory=memory, generator=generator
+                section, x, inputs, outputs, batch=batch, memory=memory, generator=generator
             )
             pair = LayerPair(*names, between, outputs)
             total = float(pair.whole({}).sum())
