@@ -42,6 +42,7 @@ def fit(
     keep_every: int | None = None,
     checkpoint: str = CHECKPOINT,
     stage: str = "training",
+    advice: str = "lower the learning rate",
     progress: Progress = silent,
 ) -> list[Record]:
     """Take optimiser steps until `steps`, saving a checkpoint at every evaluation.
@@ -60,6 +61,7 @@ def fit(
             as `steps/000500.safetensors` and so on; None for no copies.
         checkpoint: what the checkpoint is called.
         stage: what the progress is called.
+        advice: what to do where the loss stops being finite.
         progress: told after every step, with the last evaluation.
 
     Returns:
@@ -89,8 +91,7 @@ def fit(
         if not (finite and math.isfinite(float(value.detach()))):
             kept = f"; the last good state is in '{path}'" if path.is_file() else ""
             raise NumericalError(
-                f"{stage[0].upper()}{stage[1:]} is not finite at step {step + 1}: lower the "
-                f"learning rate{kept}."
+                f"{stage[0].upper()}{stage[1:]} is not finite at step {step + 1}: {advice}{kept}."
             )
         seconds = before + time.monotonic() - began
         with torch.no_grad():

@@ -284,6 +284,7 @@ class Problem:
                 evaluate_every=EVERY,
                 checkpoint=_checkpoint(number),
                 stage=f"sparse basis{plural}",
+                advice="check the weights, or use a larger power",
                 progress=progress,
             )
         except NumericalError as error:
