@@ -27,7 +27,7 @@ from libgraph.degeneracy.ranks import try_moves, weight_ranks
 from libgraph.degeneracy.weights import moved, watching, weights_of
 from libgraph.errors import NumericalError
 from libgraph.network import Network, NodeLayer
-from libgraph.sections import Function, Linear, SkipMLP
+from libgraph.sections import Function, Linear, Pooling, SkipMLP
 
 SHARP = Truncation(True, 1e-10)
 
@@ -162,6 +162,21 @@ def test_the_last_of_outputs_without_a_constant_is_a_weight():
     matrix = random_mlp(3, 2)[0]
     matrix[:, -1] = 0
     assert [w.shape for w in weights_of(mlp([matrix]))] == [(4, 2)]
+
+
+def test_what_reads_pooled_positions_is_a_weight():
+    pool = torch.full((1, 3), 1 / 3, dtype=torch.float64)
+    matrix = normal(seeded(0), 4, 2)
+    layers = [NodeLayer("l0", 4), NodeLayer("l1", 2, constant=False, rotated=False)]
+    network = Network(AppendOne(), [Pooling(pool, matrix)], layers)
+    (weight,) = weights_of(network)
+    assert (weight.name, weight.shape) == ("l0->l1 matrix", (4, 2))
+    seen = []
+    with watching([weight], lambda weight, x, z: seen.append((x, z))):
+        outputs = network(normal(seeded(1), 5, 3, 3))
+    ((x, z),) = seen
+    assert_close(x @ weight.matrix, outputs)
+    assert_close(z, outputs)
 
 
 def test_copies_are_no_weights():

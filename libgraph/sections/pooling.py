@@ -24,6 +24,7 @@ class Pooling(ClosedForm):
         matrix: A `(d_in, d_out)`, with the bias in its last row.
     """
 
+    readers = writers = ("matrix",)
     pool: Tensor
     matrix: Tensor
 
@@ -34,7 +35,7 @@ class Pooling(ClosedForm):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """P x A."""
-        return self.pool @ x @ self.matrix
+        return self.product(self.pool @ x, "matrix")
 
     def transform(self, left: LinearMap, right: LinearMap) -> Pooling:
         """The same with A changed at both ends."""
