@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/sparse.py                     # everything that there is data for
     .venv/bin/python benchmarks/sparse.py models starts       # some parts
 
-`models`: edges needed and purity on every bundled model, and on one given by `--reference`.
+`models`: edges needed and purity on every bundled model that the results do not have yet, and on
+one given by `--reference`.
 `starts`: LIB, principal components and random rotations to begin with, on held-out data as well.
 `controls`: the same on networks that learned nothing. `planted`: planted modules found again.
 Each part prints a table and adds its numbers to `benchmarks/results/sparse.json`; `figure` draws
@@ -52,6 +53,17 @@ LEADING = 12
 
 RELATIVE = Truncation.parse("rel:1e-10")
 GRADIENT = Quadrature.gradient()
+
+
+def read() -> dict[str, Any]:
+    """What earlier runs have found."""
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+
+
+def keep(part: str, found: dict[str, Any]) -> None:
+    """Add the numbers of a part to those of the others."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(read() | {part: found}, indent=1) + "\n")
 
 
 def needed(run: lg.Run, basis: str) -> dict[str, int | None]:
@@ -107,8 +119,10 @@ def models(console: Console, reference: Path | None) -> dict[str, Any]:
         cases["CIFAR-10, MLP"] = ("cifar", {"data": str(CIFAR), "arch": "mlp"}, {})
         cases["CIFAR-10, conv net"] = ("cifar", {"data": str(CIFAR)}, {})
     cases["characters"] = ("gpt2", {}, {})
-    result = {}
+    result = read().get("models", {})
     for name, (backend, given, options) in cases.items():
+        if name in result:
+            continue
         began = time.monotonic()
         with ProgressDisplay(quiet=True) as progress:
             run = lg.analyze(
@@ -123,6 +137,7 @@ def models(console: Console, reference: Path | None) -> dict[str, Any]:
         for row in _rows(result[name]):
             table.add_row(*row)
         console.print(table)
+        keep("models", result)
     return result
 
 
@@ -331,28 +346,33 @@ def figure(console: Console, reference: Path | None) -> dict[str, Any]:
     """Edges needed of every layer pair, a panel a model."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    found = json.loads(RESULTS.read_text())["models"]
+    found = read()["models"]
     colours = {"pca": FAINT, "lib": "#2e6eb8", "sparse": "#e26f2c"}
+    rows = -(-len(found) // 3)
     with rc_context(CURVES):
-        drawn = Figure(figsize=(3.1 * len(found), 3.6), layout="constrained", facecolor="white")
-        for axes, (name, bases) in zip(drawn.subplots(1, len(found)), found.items(), strict=True):
+        drawn = Figure(figsize=(9, 2.6 * rows), layout="constrained", facecolor="white")
+        for number, (name, bases) in enumerate(found.items()):
+            axes = drawn.add_subplot(rows, 3, number + 1)
             pairs = list(bases["lib"]["edges"])
-            for basis, colour in colours.items():
-                counts = [bases[basis]["edges"][pair] for pair in pairs]
-                axes.plot(counts, range(len(pairs)), "o", color=colour, ms=5, label=basis.upper())
             for row, pair in enumerate(pairs):
                 ends = [bases[basis]["edges"][pair] for basis in ("lib", "sparse")]
                 if None not in ends:
-                    axes.plot(ends, [row, row], color=colours["sparse"], lw=1.2, zorder=0)
+                    axes.plot(ends, [row, row], color=colours["sparse"], lw=1.4)
+            for basis, colour in colours.items():
+                counts = [bases[basis]["edges"][pair] for pair in pairs]
+                axes.plot(counts, range(len(pairs)), "o", color=colour, ms=5, label=basis.upper())
             axes.set_yticks(range(len(pairs)), [pair.replace("->", " → ") for pair in pairs])
-            axes.tick_params(axis="y", labelsize=6 if len(pairs) < 12 else 4.5)
-            axes.invert_yaxis()
+            axes.tick_params(axis="y", labelsize=6.5 if len(pairs) < 8 else 4)
+            axes.set_ylim(len(pairs) - 0.5, -0.5)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
             axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_title(name, loc="left")
             axes.set_xlabel("edges needed")
-        drawn.axes[0].legend(frameon=False, fontsize=7)
+        drawn.axes[0].legend(frameon=False, fontsize=7, loc="lower left")
         drawn.savefig(PICTURE, dpi=150, metadata={"Software": None})
     console.print(f"Written to {PICTURE}.")
     return {}
@@ -380,10 +400,8 @@ def main(parts: Sequence[str], reference: Path | None) -> None:
     for part in parts or PARTS:
         console.rule(part)
         found = PARTS[part](console, reference)
-        RESULTS.parent.mkdir(exist_ok=True)
         if found:
-            kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-            RESULTS.write_text(json.dumps(kept | {part: found}, indent=1) + "\n")
+            keep(part, found)
 
 
 if __name__ == "__main__":
