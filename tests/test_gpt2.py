@@ -489,7 +489,7 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path, text)
     train_model(GPT2, small, tmp_path / "whole")
     stopped = []
 
-    def stop(stage, done, total):
+    def stop(stage, done, total, note):
         stopped.append(done)
         if done == 5:
             raise KeyboardInterrupt
