@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
-from libgraph.accumulate import Data, Progress, accumulate
-from libgraph.backend import Backend, Batch
+from libgraph.ablation import base_score
+from libgraph.accumulate import Data, Progress
+from libgraph.backend import Backend
 from libgraph.degeneracy.gates import (
     UnitGroups,
     extra_directions,
@@ -100,21 +99,13 @@ class Synchrony:
             return {"swap_share": None, "swap_score": None, "score": None}
         found = swap_loss(self.network, self.data, {name: groups}, self.progress)
         with swapped(self.network, {name: groups}):
-            score = self._score()
+            score = base_score(self.network, self.backend, self.data)
         return {"swap_share": found.share, "swap_score": score, "score": self.score}
 
     @cached_property
     def score(self) -> float:
         """Of the network as it is, on the same samples."""
-        return self._score()
-
-    def _score(self) -> float:
-        def measure(batch: Batch) -> dict[str, torch.Tensor]:
-            scores = self.backend.score(self.network(batch.inputs), batch.targets)
-            return {"sum": scores.double().sum(), "count": torch.tensor(scores.numel())}
-
-        sums = accumulate(self.data, measure, stage="scores", progress=self.progress)
-        return float(sums["sum"] / sums["count"])
+        return base_score(self.network, self.backend, self.data)
 
     def _new(
         self, ranks: Callable[[], list[WeightRanks]], name: str, groups: UnitGroups, gated: bool
