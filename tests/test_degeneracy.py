@@ -14,7 +14,9 @@ from test_ranks import mlp, random_mlp
 from torch import nn
 
 import libgraph.degeneracy.measure as measured
+from libgraph.accumulate import Data, silent
 from libgraph.degeneracy.measure import degeneracy
+from libgraph.degeneracy.synchrony import Synchrony
 from libgraph.degeneracy.unit_graph import unit_graph, with_hidden_layers
 from libgraph.errors import DataError, UsageError
 from libgraph.export.graphml import write_graphml
@@ -459,3 +461,21 @@ def test_linear_network():
     found = degeneracy(Fresh(network, normal(seeded(4), 50, 1, 4)), **FEW)
     assert found["totals"] == {"parameters": 32, "free": 0, "extra": 0}
     assert found["behaviour"]["rank"] == 16
+
+
+def test_scores_of_groups_that_share_a_gate():
+    inner, outer = random_mlp(4, 6, 3)
+    inputs = normal(seeded(1), 200, 1, 4)
+    backend = Fresh(mlp([inner, outer]), inputs)
+    data = Data(backend, "train", batch_size=64)
+    (found,) = Synchrony(backend.network(), backend, data, 1.0, silent).units(list).values()
+    (group,) = found["groups"]
+    assert sorted(group) == list(range(6))
+    assert found["score"] == 1.0
+    ones = torch.ones(200, 1, dtype=torch.float64)
+    z = torch.cat([inputs[:, 0], ones], dim=1) @ inner
+    medoid = torch.tensor(found["distances"]).sum(0).argmin()
+    hidden = torch.cat([z * (z[:, medoid] > 0).unsqueeze(1), ones], dim=1)
+    same = (hidden @ outer).argmax(1) == backend.targets
+    assert found["swap_score"] == pytest.approx(float(same.double().mean()))
+    assert found["swap_score"] < 1
