@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import platform
 import time
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from libgraph.ablation import ablate_edges, ablate_nodes, base_score
 from libgraph.accumulate import Data, Progress, ranks, silent
-from libgraph.backend import Backend, Split, parse_options
+from libgraph.backend import Backend, parse_options
 from libgraph.bases import METHODS, Bases, basis_method, node_statistics
 from libgraph.bases.sparse import CHECKPOINTS
 from libgraph.checks import HALVES, against_rotations, halves_agree, interactions_of_halves
@@ -31,8 +29,8 @@ from libgraph.errors import BackendError, DataError, NumericalError, UsageError
 from libgraph.features import LayerFeatures
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph
+from libgraph.inputs import Inputs
 from libgraph.interactions import Edges, Interactions, estimate_interactions
-from libgraph.memory import batch_size, memory_budget
 from libgraph.network import Network
 from libgraph.quadrature import Quadrature
 from libgraph.report.graph_picture import draw_graph, graph_title
@@ -111,6 +109,7 @@ class _Pipeline:
     ) -> None:
         self.backend = backend
         self.options = options
+        self.inputs = Inputs(backend, options)
         self.directory = directory
         self.progress = progress
         self.seconds: dict[str, float] = {}
@@ -128,8 +127,8 @@ class _Pipeline:
             )
         score = base_score(self.score_network, self.backend, self.test)
         names, device = list(self.options.bases), self.options.device
-        pairs = [(a.name, b.name) for a, b, _ in self.network.pairs]
-        layers = self.network.node_layers
+        pairs = [(a.name, b.name) for a, b, _ in self.inputs.network.pairs]
+        layers = self.inputs.network.node_layers
         bases = self._stage(
             "bases",
             "bases.safetensors",
@@ -187,12 +186,16 @@ class _Pipeline:
         options = self.options
         if options.halves:
             names = [f"{name} {half}" for name in bases for half in HALVES]
-            pairs = [(a.name, b.name) for a, b, _ in self.network.pairs]
+            pairs = [(a.name, b.name) for a, b, _ in self.inputs.network.pairs]
             found, _ = self._stage(
                 "halves",
                 "halves.safetensors",
                 lambda: interactions_of_halves(
-                    self.network, bases, self.train, options.integration, self.progress
+                    self.inputs.network,
+                    bases,
+                    self.inputs.train,
+                    options.integration,
+                    self.progress,
                 ),
                 save_interactions,
                 partial(load_interactions, names=names, pairs=pairs, device=options.device),
@@ -204,7 +207,9 @@ class _Pipeline:
             checks[options.main]["significance"] = self._stage(
                 "significance",
                 "significance.json",
-                lambda: against_rotations(self.network, self.train, options, self.progress),
+                lambda: against_rotations(
+                    self.inputs.network, self.inputs.train, options, self.progress
+                ),
                 write_json,
                 read_json,
             )
@@ -213,101 +218,35 @@ class _Pipeline:
     # What the stages work on
 
     @cached_property
-    def network(self) -> Network:
-        """For statistics, Jacobians and edges."""
-        dtype = getattr(torch, self.options.dtype)
-        return self.backend.network().to(device=self.options.device, dtype=dtype)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the network; large models take a while to hash."""
-        return self.network.fingerprint()
-
-    @cached_property
     def score_network(self) -> Network:
-        """For scores; cast from the stored precision, not from that of `network`."""
-        dtype = getattr(torch, self.options.score_dtype)
-        return self.backend.network().to(device=self.options.device, dtype=dtype)
-
-    def _data(self, split: Split, dtype: str) -> Data:
-        return Data(
-            self.backend,
-            split,
-            batch_size=self.batch_size,
-            limit=None if split == "bases" else self.options.limit,
-            device=self.options.device,
-            dtype=getattr(torch, dtype),
-            memory=self.options.memory,
-        )
-
-    @cached_property
-    def batch_size(self) -> int:
-        """As asked for, or what fits."""
-        options = self.options
-        if options.batch_size is not None:
-            return options.batch_size
-        dtype = getattr(torch, options.dtype)
-        one = Data(self.backend, "train", 1, 1, options.device, dtype)
-        memory = options.memory or memory_budget(options.device)
-        return batch_size(self.network, next(iter(one)).inputs, memory)
-
-    @cached_property
-    def train(self) -> Data:
-        """What edges are computed on, and bases if the backend has no larger split for them."""
-        return self._data("train", self.options.dtype)
-
-    @cached_property
-    def for_bases(self) -> Data:
-        """What bases are computed on."""
-        return self._data(self.backend.bases_split, self.options.dtype)
+        """For scores; cast from the stored precision, not from that of the other."""
+        return self.inputs.network_in(self.options.score_dtype)
 
     @cached_property
     def test(self) -> Data:
         """What scores are computed on."""
-        return self._data("test", self.options.score_dtype)
+        return self.inputs.data("test", self.options.score_dtype)
+
+    @property
+    def measured_on(self) -> tuple[Data, ...]:
+        """All splits that anything is computed on."""
+        return self.inputs.train, self.test, self.inputs.for_bases
 
     @cached_property
-    def data_hash(self) -> dict[str, str]:
-        """SHA-256 of each split's inputs and targets, as far as they are used."""
-        result: dict[str, str] = {}
-        for data in (self.train, self.test, self.for_bases):
-            if data.split in result:
-                continue
-            digest = hashlib.sha256()
-            for batch in data:
-                for tensor in batch:
-                    digest.update(tensor.cpu().contiguous().numpy().tobytes())
-            result[data.split] = digest.hexdigest()
-        return result
-
-    @cached_property
-    def dictionaries(self) -> dict[str, str]:
-        """SHA-256 of each basis's file by its name, nothing for those without."""
-        return {
+    def facts(self) -> dict[str, Any]:
+        """What every stage depends on."""
+        dictionaries = {
             name: "" if chosen in METHODS else hashlib.sha256(Path(chosen).read_bytes()).hexdigest()
             for name, chosen in self.options.bases.items()
         }
+        return self.inputs.facts(*self.measured_on) | {"bases": dictionaries}
 
     # Stages
 
     def _hash(self, stage: str) -> str:
-        chosen = self.options.model_dump(include={"dtype", "device", "limit"})
-        parts: dict[str, Any] = {
-            "libgraph": version("libgraph"),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
-            "score": [self.backend.score_name, self.backend.higher_is_better],
-            "network": self.fingerprint,
-            "data": self.data_hash,
-            "truncate": self.options.truncate,
-            "bases": self.dictionaries,
-            "batch_size": self.batch_size,
-            **chosen,
-        }
+        parts = dict(self.facts)
         if "sparse" in self.options.bases:
-            chosen = self.options.model_dump(include=SPARSE | {"seed", "memory"})
-            parts["sparse"] = chosen
+            parts["sparse"] = self.options.model_dump(include=SPARSE | {"seed", "memory"})
         if stage != "bases":
             parts["integration"] = self.options.integration
             if self.options.signs:
@@ -345,7 +284,7 @@ class _Pipeline:
         return result
 
     def _bases(self) -> dict[str, Bases]:
-        statistics = node_statistics(self.network, self.for_bases, self.progress)
+        statistics = node_statistics(self.inputs.network, self.inputs.for_bases, self.progress)
         names = self.options.bases
         sparse = self.options.sparse(self.directory.partial if self.directory else None)
         found: dict[str, Bases] = {}
@@ -354,7 +293,11 @@ class _Pipeline:
             for name in sorted(names, key=lambda name: name == "sparse"):
                 method = basis_method(names[name], sparse, found.get("lib"))
                 found[name] = method(
-                    self.network, statistics, self.for_bases, self.options.truncation, self.progress
+                    self.inputs.network,
+                    statistics,
+                    self.inputs.for_bases,
+                    self.options.truncation,
+                    self.progress,
                 )
         finally:
             # Rotations that were half found are worth as much as a finished stage.
@@ -374,9 +317,9 @@ class _Pipeline:
     def _interactions(self, bases: Mapping[str, Bases]) -> Interactions:
         options = self.options
         return estimate_interactions(
-            self.network,
+            self.inputs.network,
             bases,
-            self.train,
+            self.inputs.train,
             Quadrature.parse(options.integration),
             options.signs,
             options.seed,
@@ -433,7 +376,7 @@ class _Pipeline:
         return graph.with_partition(partition)
 
     def _encode(self, bases: Bases, inputs: Tensor) -> dict[str, Tensor]:
-        data, network = self.train, self.network
+        data, network = self.inputs.train, self.inputs.network
         if inputs.is_floating_point():
             inputs = inputs.to(data.dtype)
         with torch.no_grad():
@@ -471,19 +414,8 @@ class _Pipeline:
             log.warning("graph.png was not drawn: %s", error)
         directory.complete(
             {
-                "backend": self.backend.name,
-                "backend_options": self.backend.options.model_dump(mode="json"),
+                **self.inputs.record(*self.measured_on),
                 "options": self.options.model_dump(mode="json"),
-                "versions": {
-                    "libgraph": version("libgraph"),
-                    "torch": torch.__version__,
-                    "igraph": version("igraph"),
-                    "python": platform.python_version(),
-                },
-                "network": self.fingerprint,
-                "data": self.data_hash,
-                "threads": torch.get_num_threads(),
-                "batch_size": self.batch_size,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.began)),
                 "seconds": self.seconds,
             }

@@ -34,23 +34,47 @@ def available_device(name: str) -> str:
     return name
 
 
-class AnalysisOptions(TypedOptions):
+class ComputingOptions(TypedOptions):
+    """What decides how anything is computed, and on how many samples."""
+
+    truncate: str = Field("rel:1e-10", description="below which eigenvalue directions are dropped")
+    seed: int = Field(0, ge=0, lt=2**31, description="of all that is random")
+    dtype: Literal["float32", "float64"] = Field("float64", description="of bases and edges")
+    device: str = Field("cpu", description="where to compute")
+    batch_size: int | None = Field(None, ge=1, description="samples in a batch, or what fits")
+    memory: ByteSize | None = Field(None, ge=2**20, description="for batches and activations")
+    limit: int | None = Field(None, description="first samples of each split to use")
+
+    _device = field_validator("device")(available_device)
+
+    @field_validator("limit")
+    @classmethod
+    def _some(cls, limit: int | None) -> int | None:
+        if limit is not None and limit < 1:
+            raise UsageError(f"A limit of {limit} leaves no samples: use at least 1.")
+        return limit
+
+    @field_validator("truncate")
+    @classmethod
+    def _truncation(cls, text: str) -> str:
+        return str(Truncation.parse(text))
+
+    @property
+    def truncation(self) -> Truncation:
+        """Parsed."""
+        return Truncation.parse(self.truncate)
+
+
+class AnalysisOptions(ComputingOptions):
     """Everything that decides what an analysis computes, beside the backend and its options."""
 
     basis: str = Field("lib", description="basis of the graph")
     beside: tuple[str, ...] = Field(("pca",), description="bases that are measured beside it")
     integration: str = Field("gradient", description="quadrature of the interactions")
     signs: int = Field(0, description="random signs that interactions are estimated from; 0: exact")
-    truncate: str = Field("rel:1e-10", description="below which eigenvalue directions are dropped")
     resolution: float = Field(1.0, gt=0, allow_inf_nan=False, description="γ of Leiden")
-    seed: int = Field(0, ge=0, lt=2**31, description="of Leiden and of random signs")
     seeds: int = Field(10, ge=1, description="runs of Leiden, the best of which is kept")
-    dtype: Literal["float32", "float64"] = Field("float64", description="of bases and edges")
     score_dtype: Literal["float32", "float64"] = Field("float32", description="of ablations")
-    device: str = Field("cpu", description="where to compute")
-    batch_size: int | None = Field(None, ge=1, description="samples in a batch, or what fits")
-    memory: ByteSize | None = Field(None, ge=2**20, description="for batches and activations")
-    limit: int | None = Field(None, description="first samples of each split to use")
     tolerances: tuple[float, ...] = Field((0.001,), min_length=1, description="Δ of the score")
     ablate: bool = Field(True, description="whether to run ablations")
     curves: bool = Field(False, description="whether edge ablation tries powers of two as well")
@@ -63,7 +87,6 @@ class AnalysisOptions(TypedOptions):
     sparse_starts: int = Field(1, ge=1, description="of it: LIB, PCA, random rotations")
 
     _beside = field_validator("beside", mode="before")(by_commas)
-    _device = field_validator("device")(available_device)
 
     @field_validator("basis")
     @classmethod
@@ -77,13 +100,6 @@ class AnalysisOptions(TypedOptions):
         for each in chosen:
             basis_name(each)
         return chosen
-
-    @field_validator("limit")
-    @classmethod
-    def _some(cls, limit: int | None) -> int | None:
-        if limit is not None and limit < 1:
-            raise UsageError(f"A limit of {limit} leaves no samples: use at least 1.")
-        return limit
 
     @field_validator("signs")
     @classmethod
@@ -100,22 +116,12 @@ class AnalysisOptions(TypedOptions):
     def _quadrature(cls, text: str) -> str:
         return Quadrature.parse(text).name
 
-    @field_validator("truncate")
-    @classmethod
-    def _truncation(cls, text: str) -> str:
-        return str(Truncation.parse(text))
-
     @field_validator("tolerances")
     @classmethod
     def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         if not all(0 <= value < math.inf for value in values):
             raise UsageError("A tolerance Δ has to be zero or more.")
         return values
-
-    @property
-    def truncation(self) -> Truncation:
-        """Parsed."""
-        return Truncation.parse(self.truncate)
 
     def sparse(self, directory: Path | None) -> SparseOptions:
         """Options of the sparse basis, which is taken up again in a directory."""

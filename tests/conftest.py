@@ -1,6 +1,7 @@
 """Small random networks, sections and backends, the command, and where the references are."""
 
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -242,7 +243,7 @@ class Toy(Backend):
         self.targets = network(inputs)[:, -1].argmax(-1) if targets is None else targets
 
     def network(self) -> Network:
-        return self._network
+        return deepcopy(self._network)
 
     def samples(self, split):
         return len(self.inputs)

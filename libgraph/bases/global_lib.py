@@ -40,7 +40,7 @@ def global_lib(
     numbers = itertools.count()
 
     def measure(batch: Batch) -> Sums:
-        grams = _grams(network, batch.inputs, encoder, next(numbers))
+        grams = output_grams(network, batch.inputs, encoder, next(numbers))
         names = (layer.name for layer in network.node_layers)
         return dict(zip(names, grams, strict=False))
 
@@ -57,10 +57,10 @@ def global_lib(
     return {**bases, last.name: basis}
 
 
-def _grams(
+def output_grams(
     network: Network, inputs: Tensor, encoder: Tensor, number: int
 ) -> list[Float[Tensor, "d d"]]:
-    """Σ_x Σ_ts J_ts C'C'ᵀ J_tsᵀ at every node layer but the last, for batch `number`."""
+    """Σ_x Σ_ts J_ts C'C'ᵀ J_tsᵀ at every node layer but the last, C' the encoder, for a batch."""
     shifts = [torch.zeros_like(x) for x in network.activations(inputs)][:-1]
 
     def outputs(*shifts: Tensor) -> Tensor:

@@ -227,6 +227,17 @@ class Problem:
         power = self.options.power
         return sum(float(objective(p.whole(rotations), p.total, power)) for p in self.pairs)
 
+    def loss(self, rotations: Mapping[str, Tensor], step: int) -> Tensor:
+        """The objective on the batch of a step, to be differentiated."""
+        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + step)
+        parts = []
+        for pair in self.pairs:
+            chosen = torch.randperm(pair.between.count, generator=generator)
+            chosen = chosen[: pair.between.batch].to(pair.outputs.encoder.device)
+            edges = pair.edges(rotations, chosen)
+            parts.append(objective(edges, pair.total, self.options.power))
+        return torch.stack(parts).sum()
+
     def start(self, number: int) -> dict[str, Float[Tensor, "k k"]]:
         """Rotations to begin with: none, those to principal components, or random ones."""
         if number == 1:
@@ -259,13 +270,7 @@ class Problem:
             rate = LEARNING_RATE * (1 + math.cos(math.pi * step / options.steps)) / 2
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-            now, parts = rotations(), []
-            for pair in self.pairs:
-                chosen = torch.randperm(pair.between.count, generator=generator)
-                chosen = chosen[: pair.between.batch].to(pair.outputs.encoder.device)
-                parts.append(objective(pair.edges(now, chosen), pair.total, options.power))
-            return torch.stack(parts).sum()
+            return self.loss(rotations(), step)
 
         plural = f", start {number + 1} of {options.starts}" if options.starts > 1 else ""
         try:

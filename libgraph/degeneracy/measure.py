@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ import torch
 from libgraph.accumulate import Data, Progress, silent
 from libgraph.analysis import analyze
 from libgraph.backend import Backend, parse_options
-from libgraph.bases import Truncation
 from libgraph.degeneracy.behaviour import behaviour_spectrum
 from libgraph.degeneracy.by_module import module_additivity, module_strengths
 from libgraph.degeneracy.jacobians import count_parameters
@@ -35,8 +33,7 @@ from libgraph.degeneracy.weights import weights_of
 from libgraph.errors import UsageError
 from libgraph.export.graphml import write_graphml
 from libgraph.files import write_json
-from libgraph.memory import batch_size, memory_budget
-from libgraph.network import Network
+from libgraph.inputs import Inputs
 from libgraph.report.degeneracy_figure import draw_degeneracy
 from libgraph.store import RunDirectory, hash_of, read_json
 
@@ -50,14 +47,14 @@ DECADES = 12
 
 PER_DECADE = 2
 
-EVERYWHERE = ("seed", "dtype", "device", "batch_size", "memory", "limit")
+EVERYWHERE = ("seed", "memory")
 READ = {
-    "weights": ("truncate",),
-    "units": ("truncate", "synchrony"),
+    "weights": (),
+    "units": ("synchrony",),
     "heads": ("synchrony",),
-    "behaviour": ("truncate", "samples", "probes", "steps"),
+    "behaviour": ("samples", "probes", "steps"),
     "volume": ("samples", "probes", "steps", "radius"),
-    "modules": ("truncate", "samples", "probes", "steps", "basis", "draws"),
+    "modules": ("samples", "probes", "steps", "basis", "draws"),
 }
 """Options that each part depends on: with the same ones it is not computed again."""
 
@@ -133,40 +130,43 @@ class _Measurement:
     # What the parts work on
 
     @cached_property
-    def network(self) -> Network:
-        dtype = getattr(torch, self.options.dtype)
-        return self.backend.network().to(device=self.options.device, dtype=dtype)
-
-    @cached_property
-    def data(self) -> Data:
-        return self._first(self.options.limit)
+    def inputs(self) -> Inputs:
+        """The network and its data."""
+        return Inputs(self.backend, self.options)
 
     @cached_property
     def few(self) -> Data:
         """For what needs the Jacobians of all parameters."""
-        return self._first(min(self.options.limit or self.options.samples, self.options.samples))
+        return self.inputs.data("train", most=self.options.samples)
 
-    def _first(self, limit: int | None) -> Data:
-        options = self.options
-        dtype = getattr(torch, options.dtype)
-        size = options.batch_size
-        if size is None:
-            one = Data(self.backend, "train", 1, 1, options.device, dtype)
-            memory = options.memory or memory_budget(options.device)
-            size = batch_size(self.network, next(iter(one)).inputs, memory)
-        size = min(size, limit or size)
-        return Data(self.backend, "train", size, limit, options.device, dtype, options.memory)
+    @property
+    def measured_on(self) -> tuple[Data, ...]:
+        """All splits that anything is computed on."""
+        return self.inputs.train, self.inputs.for_bases
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What every part depends on."""
+        return self.inputs.facts(*self.measured_on)
 
     @cached_property
     def ranks(self) -> list[WeightRanks]:
-        truncation = Truncation.parse(self.options.truncate)
-        return weight_ranks(self.network, self.data, truncation, progress=self.progress)
+        return weight_ranks(
+            self.inputs.network,
+            self.inputs.train,
+            self.options.truncation,
+            progress=self.progress,
+        )
 
     # Parts
 
     def _weights(self) -> Part:
         trials = try_moves(
-            self.network, self.data, self.ranks, seed=self.options.seed, progress=self.progress
+            self.inputs.network,
+            self.inputs.train,
+            self.ranks,
+            seed=self.options.seed,
+            progress=self.progress,
         )
         return {each.weight.name: _weight(each, trials[each.weight.name]) for each in self.ranks}
 
@@ -179,13 +179,15 @@ class _Measurement:
     @cached_property
     def synchrony(self) -> Synchrony:
         tolerance = self.options.synchrony
-        return Synchrony(self.network, self.backend, self.data, tolerance, self.progress)
+        return Synchrony(
+            self.inputs.network, self.backend, self.inputs.train, tolerance, self.progress
+        )
 
     def _behaviour(self) -> Part:
         found = behaviour_spectrum(
-            self.network,
+            self.inputs.network,
             self.few,
-            truncation=Truncation.parse(self.options.truncate),
+            truncation=self.options.truncation,
             seed=self.options.seed,
             probes=self.options.probes,
             steps=self.options.steps,
@@ -207,7 +209,7 @@ class _Measurement:
         }
 
     def _volume(self) -> Part:
-        parameters = count_parameters(weights_of(self.network))
+        parameters = count_parameters(weights_of(self.inputs.network))
         if parameters > MOST_PARAMETERS:
             raise UsageError(
                 f"{parameters} parameters are too many to sample their volume: leave out --volume, "
@@ -216,7 +218,7 @@ class _Measurement:
         largest = self.kept["behaviour"]["largest"]
         epsilons = (largest * np.logspace(0, -4, 9)).tolist()
         found = network_volume(
-            self.network,
+            self.inputs.network,
             self.few,
             epsilons,
             radius=self.options.radius,
@@ -254,14 +256,14 @@ class _Measurement:
         epsilons = largest * np.logspace(0, -8, 9)
         try:
             found = module_additivity(
-                self.network,
+                self.inputs.network,
                 self.few,
                 run.bases[run.options.main],
                 run.graph,
                 epsilons=epsilons.tolist(),
                 draws=options.draws,
                 seed=options.seed,
-                truncation=Truncation.parse(options.truncate),
+                truncation=options.truncation,
                 progress=self.progress,
             )
         except UsageError as error:
@@ -300,13 +302,7 @@ class _Measurement:
 
     def _identity(self, name: str) -> Mapping[str, Any]:
         options = self.options.model_dump(mode="json", include={*EVERYWHERE, *READ[name]})
-        return {
-            "libgraph": version("libgraph"),
-            "torch": torch.__version__,
-            "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
-            "network": self.network.fingerprint(),
-            "options": options,
-        }
+        return {**self.facts, "options": options}
 
     def _earlier(self) -> dict[str, Any]:
         if self.directory is None or not self.directory.file(FILE).is_file():
@@ -317,7 +313,9 @@ class _Measurement:
     def _finish(self, directory: RunDirectory, began: float) -> None:
         self.progress("writing", 0, 1)
         write_json(directory.file(FILE), self.kept)
-        graph, attributes = unit_graph(self.network, self.data, self.kept, self.progress)
+        graph, attributes = unit_graph(
+            self.inputs.network, self.inputs.train, self.kept, self.progress
+        )
         write_graphml(graph, directory.file("graph.graphml"), attributes)
         try:
             draw_degeneracy(self.kept, directory.partial)
@@ -325,11 +323,8 @@ class _Measurement:
             log.warning("Figures were not drawn: %s", error)
         directory.complete(
             {
-                "backend": self.backend.name,
-                "backend_options": self.backend.options.model_dump(mode="json"),
+                **self.inputs.record(*self.measured_on),
                 "degeneracy": self.options.model_dump(mode="json"),
-                "versions": {"libgraph": version("libgraph"), "torch": torch.__version__},
-                "network": self.network.fingerprint(),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
                 "seconds": self.seconds,
             }
