@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from dataclasses import asdict
@@ -113,8 +112,7 @@ def run_analysis(
     main_rank = _join_ranks(options.get("device", "cpu"))
     model = load_backend(backend, **option)
     directory = out or Path("runs") / time.strftime(f"{backend}-%Y%m%d-%H%M%S")
-    with ProgressDisplay(quiet=quiet or not main_rank) as progress:
-        log_to(progress, verbose)
+    with ProgressDisplay(quiet=quiet or not main_rank, verbose=verbose) as progress:
         run = analyze_model(model, out=directory, force=force, progress=progress, **options)
     _leave_ranks()
     return run if main_rank else None
@@ -135,14 +133,3 @@ def _leave_ranks() -> None:
 
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-
-
-def log_to(progress: Any, verbose: bool) -> None:
-    """Messages of the core go where the progress is shown."""
-    from rich.logging import RichHandler
-
-    log = logging.getLogger("libgraph")
-    log.setLevel(logging.INFO if verbose else logging.WARNING)
-    log.handlers = [
-        RichHandler(console=progress.console, show_time=False, show_level=False, show_path=False)
-    ]

@@ -67,15 +67,13 @@ def degeneracy(
 
     from libgraph.backend import load_backend
     from libgraph.degeneracy.measure import degeneracy as measure
-    from libgraph_cli.analyze import log_to
     from libgraph_cli.degeneracy_tables import print_degeneracy
     from libgraph_cli.progress import ProgressDisplay
 
     options = {name: value for name, value in given.items() if value is not None}
     model = load_backend(backend, **option)
     directory = out or Path("runs") / time.strftime(f"{backend}-degeneracy-%Y%m%d-%H%M%S")
-    with ProgressDisplay(quiet=quiet) as progress:
-        log_to(progress, verbose)
+    with ProgressDisplay(quiet=quiet, verbose=verbose) as progress:
         found = measure(model, out=directory, force=force, progress=progress, **options)
     if as_json:
         click.echo(json.dumps(found, indent=1))

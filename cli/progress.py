@@ -1,11 +1,16 @@
-"""Progress on stderr: live bars on a terminal, one plain line per finished stage elsewhere."""
+"""Progress on stderr: live bars on a terminal, one plain line per finished stage elsewhere.
+
+What the core logs goes to the same place, above the bars.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from types import TracebackType
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,11 +27,15 @@ class ProgressDisplay:
     """Told `(stage, done, total)` by the core; a stage ends when another begins.
 
     Args:
-        quiet: show nothing.
+        quiet: show no progress; warnings are shown all the same.
+        verbose: show what the core logs in detail.
         console: where to; stderr by default.
     """
 
-    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+    def __init__(
+        self, *, quiet: bool = False, verbose: bool = False, console: Console | None = None
+    ) -> None:
+        self.verbose = verbose
         self.console = console or Console(stderr=True)
         self.live = self.console.is_terminal and not quiet
         self.plain = not self.live and not quiet
@@ -55,6 +64,11 @@ class ProgressDisplay:
             self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
 
     def __enter__(self) -> ProgressDisplay:
+        log = logging.getLogger("libgraph")
+        log.setLevel(logging.INFO if self.verbose else logging.WARNING)
+        log.handlers = [
+            RichHandler(console=self.console, show_time=False, show_level=False, show_path=False)
+        ]
         if self.live:
             self._progress.start()
         return self

@@ -42,7 +42,7 @@ def train(
     if seed is not None and option.setdefault("seed", str(seed)) != str(seed):
         raise click.UsageError("--seed and -o seed say different things: give one of them.")
     directory = out or Path("models") / f"{backend}-seed{option.get('seed', 0)}"
-    with ProgressDisplay(quiet=quiet) as progress:
+    with ProgressDisplay(quiet=quiet, verbose=verbose) as progress:
         record = train_model(
             backend_class(backend),
             option,

@@ -7,6 +7,7 @@ one does.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ from libgraph.backend import Backend, parse_options
 from libgraph.errors import BackendError, NumericalError, UsageError
 from libgraph.files import explained, write_json, writing
 from libgraph.store import hash_of, save_tensors, write_tensors
+
+log = logging.getLogger("libgraph")
 
 CHECKPOINT = "checkpoint.safetensors"
 Record = dict[str, float]
@@ -74,6 +77,10 @@ def fit(
     key = hash_of(settings)
     history = _resume(path, key, steps, parameters, optimizer)
     start, began = int(history[-1]["step"]) if history else 0, time.monotonic()
+    if start:
+        log.info("%s%s goes on after step %d of '%s'.", stage[0].upper(), stage[1:], start, path)
+    elif path.is_file():
+        log.info("'%s' is of another run, or damaged: %s begins anew.", path, stage)
     before = history[-1]["seconds"] if history else 0.0
     if keep_every and not start:
         _keep(directory, 0, parameters)

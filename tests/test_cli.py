@@ -204,6 +204,25 @@ def test_train(run, tmp_path):
     assert len(list((tmp_path / "runs").glob("modular-addition-*"))) == 1
 
 
+def test_interrupted_training_goes_on_and_says_so(run, monkeypatch):
+    sizes = {"modulus": 7, "d_model": 8, "heads": 2, "d_mlp": 12, "steps": 502}
+    train = ["train", "modular-addition", "--out", "m"]
+    train += [f"-o{name}={value}" for name, value in sizes.items()]
+    shown = progress_module.ProgressDisplay.__call__
+
+    def interrupt(self, stage, done, total, note=""):
+        if done == 501:
+            raise KeyboardInterrupt
+        shown(self, stage, done, total, note)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress_module.ProgressDisplay, "__call__", interrupt)
+        assert run(*train)[0] == 130
+    code, _, err = run(*train, "-v")
+    assert code == 0
+    assert "Training goes on after step 500" in " ".join(err.split())
+
+
 # In a process of its own
 
 COMMAND = [sys.executable, "-m", "libgraph_cli"]

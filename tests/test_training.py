@@ -108,11 +108,23 @@ def test_more_steps_go_on_from_the_last(tmp_path):
     assert_identical(more.values(), whole.values())
 
 
-def test_other_settings_ignore_the_checkpoint(tmp_path):
+def test_other_settings_ignore_the_checkpoint(tmp_path, caplog):
+    caplog.set_level("INFO", "libgraph")
     Regression(tmp_path).fit(steps=10)
+    assert not caplog.messages
     other = Regression(tmp_path, settings={"rate": 0.06})
     other.fit(steps=10)
     assert other.steps_taken == list(range(10))
+    assert [each for each in caplog.messages if "training begins anew" in each]
+
+
+def test_a_resumed_run_says_so(tmp_path, caplog):
+    caplog.set_level("INFO", "libgraph")
+    Regression(tmp_path).fit(steps=10)
+    Regression(tmp_path).fit(steps=15)
+    assert caplog.messages == [
+        f"Training goes on after step 10 of '{tmp_path / 'checkpoint.safetensors'}'."
+    ]
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
