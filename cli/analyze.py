@@ -57,7 +57,7 @@ def analyze(
     """
     from rich.console import Console
 
-    from libgraph_cli.tables import print_metrics
+    from libgraph.report.metrics_tables import print_metrics
 
     options = analysis_values(given, tolerance, no_ablation)
     if dry_run:

@@ -57,12 +57,13 @@ def communities(
     from libgraph.consensus import consensus_communities
     from libgraph.errors import UsageError
     from libgraph.module_metrics import module_metrics, partition_metrics
+    from libgraph.report.metrics_tables import print_modules
     from libgraph.report.resolution_figure import draw_resolutions
     from libgraph.resolution import sweep_resolutions
     from libgraph.saved import SavedRun
     from libgraph.saved_modules import write_modules
     from libgraph_cli.progress import ProgressDisplay
-    from libgraph_cli.tables import print_modules, print_sweep
+    from libgraph_cli.tables import print_sweep
 
     saved = SavedRun(run)
     name = basis or saved.basis

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from libgraph_cli.tables import plain_table, print_table
+from libgraph.report.metrics_tables import plain_table, print_table
 
 
 def print_degeneracy(console: Console, found: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from libgraph_cli.tables import MOST_MODULES, plain_table, print_table
+from libgraph.report.metrics_tables import MOST_MODULES, plain_table, print_table
 
 if TYPE_CHECKING:
     from libgraph.difference import Difference, Side

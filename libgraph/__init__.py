@@ -16,6 +16,7 @@ from libgraph.graph import FeatureLabel, InteractionGraph
 from libgraph.network import Network, NodeLayer
 from libgraph.quadrature import Quadrature
 from libgraph.results import Run
+from libgraph.saved import SavedRun
 from libgraph.sections import (
     Attention,
     Chain,
@@ -58,6 +59,7 @@ __all__ = [
     "Pooling",
     "Quadrature",
     "Run",
+    "SavedRun",
     "Section",
     "SkipMLP",
     "Truncation",

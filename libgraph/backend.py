@@ -89,6 +89,10 @@ class Backend(ABC):
     def __init__(self, options: TypedOptions | None = None) -> None:
         self.options = options if options is not None else self.Options()
 
+    def __repr__(self) -> str:
+        given = self.options.model_dump(exclude_defaults=True).items()
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
+
     @abstractmethod
     def network(self) -> Network:
         """The model, cut into sections, parameters as they are stored; a new one for each call."""

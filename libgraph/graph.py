@@ -69,6 +69,21 @@ class InteractionGraph:
         object.__setattr__(self, "edges", edges)
         _check(self)
 
+    def __repr__(self) -> str:
+        features = sum(layer.size for layer in self.layers)
+        modules = "no" if self.partition is None else self.partition.size
+        parts = f"{len(self.layers)} node layers, {features} features, {modules} modules"
+        return f"<{type(self).__name__}: {parts}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows of it: the picture, if there is matplotlib."""
+        from libgraph.report.graph_picture import graph_png
+
+        try:
+            return graph_png(self)
+        except UsageError:
+            return None
+
     def layer(self, name: str) -> LayerFeatures:
         """The node layer of that name; :class:`UsageError` if there is none."""
         for layer in self.layers:

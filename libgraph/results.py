@@ -25,6 +25,7 @@ from libgraph.graph import InteractionGraph, Pair
 from libgraph.interactions import Edges, Interactions
 from libgraph.module_metrics import module_metrics, partition_metrics
 from libgraph.network import NodeLayer
+from libgraph.report.metrics_tables import metrics_text
 from libgraph.settings import AnalysisOptions
 from libgraph.sparsity import sparsity_measures
 from libgraph.store import read_json, read_tensors, write_tensors
@@ -72,6 +73,19 @@ class Run:
     graphs: Mapping[str, InteractionGraph]
     metrics: Mapping[str, Any]
     directory: Path | None = None
+
+    def __repr__(self) -> str:
+        main, *beside = (name.upper() for name in self.options.bases)
+        bases = f"{main} beside {', '.join(beside)}" if beside else main
+        return f"<{type(self).__name__} of {self.backend!r}: {bases}>"
+
+    def __str__(self) -> str:
+        """The tables that `libgraph analyze` prints."""
+        return metrics_text(self.metrics, self.backend.concept)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook shows of it."""
+        printer.text(str(self))
 
     @property
     def graph(self) -> InteractionGraph:

@@ -23,6 +23,7 @@ from libgraph.errors import DataError, UsageError
 from libgraph.features import LayerFeatures
 from libgraph.graph import InteractionGraph, Pair
 from libgraph.interactions import Edges
+from libgraph.report.metrics_tables import metrics_text
 from libgraph.results import ERROR, PARTS, SCHEMA, Ablation, arrow, load_ablation
 
 
@@ -61,6 +62,17 @@ class SavedRun:
             raise self._damaged("metrics.json", f"{error} is missing") from None
         # Runs of earlier versions do not say what their concepts are called.
         self.concept: str = self.metrics.get("concept", "concept")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def __str__(self) -> str:
+        """The tables that `libgraph analyze` printed."""
+        return metrics_text(self.metrics, self.concept)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook shows of it."""
+        printer.text(str(self))
 
     @cached_property
     def _drawn(self) -> InteractionGraph:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RESOLUTION = 180
+RESOLUTION, NOTEBOOK_RESOLUTION = 180, 90
 FONT, CHARACTER = 6.6, 0.047
-MAX_EDGES = 4000
+MAX_EDGES, MAX_FEATURES = 4000, 60
 LEGEND_ENTRIES = 9
 INK, FAINT = "#22252b", "#7b808a"
 
@@ -40,7 +42,7 @@ def draw_graph(
     *,
     title: str | None = None,
     concept: str = "",
-    max_features: int = 60,
+    max_features: int = MAX_FEATURES,
 ) -> None:
     """Draw the graph to a PNG or SVG file; the same graph always gives the same picture.
 
@@ -60,15 +62,28 @@ def draw_graph(
         raise UsageError(f"{path} is neither .png nor .svg: choose one of them.")
     if max_features < 1:
         raise UsageError(f"max_features is {max_features}: choose at least 1.")
+    with _style():
+        figure = _figure(graph, title, concept, max_features)
+        _save(figure, path, suffix[1:])
+
+
+def graph_png(graph: InteractionGraph) -> bytes:
+    """The same picture for a notebook.
+
+    Raises:
+        UsageError: If matplotlib is missing.
+    """
+    with _style(), BytesIO() as file:
+        _figure(graph, None, "", MAX_FEATURES).savefig(file, format="png", dpi=NOTEBOOK_RESOLUTION)
+        return file.getvalue()
+
+
+def _style() -> AbstractContextManager[None]:
+    """How pictures look, wherever they are drawn."""
     try:
         import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
-
-    kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
-    layout = arrange(graph, kept, choose_features(graph, kept, max_features))
     # A fixed salt and no date make SVG files reproducible; dollar signs in names are no formulas.
     settings: dict[Any, Any] = {
         "svg.hashsalt": "libgraph",
@@ -76,22 +91,30 @@ def draw_graph(
         "font.family": "DejaVu Sans",
         "text.parse_math": False,
     }
-    with matplotlib.rc_context(settings):
-        head, foot = (1.0 if title else 0.65), _legend_height(graph)
-        figure = Figure(figsize=(WIDTH, layout.height + head + foot), facecolor="white")
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        axes.set(xlim=(0, WIDTH), ylim=(-layout.height - foot, head), aspect="equal")
-        axes.axis("off")
-        _draw_bands(axes, layout)
-        _draw_edges(axes, graph, kept, layout)
-        _draw_headings(axes, graph, layout)
-        for layer in graph.layers:
-            _draw_column(axes, graph, layer.name, layout)
-        if title:
-            axes.text(MARGIN, head - 0.24, title, size=13, weight="bold", color=INK, va="center")
-        _draw_legend(axes, graph, concept, -layout.height - 0.22)
-        _save(figure, path, suffix[1:])
+    return matplotlib.rc_context(settings)
+
+
+def _figure(graph: InteractionGraph, title: str | None, concept: str, max_features: int) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
+    layout = arrange(graph, kept, choose_features(graph, kept, max_features))
+    head, foot = (1.0 if title else 0.65), _legend_height(graph)
+    figure = Figure(figsize=(WIDTH, layout.height + head + foot), facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set(xlim=(0, WIDTH), ylim=(-layout.height - foot, head), aspect="equal")
+    axes.axis("off")
+    _draw_bands(axes, layout)
+    _draw_edges(axes, graph, kept, layout)
+    _draw_headings(axes, graph, layout)
+    for layer in graph.layers:
+        _draw_column(axes, graph, layer.name, layout)
+    if title:
+        axes.text(MARGIN, head - 0.24, title, size=13, weight="bold", color=INK, va="center")
+    _draw_legend(axes, graph, concept, -layout.height - 0.22)
+    return figure
 
 
 def graph_title(backend: str, basis: str) -> str:

@@ -1,0 +1,57 @@
+"""What notebooks and `print` show of results."""
+
+import sys
+
+import pytest
+
+import libgraph as lg
+from libgraph_backends.modular_addition import ModularAddition
+
+
+class Printer:
+    """As much of IPython's as is used."""
+
+    def text(self, text):
+        self.shown = text
+
+
+@pytest.fixture(scope="module")
+def result(weights, tmp_path_factory):
+    return lg.analyze(ModularAddition(weights=weights), out=tmp_path_factory.mktemp("n") / "run")
+
+
+def shown(result):
+    printer = Printer()
+    result._repr_pretty_(printer, False)
+    return printer.shown
+
+
+def test_runs_show_the_tables_of_the_command(result, model, run):
+    code, out, err = run("analyze", "modular-addition", "-o", f"weights={model}")
+    assert code == 0, err
+    printed = [line.split() for line in out.splitlines() if "Written to" not in line]
+    assert [line.split() for line in str(result).splitlines()] == printed[:-1]
+    assert shown(result) == str(result)
+    assert len(repr(result)) < 100
+
+
+def test_saved_runs_show_the_same(result):
+    saved = lg.SavedRun(result.directory)
+    assert str(saved) == shown(saved) == str(result)
+    assert repr(saved) == f"SavedRun('{result.directory}')"
+
+
+def test_graphs_show_their_picture(result, monkeypatch):
+    assert result.graph._repr_png_().startswith(b"\x89PNG")
+    assert repr(result.graph) == (
+        f"<InteractionGraph: 4 node layers, {sum(each.size for each in result.graph.layers)} "
+        f"features, {result.graph.partition.size} modules>"
+    )
+    assert "no modules" in repr(result.graph.with_partition(None))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert result.graph._repr_png_() is None
+
+
+def test_backends_show_their_options():
+    assert repr(lg.load_backend("mlp", seed=3)) == "MLP(seed=3)"
+    assert repr(lg.load_backend("mlp")) == "MLP()"
