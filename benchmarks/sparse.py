@@ -7,6 +7,7 @@
 one given by `--reference`.
 `starts`: LIB, principal components and random rotations to begin with, on held-out data as well.
 `controls`: the same on networks that learned nothing. `planted`: planted modules found again.
+`cost`: seconds over K, on an MLP of random weights.
 Each part prints a table and adds its numbers to `benchmarks/results/sparse.json`; `figure` draws
 those of `models` to `docs/images/sparse.png`.
 """
@@ -342,6 +343,33 @@ def planted(console: Console, reference: Path | None) -> dict[str, Any]:
     return {"homogeneity": found, "edges": edges}
 
 
+def cost(console: Console, reference: Path | None) -> dict[str, Any]:
+    """Seconds of 100 steps over K, two layer pairs of 320 hidden units turned."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(
+        nn.Linear(400, 320), nn.ReLU(), nn.Linear(320, 320), nn.ReLU(), nn.Linear(320, 10)
+    )
+    backend = MLP(module=wide, inputs=torch.randn(2000, 400), targets=torch.randint(10, (2000,)))
+    network = backend.network().double()
+    data = Data(backend, "train", batch_size=1024)
+    known = node_statistics(network, data)
+    start = lib(network, known, data, RELATIVE, silent)
+    result = {}
+    table = Table("K", "100 steps", box=None)
+    for count in (30, 64, 128, 300):
+        seconds = []
+        # The first is for warming up; the second takes what comes before the first step.
+        for steps in (1, 0, 100):
+            began = time.monotonic()
+            options = SparseOptions(features=count, steps=steps)
+            sparse(network, known, data, RELATIVE, silent, options, start)
+            seconds.append(time.monotonic() - began)
+        result[str(count)] = seconds[2] - seconds[1]
+        table.add_row(str(count), f"{result[str(count)]:.1f} s")
+    console.print(table)
+    return result
+
+
 def figure(console: Console, reference: Path | None) -> dict[str, Any]:
     """Edges needed of every layer pair, a panel a model."""
     from matplotlib import rc_context
@@ -350,11 +378,17 @@ def figure(console: Console, reference: Path | None) -> dict[str, Any]:
 
     found = read()["models"]
     colours = {"pca": FAINT, "lib": "#2e6eb8", "sparse": "#e26f2c"}
-    rows = -(-len(found) // 3)
+    # Models of many layer pairs stand to the right and take the whole height.
+    deep = {name for name, bases in found.items() if len(bases["lib"]["edges"]) > 8}
+    rows = -(-(len(found) - len(deep)) // 3)
     with rc_context(CURVES):
-        drawn = Figure(figsize=(9, 2.6 * rows), layout="constrained", facecolor="white")
-        for number, (name, bases) in enumerate(found.items()):
-            axes = drawn.add_subplot(rows, 3, number + 1)
+        size = (9 + 4 * len(deep), 2.6 * rows)
+        drawn = Figure(figsize=size, layout="constrained", facecolor="white")
+        grid = drawn.add_gridspec(rows, 3 + len(deep), width_ratios=[1] * 3 + [1.5] * len(deep))
+        cells = iter([grid[row, column] for row in range(rows) for column in range(3)])
+        columns = iter([grid[:, 3 + column] for column in range(len(deep))])
+        for name, bases in found.items():
+            axes = drawn.add_subplot(next(columns if name in deep else cells))
             pairs = list(bases["lib"]["edges"])
             for row, pair in enumerate(pairs):
                 ends = [bases[basis]["edges"][pair] for basis in ("lib", "sparse")]
@@ -364,10 +398,11 @@ def figure(console: Console, reference: Path | None) -> dict[str, Any]:
                 counts = [bases[basis]["edges"][pair] for pair in pairs]
                 axes.plot(counts, range(len(pairs)), "o", color=colour, ms=5, label=basis.upper())
             axes.set_yticks(range(len(pairs)), [pair.replace("->", " → ") for pair in pairs])
-            axes.tick_params(axis="y", labelsize=6.5 if len(pairs) < 8 else 4)
+            axes.tick_params(axis="y", labelsize=6.5)
             axes.set_ylim(len(pairs) - 0.5, -0.5)
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            low, high = axes.get_xlim()
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if high < 200 * low else (1,)))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.set_title(name, loc="left")
@@ -383,6 +418,7 @@ PARTS: dict[str, Callable[[Console, Path | None], dict[str, Any]]] = {
     "starts": starts,
     "controls": controls,
     "planted": planted,
+    "cost": cost,
     "figure": figure,
 }
 
