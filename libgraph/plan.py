@@ -20,8 +20,8 @@ from libgraph.accumulate import Data, silent
 from libgraph.backend import Backend, parse_options
 from libgraph.bases import lib, node_statistics
 from libgraph.bases.global_lib import output_grams
-from libgraph.bases.pair_edges import LEAST
-from libgraph.bases.sparse import PAIR_BYTES, Problem
+from libgraph.bases.pair_edges import enough
+from libgraph.bases.sparse import BATCH, EVERY, PAIR_BYTES, SAMPLES, Problem
 from libgraph.checks import DRAWN_SAMPLES
 from libgraph.interactions import draw_signs, measured
 from libgraph.memory import batch_size, memory_budget
@@ -113,8 +113,7 @@ def plan(backend: Backend, **options: Any) -> Plan:
     }
     turning = 0.0
     if "sparse" in methods:
-        least = min(max(few, LEAST), samples["train"])
-        turning = _sparse_seconds(network, replace(data, limit=least), parsed)
+        turning = _sparse_seconds(network, data, positions, parsed)
         seconds["bases"] += turning
     if parsed.ablate:
         trials = (BISECTION_PASSES + CURVE_PASSES * parsed.curves) * passes.masked
@@ -178,9 +177,14 @@ def _passes(network: Network, inputs: torch.Tensor, options: AnalysisOptions) ->
     return _Passes(forward, grams, outputs, edges, exact or edges, masked)
 
 
-def _sparse_seconds(network: Network, data: Data, options: AnalysisOptions) -> float:
+def _sparse_seconds(
+    network: Network, data: Data, positions: int, options: AnalysisOptions
+) -> float:
     """Of all steps from all starts, as the first one takes on rotations of a LIB of few samples."""
     chosen = options.sparse(None)
+    most = min(SAMPLES, enough(BATCH, positions), options.limit or SAMPLES)
+    few = min(BATCH, most)
+    data = replace(data, limit=few, batch_size=few)
     known = node_statistics(network, data)
     start = lib(network, known, data, options.truncation, silent)
     kept = [len(basis) - basis.isolated for basis in start.values() if basis.rotated]
@@ -190,9 +194,10 @@ def _sparse_seconds(network: Network, data: Data, options: AnalysisOptions) -> f
     if not problem.pairs:
         return 0.0
     rotations = {name: each.requires_grad_() for name, each in problem.start(0).items()}
+    evaluation = _seconds(partial(problem.value, rotations)) * most / few
     with torch.enable_grad():
         step = _seconds(lambda: problem.loss(rotations, 0).backward())
-    return step * chosen.steps * chosen.starts
+    return (step + evaluation / EVERY) * chosen.steps * chosen.starts
 
 
 def _seconds(compute: Callable[[], object]) -> float:

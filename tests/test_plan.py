@@ -4,6 +4,7 @@ import pytest
 
 import libgraph as lg
 from libgraph import plan as planning
+from libgraph.bases.sparse import BATCH, EVERY, SAMPLES
 from libgraph.checks import DRAWN_SAMPLES
 
 PAIRS = 5
@@ -48,14 +49,18 @@ def test_bases_cost_what_they_need(plan, basis, passes):
     assert found.seconds["ablation"] == 0
 
 
+# Four batches are evaluated on every fiftieth step.
+STEP = 1 + SAMPLES / BATCH / EVERY
+
+
 def test_sparse_basis_costs_lib_and_its_steps(plan):
     lib, _ = plan(basis="lib", beside=(), ablate=False)
     found, _ = plan(basis="sparse", beside=(), ablate=False, sparse_steps=30, sparse_starts=2)
-    assert found.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 60)
+    assert found.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 60 * STEP)
     assert found.memory > lib.memory
     # More features than the samples looked at have are no mistake yet.
     many, _ = plan(basis="sparse", beside=(), ablate=False, sparse_features=10_000)
-    assert many.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 800)
+    assert many.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 800 * STEP)
 
 
 def test_what_is_asked_for_beside(plan):
@@ -79,7 +84,7 @@ def test_checks_are_exact_where_edges_are_estimated(plan):
 def test_draws_of_a_sparse_basis_turn_each_network(plan):
     found, _ = plan(basis="sparse", beside=(), draws=4, sparse_steps=30)
     drawn = DRAWN_SAMPLES / planning.PROBE
-    assert found.seconds["significance"] == pytest.approx(5 * (drawn * (2 + 3 * PAIRS) + 30))
+    assert found.seconds["significance"] == pytest.approx(5 * (drawn * (2 + 3 * PAIRS) + 30 * STEP))
 
 
 def test_bases_from_a_split_of_their_own(plan, monkeypatch):
