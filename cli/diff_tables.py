@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from libgraph.report.metrics_tables import MOST_MODULES, plain_table, print_table
+from libgraph.report.metrics_tables import (
+    MOST_MODULES,
+    count_the_rest,
+    plain_table,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from libgraph.difference import Difference, Side
@@ -104,12 +109,13 @@ def print_series(
 
 def _features(found: Difference) -> Table:
     """Features, their subspaces and how many have a counterpart, per node layer."""
-    table = plain_table(
-        "node layer", "features", "overlap", "by chance", "matched", "B needs", "overlap", "matched"
-    )
+    columns = ["features", "overlap", "by chance", "matched"]
+    ablated = any(layer.needed is not None for layer in found.layers)
+    if ablated:
+        columns += ["B needs", "overlap", "matched"]
+    table = plain_table("node layer", *columns)
     for layer in found.layers:
-        table.add_row(
-            layer.name,
+        cells = (
             " / ".join(map(str, layer.features)),
             _number(layer.overlap, ".3f"),
             _number(layer.by_chance, ".3f"),
@@ -118,6 +124,7 @@ def _features(found: Difference) -> Table:
             _number(layer.needed_overlap, ".3f"),
             _number(found.needed_matched(layer), "d"),
         )
+        table.add_row(layer.name, *cells[: len(columns)])
     return table
 
 
@@ -134,7 +141,7 @@ def _leading(found: Difference) -> Table:
 
 def _edges(found: Difference) -> Table:
     """Edges kept in both runs, lost and gained, per layer pair."""
-    columns = ("both", "lost", "gained", "without counterpart", "Jaccard", "rank correlation")
+    columns = ("both", "lost", "gained", "without\ncounterpart", "Jaccard", "rank\ncorrelation")
     table = plain_table("layer pair", *columns)
     for pair in found.pairs:
         table.add_row(
@@ -150,6 +157,8 @@ def _edges(found: Difference) -> Table:
 def _modules(modules: ModulesDifference) -> Table:
     """Which module of B each of A became."""
     table = plain_table("module", "features", "matched", "in B", "shared", "elsewhere", "nowhere")
+    # The one column of words, and as long as there are modules.
+    table.columns[5].no_wrap = False
     for fate in modules.fates[:MOST_MODULES]:
         others = sorted(fate.elsewhere.items(), key=lambda item: -item[1])
         table.add_row(
@@ -159,9 +168,7 @@ def _modules(modules: ModulesDifference) -> Table:
             ", ".join(f"{count} in {module}" for module, count in others) or "-",
             str(fate.nowhere),
         )
-    more = len(modules.fates) - MOST_MODULES
-    if more > 0:
-        table.add_row(f"and {more} more")
+    count_the_rest(table, len(modules.fates))
     return table
 
 

@@ -128,6 +128,23 @@ def test_narrow_terminals(found):
         assert cell in row
 
 
+def test_long_names_go_on_in_the_next_line(found):
+    """Node layers of a language model: their names are broken, and no number is cut."""
+    for part in ("weights", "units", "heads"):
+        found[part] = {
+            f"10.ln1.normalized->10.resid_mid {number}. {part}": each
+            for number, each in enumerate(found[part].values())
+        }
+
+    def numbers(width: int) -> list[str]:
+        text = printed(found, width)
+        assert "…" not in text
+        return sorted(word for word in text.split() if not any(map(str.isalpha, word)))
+
+    assert max(map(len, printed(found, 80).splitlines())) <= 80
+    assert numbers(80) == numbers(200)
+
+
 def test_mistakes(run, model, tmp_path):
     backend = ("modular-addition", "-o", f"weights={model}")
     fails(run("degeneracy", "nothing"), 3, "no backend 'nothing'")

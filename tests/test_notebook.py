@@ -1,10 +1,13 @@
 """What notebooks and `print` show of results."""
 
 import sys
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 import libgraph as lg
+from libgraph.report.metrics_tables import MOST_MODULES, print_modules
 from libgraph_backends.modular_addition import ModularAddition
 
 
@@ -55,3 +58,15 @@ def test_graphs_show_their_picture(result, monkeypatch):
 def test_backends_show_their_options():
     assert repr(lg.load_backend("mlp", seed=3)) == "MLP(seed=3)"
     assert repr(lg.load_backend("mlp")) == "MLP()"
+
+
+def test_modules_that_a_table_leaves_out_are_counted():
+    module = {"size": 2, "features": {"a": 2}, "concept": None, "within_concept": None}
+    table = [{"index": index, **module} for index in range(MOST_MODULES + 5)]
+    found = {"modularity": 0.5, "agreement": 1.0, "within_concept": None, "table": table}
+    console = Console(file=StringIO(), width=80)
+    print_modules(console, found, "lib", ["a"], "class")
+    lines = console.file.getvalue().split("\n")
+    assert lines[MOST_MODULES + 2].strip() == "and 5 more"
+    print_modules(console, {**found, "table": table[:MOST_MODULES]}, "lib", ["a"], "class")
+    assert console.file.getvalue().count("more") == 1

@@ -159,9 +159,7 @@ def _modules(found: Metrics, node_layers: Sequence[str], concept: str) -> Table:
             f"{module['concept_share']:.0%}" if known else "-",
             "-" if inside is None else f"{inside:.0%}",
         )
-    more = len(found["table"]) - MOST_MODULES
-    if more > 0:
-        table.add_row(f"and {more} more")
+    count_the_rest(table, len(found["table"]))
     return table
 
 
@@ -175,12 +173,21 @@ def print_table(console: Console, title: str, table: Table) -> None:
     console.print(table, "")
 
 
+def count_the_rest(table: Table, modules: int) -> None:
+    """Say below a table of modules how many it leaves out."""
+    if modules > MOST_MODULES:
+        table.caption = f"and {modules - MOST_MODULES} more"
+
+
 def plain_table(first: str, *columns: str) -> Table:
-    """A table without lines: names to the left, the other columns to the right."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column(first, no_wrap=True)
+    """A table without lines: names to the left, the other columns to the right.
+
+    Where the terminal is narrow, names go on in the next line, and no number is cut.
+    """
+    table = Table(box=None, pad_edge=False, caption_style="", caption_justify="left")
+    table.add_column(first, overflow="fold")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
