@@ -95,6 +95,21 @@ def test_hessian(case):
     assert not spectrum.error(EPSILONS).any()
 
 
+def test_jacobian_of_a_section_that_is_used_twice():
+    section = random_network(["tanh"], [3, 3], seed=1).sections[0]
+    layers = [NodeLayer(f"l{i}", 4) for i in range(3)]
+    network, inputs = Network(AppendOne(), [section, section], layers), normal(seeded(3), 5, 2, 3)
+    weights = weights_of(network)
+
+    def outputs(flat):
+        tensors = moved(split_change(flat, weights))
+        return functional_call(network, tensors, (inputs,), tie_weights=False).flatten()
+
+    flat = torch.zeros(count_parameters(weights)).double()
+    expected = torch.func.jacrev(outputs)(flat).detach()
+    assert_close(output_jacobians(network, inputs, weights), expected)
+
+
 def test_jacobian_in_chunks(case, monkeypatch):
     network, inputs = case
     weights = weights_of(network)

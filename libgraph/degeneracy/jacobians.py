@@ -7,7 +7,7 @@ Parameters stand in one order everywhere: weight by weight, and row by row in ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -29,35 +29,38 @@ def output_jacobians(
 
     Rows are samples, their positions, their coordinates; columns are the weights in turn, row by
     row. A weight that multiplies x acts by ∂y/∂W = Σ_s x_sᵀ ∂y/∂(x_s W), so that all samples share
-    the passes back from one output coordinate.
+    the passes back from one output coordinate. One that is used several times adds up over them.
     """
-    seen: dict[Weight, Tensor] = {}
-    shifts: dict[Weight, Tensor] = {}
+    used: list[tuple[Weight, Tensor]] = []
+    shifts: list[Tensor] = []
 
     def look(weight: Weight, x: Tensor, z: Tensor) -> None:
-        seen[weight], shifts[weight] = x, torch.zeros_like(z)
+        used.append((weight, x))
+        shifts.append(torch.zeros_like(z))
 
     with watching(weights, look):
         network(inputs)
 
     def outputs(*given: Tensor) -> Tensor:
-        by_weight = dict(zip(shifts, given, strict=True))
-        with watching(weights, lambda weight, x, z: by_weight[weight]):
+        in_turn = iter(given)
+        with watching(weights, lambda weight, x, z: next(in_turn)):
             found: Tensor = network(inputs)
         return found
 
-    found, pull = vjp(outputs, *shifts.values())[:2]
+    found, pull = vjp(outputs, *shifts)[:2]
     count, positions, size = found.shape
     each = positions * size
-    held = sum(shift.numel() for shift in shifts.values()) * found.element_size()
+    held = sum(shift.numel() for shift in shifts) * found.element_size()
     at_once = max(1, CHUNK_BYTES // max(1, held))
     jacobian: Tensor = found.new_zeros(count, each, count_parameters(weights))
     for some in torch.arange(each, device=found.device).split(at_once):
         along = torch.nn.functional.one_hot(some, each).to(found).unsqueeze(1)
         along = along.expand(-1, count, -1).unflatten(-1, (positions, size))
-        gradients = dict(zip(shifts, vmap(pull)(along), strict=True))
-        parts = [_by_entry(w, seen, gradients, count, len(some)) for w in weights]
-        jacobian[:, some] = torch.cat([part.to(found) for part in parts], dim=-1)
+        # Zeros for a weight that the network does not use.
+        parts = {w: found.new_zeros(count, len(some), w.shape[0] * w.shape[1]) for w in weights}
+        for (weight, x), gradient in zip(used, vmap(pull)(along), strict=True):
+            parts[weight] = parts[weight] + _by_entry(x, gradient)
+        jacobian[:, some] = torch.cat([*parts.values()], dim=-1)
     return jacobian.flatten(0, 1)
 
 
@@ -96,15 +99,8 @@ def split_change(
 
 
 def _by_entry(
-    weight: Weight,
-    seen: Mapping[Weight, Tensor],
-    gradients: Mapping[Weight, Tensor],
-    count: int,
-    outputs: int,
+    x: Float[Tensor, "n *s rows"], gradient: Float[Tensor, "o n *s columns"]
 ) -> Float[Tensor, "n o entries"]:
-    """Derivatives by the entries of a weight; zeros if the network did not use it."""
-    if weight not in seen:
-        rows, columns = weight.shape
-        return torch.zeros(count, outputs, rows * columns)
-    x, gradient = seen[weight].flatten(1, -2), gradients[weight].flatten(2, -2)
+    """Derivatives by the entries of a weight, of one of its uses."""
+    x, gradient = x.flatten(1, -2), gradient.flatten(2, -2)
     return torch.einsum("nsr,onsc->norc", x, gradient).flatten(2)
