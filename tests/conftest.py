@@ -77,6 +77,7 @@ def reference() -> Path:
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
     """Equal shapes, and entries that agree relative to the largest."""
     assert actual.shape == expected.shape
+    actual, expected = actual.detach(), expected.detach()
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     assert float((actual - expected).abs().max()) <= tolerance * (scale or 1.0)
 

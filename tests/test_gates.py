@@ -22,15 +22,15 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import jacrev
 
-from libgraph.degeneracy import gates
+from libgraph.degeneracy import gates, products
 from libgraph.degeneracy.gates import (
     GateStatistics,
-    complete_linkage,
     extra_directions,
     gate_statistics,
     ungated,
     unit_groups,
 )
+from libgraph.degeneracy.groups import complete_linkage
 from libgraph.degeneracy.heads import (
     HeadStatistics,
     SwapLoss,
@@ -168,7 +168,7 @@ def test_batches_and_parts_make_no_difference(kind, monkeypatch):
     network = network_around(random_section(kind, 3, 3, width=2))
     x = normal(seeded(1), 11, 3, 3)
     whole = gate_statistics(network, toy_data(network, x))
-    monkeypatch.setattr(gates, "HELD_BYTES", 1)
+    monkeypatch.setattr(products, "HELD_BYTES", 1)
     monkeypatch.setattr(gates, "chunk_length", lambda *_: 1)
     for size in (1, 4):
         cut = gate_statistics(network, toy_data(network, x, batch_size=size))
@@ -192,7 +192,7 @@ def test_parts_of_a_batch_are_small(monkeypatch):
     network = random_network(["relu", "attention"], [3, 3, 3])
     data = toy_data(network, normal(seeded(0), 9, 6, 3))
     seen = []
-    monkeypatch.setattr(gates, "HELD_BYTES", 2 * 8 * 6 * 6 * 2)
+    monkeypatch.setattr(products, "HELD_BYTES", 2 * 8 * 6 * 6 * 2)
     network.sections[0].register_forward_hook(lambda module, x, y: seen.append(len(y)))
     gate_statistics(network, data)
     # The largest is the pattern: two heads, six queries, six positions.

@@ -8,82 +8,33 @@ groups in which every two are close.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
-from scipy.spatial.distance import squareform
+from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.accumulate import Data, Progress, Sums, accumulate, silent
 from libgraph.backend import Batch
-from libgraph.errors import NumericalError, UsageError
+from libgraph.degeneracy.groups import SUMMATION, Groups, check_tolerance, complete_linkage
+from libgraph.degeneracy.products import (
+    Gated,
+    Products,
+    named_sections,
+    samples_at_once,
+    watched,
+    watcher_of_units,
+)
+from libgraph.errors import NumericalError
 from libgraph.network import Network
 from libgraph.quadrature import Quadrature
-from libgraph.sections import Attention, Convolution, GatedMLP, Section, SkipMLP
+from libgraph.sections import GatedMLP
 from libgraph.sections.section import Watcher, chunk_length
 from libgraph.sections.skip_mlp import average_slopes
 
-Gated = SkipMLP | Convolution
-"""Sections with hidden units; a `GatedMLP` is a `SkipMLP`."""
-
-Products = Mapping[str, Tensor]
-"""What came out of a section's products, by the name of the weight."""
-
-HELD_BYTES = 128 * 2**20
-"""A batch goes through the network in parts whose largest product takes about so much."""
-
 ROUNDING = 16
 """Units are rounded by less than this times what their dtype can tell from 1."""
-
-SUMMATION = 256
-"""Means over data are rounded by less than this times what float64 can tell from 1."""
-
-
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """What acts as one, of things with a distance between each two.
-
-    Args:
-        groups: members of each group of at least two, the largest group first.
-        order: all of them, in the order in which the linkage puts them: groups are not torn.
-        distances: between each two.
-    """
-
-    groups: list[list[int]]
-    order: list[int]
-    distances: Float[Tensor, "units units"] = field(repr=False)
-
-    @property
-    def membership(self) -> Int[Tensor, " units"]:
-        """The number of each one's group, -1 for those that are in none."""
-        found = torch.full((len(self.distances),), -1)
-        for number, members in enumerate(self.groups):
-            found[members] = number
-        return found
-
-    @property
-    def medoids(self) -> list[int]:
-        """Of each group the member with the least sum of distances to the others."""
-        sums = (self.distances[members][:, members].sum(0) for members in self.groups)
-        return [m[int(each.argmin())] for m, each in zip(self.groups, sums, strict=True)]
-
-    @property
-    def sources(self) -> tuple[list[int], list[int]]:
-        """All members of groups, and beside each the medoid of its group."""
-        members = [member for group in self.groups for member in group]
-        pairs = zip(self.groups, self.medoids, strict=True)
-        return members, [medoid for group, medoid in pairs for _ in group]
-
-    @property
-    def extra(self) -> list[int]:
-        """Free directions of each group beyond those of its members by themselves."""
-        return [len(group) ** 2 - len(group) for group in self.groups]
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,74 +254,6 @@ def extra_directions(
     return len(members) ** 2 - len(members), of_all - rank(grams[0] + grams[1], tolerance**2)
 
 
-# Shared with `heads`
-
-
-def named_sections(network: Network) -> Iterator[tuple[str, Section]]:
-    """All sections with those inside of them, each once, named as weights are."""
-    seen: set[Section] = set()
-    for a, b, whole in network.pairs:
-        for path, section in whole.named_modules():
-            if isinstance(section, Section) and section not in seen:
-                seen.add(section)
-                yield " ".join(part for part in (f"{a.name}->{b.name}", path) if part), section
-
-
-def complete_linkage(
-    distances: Float[Tensor, "n n"], threshold: float, use: Bool[Tensor, " n"]
-) -> tuple[list[list[int]], list[int]]:
-    """Groups of at least two with no distance above the threshold, and an order of all.
-
-    What is not used comes last in the order.
-    """
-    used = use.nonzero().squeeze(1).cpu().numpy()
-    rest = (~use).nonzero().squeeze(1).tolist()
-    if len(used) < 2:
-        return [], [*used.tolist(), *rest]
-    between = distances.cpu().numpy()[np.ix_(used, used)]
-    tree = linkage(squareform(between, checks=False), method="complete")
-    labels = fcluster(tree, threshold, criterion="distance")
-    by_label = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.diff(labels[by_label])) + 1
-    groups = [used[part].tolist() for part in np.split(by_label, starts) if len(part) > 1]
-    groups.sort(key=lambda group: (-len(group), group))
-    return groups, [*used[leaves_list(tree)].tolist(), *rest]
-
-
-def check_tolerance(name: str, value: float) -> None:
-    """Raise a `UsageError` unless it is a number of at least zero."""
-    if not value >= 0:
-        raise UsageError(f"The tolerance '{name}' must be at least 0, not {value}.")
-
-
-@contextmanager
-def watched(watchers: Mapping[Section, Watcher]) -> Iterator[None]:
-    """Let these watchers see products, and put back what was there when this ends."""
-    before = {section: section.watcher for section in watchers}
-    try:
-        for section, watcher in watchers.items():
-            section.watcher = watcher
-        yield
-    finally:
-        for section, old in before.items():
-            section.watcher = old
-
-
-def watcher_of_units(see: Callable[[Gated, Products, Tensor, Tensor], Tensor]) -> Watcher:
-    """A watcher that calls `see` when the units are done: products before, units, product after."""
-    products: dict[str, Tensor] = {}
-
-    def watcher(section: Section, name: str, x: Tensor, z: Tensor) -> Tensor:
-        if name != "outer":
-            products[name] = z
-            return z
-        found = dict(products)
-        products.clear()
-        return see(cast(Gated, section), found, x, z)
-
-    return watcher
-
-
 def gates_of(section: Gated, products: Products, hidden: Tensor) -> Float[Tensor, "*n units"]:
     """γ, as large as it is, with h = γ times `linear_part`."""
     z = products["inner"]
@@ -384,24 +267,6 @@ def gates_of(section: Gated, products: Products, hidden: Tensor) -> Float[Tensor
 def linear_part(section: Gated, products: Products) -> Float[Tensor, "*n units"]:
     """What the gates multiply."""
     return products["gate" if isinstance(section, GatedMLP) else "inner"]
-
-
-def samples_at_once(network: Network, data: Data) -> int:
-    """How many samples to let through the network together, from what one of them takes."""
-    inputs = next(iter(data)).inputs[:1]
-    most = 1
-
-    def see(section: Section, name: str, x: Tensor, z: Tensor) -> Tensor:
-        nonlocal most
-        sizes = [x.numel(), z.numel()]
-        if isinstance(section, Attention):
-            sizes.append(section.heads * x.shape[1] * (section.before + x.shape[1]))
-        most = max(most, *sizes)
-        return z
-
-    with torch.no_grad(), watched({section: see for _, section in named_sections(network)}):
-        network(inputs)
-    return max(1, HELD_BYTES // (most * data.dtype.itemsize))
 
 
 def _has_gates(section: Gated) -> bool:

@@ -19,16 +19,11 @@ from torch import Tensor, nn
 
 from libgraph.accumulate import Data, Progress, Sums, accumulate, silent
 from libgraph.backend import Batch
-from libgraph.degeneracy.gates import (
-    SUMMATION,
+from libgraph.degeneracy.gates import UnitGroups, gates_of, linear_part
+from libgraph.degeneracy.groups import SUMMATION, Groups, check_tolerance, complete_linkage
+from libgraph.degeneracy.products import (
     Gated,
-    Groups,
     Products,
-    UnitGroups,
-    check_tolerance,
-    complete_linkage,
-    gates_of,
-    linear_part,
     named_sections,
     samples_at_once,
     watched,

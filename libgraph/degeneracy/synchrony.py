@@ -19,11 +19,11 @@ from libgraph.degeneracy.gates import (
     UnitGroups,
     extra_directions,
     gate_statistics,
-    named_sections,
     ungated,
     unit_groups,
 )
 from libgraph.degeneracy.heads import head_groups, head_statistics, swap_loss, swapped
+from libgraph.degeneracy.products import named_sections
 from libgraph.degeneracy.ranks import WeightRanks
 from libgraph.degeneracy.unit_graph import own_coordinates
 from libgraph.network import Network
