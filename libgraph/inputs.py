@@ -50,6 +50,14 @@ class Inputs:
         return self.network.fingerprint()
 
     @cached_property
+    def activations(self) -> list[str]:
+        """Norms of the first sample's activations: functions may differ that have one name."""
+        (one,) = self.data("train", most=1)
+        with torch.no_grad():
+            norms = [float(x.norm()) for x in self.network.activations(one.inputs)]
+        return [f"{norm:.6e}" for norm in norms]
+
+    @cached_property
     def batch_size(self) -> int:
         """As asked for, or what fits."""
         options = self.options
@@ -97,7 +105,7 @@ class Inputs:
             "threads": torch.get_num_threads(),
             "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
             "score": [self.backend.score_name, self.backend.higher_is_better],
-            "network": self.fingerprint,
+            "network": [self.fingerprint, self.activations],
             "data": self._hashes_of(data),
             "batch_size": self.batch_size,
             **self.options.model_dump(include={"dtype", "device", "truncate"}),

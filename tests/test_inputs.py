@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
-from conftest import Toy, ToyLoss, normal, random_network, seeded
+from conftest import AppendOne, Toy, ToyLoss, normal, random_network, seeded
 
 from libgraph.degeneracy.measure import degeneracy
 from libgraph.inputs import Inputs
+from libgraph.network import Network, NodeLayer
+from libgraph.sections import SkipMLP
 from libgraph.settings import ComputingOptions
 
 OPTIONS = ComputingOptions()
@@ -15,6 +17,13 @@ OPTIONS = ComputingOptions()
 
 def planted(seed):
     return random_network(["relu", "linear"], [5, 4, 3], seed=seed, rotated=False)
+
+
+def unnamed(function):
+    """A network with an activation that its representation cannot tell from others."""
+    shapes = (6, 6), (6, 4), (4, 6)
+    section = SkipMLP(*(normal(seeded(i), *shape) for i, shape in enumerate(shapes)), function)
+    return Network(AppendOne(), [section], [NodeLayer("a", 6), NodeLayer("b", 6, constant=False)])
 
 
 @pytest.fixture
@@ -59,6 +68,15 @@ def test_facts_depend_on_the_model_its_data_and_its_score(network, x):
     # Data that are not used are no matter.
     few = ComputingOptions(limit=10)
     assert facts(Toy(network, other, targets), few) == facts(Toy(network, x), few)
+
+
+def test_facts_depend_on_functions_of_the_same_name(x):
+    known, other = (
+        facts(Toy(unnamed(lambda z, function=function: function(z)), x))
+        for function in (torch.relu, torch.tanh)
+    )
+    assert known["network"][0] == other["network"][0]
+    assert known != other
 
 
 def test_record_says_how_to_repeat_it(network, x):
