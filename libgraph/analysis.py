@@ -7,7 +7,6 @@ read back instead of computed where that hash is there already.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +28,7 @@ from libgraph.errors import BackendError, DataError, NumericalError, UsageError
 from libgraph.features import LayerFeatures
 from libgraph.files import write_json
 from libgraph.graph import InteractionGraph
-from libgraph.inputs import Inputs
+from libgraph.inputs import Inputs, digest_of_basis
 from libgraph.interactions import Edges, Interactions, estimate_interactions
 from libgraph.network import Network
 from libgraph.quadrature import Quadrature
@@ -118,6 +117,8 @@ class _Pipeline:
     def run(self) -> Run:
         """All stages in order."""
         # Before anything is computed at length, because this may fail where the rest does not.
+        if self.options.halves and self.options.limit == 1:
+            raise UsageError("Halves of the data need at least two samples: use a larger --limit.")
         for chosen in self.options.bases.values():
             basis_method(chosen)
         if self.options.draws and self.options.main not in METHODS:
@@ -235,11 +236,8 @@ class _Pipeline:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What every stage depends on."""
-        dictionaries = {
-            name: "" if chosen in METHODS else hashlib.sha256(Path(chosen).read_bytes()).hexdigest()
-            for name, chosen in self.options.bases.items()
-        }
-        return self.inputs.facts(*self.measured_on) | {"bases": dictionaries}
+        bases = {name: digest_of_basis(chosen) for name, chosen in self.options.bases.items()}
+        return self.inputs.facts(*self.measured_on) | {"bases": bases}
 
     # Stages
 
@@ -254,7 +252,7 @@ class _Pipeline:
         if stage.startswith("ablation"):
             parts |= self.options.model_dump(include={"score_dtype", "tolerances", "curves"})
         if stage == "significance":
-            parts |= self.options.model_dump(include={"draws", "resolution", "seed"})
+            parts |= self.options.model_dump(include={"basis", "draws", "resolution", "seed"})
         return hash_of(stage, parts)
 
     def _stage(

@@ -11,12 +11,14 @@ import platform
 from collections.abc import Iterable
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from libgraph.accumulate import Data
 from libgraph.backend import Backend, Split
+from libgraph.bases import METHODS
 from libgraph.memory import batch_size, memory_budget
 from libgraph.network import Network
 from libgraph.settings import ComputingOptions
@@ -141,3 +143,8 @@ class Inputs:
             both = b"".join(digest.digest() for digest in digests)
             self._hashes[each.split] = hashlib.sha256(both).hexdigest()
         return {each.split: self._hashes[each.split] for each in data}
+
+
+def digest_of_basis(chosen: str) -> str:
+    """SHA-256 of a basis's file, nothing for one of `METHODS`: the name says little of a file."""
+    return "" if chosen in METHODS else hashlib.sha256(Path(chosen).read_bytes()).hexdigest()

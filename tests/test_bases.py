@@ -426,3 +426,16 @@ def test_no_data_is_an_error():
     network = random_network(["tanh"], [3, 3])
     with pytest.raises(DataError, match="train split of 'toy' has no samples"):
         node_statistics(network, toy_data(network, torch.ones(0, 1, 3).double()))
+
+
+@pytest.mark.parametrize("method", ["pca", "random", "lib", "global", "sparse"])
+def test_node_layers_that_are_not_rotated_keep_their_neurons(method):
+    """Not the last one alone."""
+    network = random_network(["relu", "tanh", "linear"], [4, 5, 4, 3])
+    first, _, *rest = network.node_layers
+    layers = [first, NodeLayer("l1", 6, rotated=False), *rest]
+    setup = Setup(Network(network.embed, network.sections, layers), normal(seeded(0), 30, 1, 4))
+    basis = bases_of(method, setup)["l1"]
+    assert not basis.rotated
+    assert_close(basis.encoder.abs().sum(0), torch.ones(6).double())
+    assert_close(basis.decoder @ basis.encoder, torch.eye(6).double())

@@ -308,6 +308,11 @@ def test_dry_run(run, model, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_halves_of_one_sample(run, model):
+    backend = ("modular-addition", "-o", f"weights={model}")
+    fails(run("compare", *backend, "--limit", 1, "--draws", 0), 2, "at least two samples")
+
+
 @pytest.mark.parametrize(
     ("option", "name"),
     [

@@ -9,7 +9,7 @@ import networkx
 import numpy as np
 import pytest
 import torch
-from conftest import AppendOne, Toy, assert_close, normal, random_network, seeded
+from conftest import AppendOne, Toy, assert_close, normal, random_network, random_section, seeded
 from test_ranks import mlp, random_mlp
 from torch import nn
 
@@ -479,3 +479,15 @@ def test_scores_of_groups_that_share_a_gate():
     same = (hidden @ outer).argmax(1) == backend.targets
     assert found["swap_score"] == pytest.approx(float(same.double().mean()))
     assert found["swap_score"] < 1
+
+
+def test_a_section_that_is_used_twice(tmp_path):
+    section = random_section("relu", 5, 5, constant=True, width=6)
+    layers = [NodeLayer(f"l{i}", 5) for i in range(3)]
+    network = Network(AppendOne(), [section, section], layers)
+    backend = Toy(network, normal(seeded(3), 40, 1, 4))
+    found = degeneracy(backend, samples=12, draws=2, out=tmp_path / "run")
+    assert list(found["units"]) == ["l0->l1"]
+    assert (tmp_path / "run" / "graph.graphml").is_file()
+    # Between three node layers its weights belong to none.
+    assert "skipped" in found["modules"] or not sum(found["modules"]["sum"])

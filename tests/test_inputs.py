@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 from conftest import AppendOne, Toy, ToyLoss, normal, random_network, seeded
+from safetensors.torch import save_file
 
+import libgraph as lg
 from libgraph.degeneracy.measure import degeneracy
 from libgraph.inputs import Inputs
 from libgraph.network import Network, NodeLayer
@@ -127,3 +129,30 @@ def test_degeneracy_is_measured_again_where_the_data_have_changed(network, x, tm
     assert other["behaviour"]["effective"] != first["behaviour"]["effective"]
     new = degeneracy(Toy(network, 2 * x, targets), samples=12, draws=2)
     assert other["behaviour"] == new["behaviour"]
+
+
+def test_significance_is_that_of_the_basis_asked_for(network, x, tmp_path):
+    """Two bases in turn, each the graph's: the network is rotated for either."""
+    kinds = {"ablate": False, "draws": 3}
+    wide = random_network(["tanh", "tanh"], [5, 5, 4])
+    backend = Toy(wide, normal(seeded(3), 60, 1, 5))
+    lg.analyze(backend, out=tmp_path / "run", basis="lib", beside=("pca",), **kinds)
+    reused = lg.analyze(
+        backend, out=tmp_path / "run", force=True, basis="pca", beside=("lib",), **kinds
+    )
+    fresh = lg.analyze(backend, basis="pca", beside=("lib",), **kinds)
+    found, wanted = (
+        run.metrics["bases"]["pca"]["modules"]["significance"] for run in (reused, fresh)
+    )
+    assert found == wanted
+
+
+def test_degeneracy_is_measured_again_where_the_file_of_a_basis_has_changed(tmp_path):
+    network = random_network(["relu", "linear"], [5, 4, 3])
+    backend, file = Toy(network, normal(seeded(1), 40, 1, 5)), tmp_path / "mine.safetensors"
+    options = {"samples": 12, "draws": 2, "out": tmp_path / "run", "basis": str(file)}
+    sums = []
+    for seed in (1, 1, 2):
+        save_file({"l0/decoder": normal(seeded(seed), 4, 5)}, file)
+        sums.append(degeneracy(backend, **options, force=True)["seconds"]["modules"])
+    assert sums[0] == sums[1] != sums[2]

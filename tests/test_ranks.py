@@ -580,3 +580,14 @@ def test_try_moves_where_nothing_is_free_or_all_is():
     trials = try_moves(dead, toy_data(dead, inputs), found)
     assert trials["l0->l1 inner"].used == 0
     assert found[0].free == found[0].parameters
+
+
+def test_ranks_that_few_samples_cannot_tell(caplog):
+    layers = [NodeLayer(f"l{i}", 150, constant=False) for i in range(3)]
+    sections = [Linear(normal(seeded(i), 150, 150)) for i in range(2)]
+    network = Network(nn.Identity(), sections, layers)
+    for samples, right in ((1, False), (2, True)):
+        caplog.clear()
+        found = ranks_of(network, normal(seeded(5), samples, 1, 150))[0]
+        assert (found.gradients.rank == 150) is right
+        assert any("use more samples" in each for each in caplog.messages) is not right

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from conftest import AppendOne, assert_close, normal, random_network, seeded, toy_data
+from torch import nn
 
 from libgraph.degeneracy.behaviour import behaviour_spectrum
 from libgraph.degeneracy.volume import _folded, local_volume, network_volume
@@ -240,3 +241,17 @@ def test_mistakes(monkeypatch):
     monkeypatch.setattr("libgraph.degeneracy.volume.MOST_PARAMETERS", 10)
     with pytest.raises(UsageError, match="behaviour_spectrum"):
         network_volume(network, data, [0.1], radius=1.0)
+
+
+def test_all_batches_count():
+    """A Hessian of rank 8 that no sample alone has."""
+    layers = [NodeLayer("l0", 4), NodeLayer("l1", 2, constant=False)]
+    network = Network(nn.Identity(), [Linear(normal(seeded(0), 4, 2))], layers)
+    x = normal(seeded(1), 100, 1, 4)
+    options = {"radius": 50.0, "steps": 300, "chains": 64}
+    one, whole = (
+        network_volume(network, toy_data(network, x, batch_size=size), [1e-3], **options)
+        for size in (1, 100)
+    )
+    assert one.effective.tolist() == whole.effective.tolist()
+    assert abs(float(whole.effective[0]) - 8) < 1

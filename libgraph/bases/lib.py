@@ -57,7 +57,12 @@ def lib_basis(
     jacobian_gram: Float[Tensor, "d d"],
     truncation: Truncation,
 ) -> Basis:
-    """Steps 2, 4 and 5 at one node layer, from its mean Jacobian Gram M' in the neuron basis."""
+    """Steps 2, 4 and 5 at one node layer, from its mean Jacobian Gram M' in the neuron basis.
+
+    The neuron basis itself where the node layer is not to be rotated.
+    """
+    if not layer.rotated:
+        return neuron_basis(layer, statistics)
     principal = pca_basis(layer, statistics, truncation)
     isolated = principal.isolated
     deviation = principal.importance.sqrt()

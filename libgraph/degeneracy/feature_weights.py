@@ -90,18 +90,17 @@ def parameter_modules(
     that a unit change of a parameter is one of the weight. Of a feature only the coordinates count
     that the weight reads or writes. Where those are fewer than the features, such as those of a
     norm beside its residual stream, some changes of the weight have several names. Weights within
-    a chain or a function that see no node layer have no module.
+    a chain or a function that see no node layer have no module, nor those between several ones.
 
     Raises:
         UsageError: if the graph has no modules, or the bases are not those of the graph.
     """
     _check(network, bases, graph)
     membership = memberships(network, graph)
-    ends: dict[nn.Module, tuple[str | None, str | None]] = {
-        module: between
-        for a, b, section in network.pairs
-        for module, between in _ends(section, a.name, b.name)
-    }
+    ends: dict[nn.Module, tuple[str | None, str | None]] = {}
+    for a, b, section in network.pairs:
+        for module, between in _ends(section, a.name, b.name):
+            ends[module] = between if module not in ends else (None, None)
     found = []
     for weight in weights_of(network):
         source, target = ends.get(weight.module, (None, None))

@@ -33,7 +33,7 @@ from libgraph.degeneracy.weights import weights_of
 from libgraph.errors import UsageError
 from libgraph.export.graphml import write_graphml
 from libgraph.files import write_json
-from libgraph.inputs import Inputs
+from libgraph.inputs import Inputs, digest_of_basis
 from libgraph.report.degeneracy_figure import draw_degeneracy
 from libgraph.store import RunDirectory, hash_of, read_json
 
@@ -302,6 +302,8 @@ class _Measurement:
 
     def _identity(self, name: str) -> Mapping[str, Any]:
         options = self.options.model_dump(mode="json", include={*EVERYWHERE, *READ[name]})
+        if name == "modules":
+            options["file"] = digest_of_basis(self.options.basis)
         return {**self.facts, "options": options}
 
     def _earlier(self) -> dict[str, Any]:

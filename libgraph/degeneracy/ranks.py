@@ -8,6 +8,7 @@ least d_in·d_out − rank(G)·rank(K) directions (arXiv 2405.10927). `try_moves
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +24,10 @@ from libgraph.backend import Batch
 from libgraph.bases import Truncation
 from libgraph.bases.basis import eigenbasis
 from libgraph.degeneracy.weights import Weight, watching, weights_of
-from libgraph.gradients import gradient_grams
+from libgraph.gradients import MOST_PASSES, gradient_grams
 from libgraph.network import Network
+
+log = logging.getLogger("libgraph")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +136,14 @@ def weight_ranks(
             Spectrum.of(sums[f"{w.name} {side}"] / count, truncation, f"Gram of {side} of {w.name}")
             for side in ("inputs", "gradients")
         )
-        result.append(WeightRanks(w, *spectra))
+        found = WeightRanks(w, *spectra)
+        if found.gradients.rank == MOST_PASSES * int(count) < w.shape[1]:
+            log.warning(
+                "Gradients at %s come from so few samples that random signs cannot tell their "
+                "rank, and too much seems free: use more samples.",
+                w.name,
+            )
+        result.append(found)
     return result
 
 

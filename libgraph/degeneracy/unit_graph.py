@@ -78,21 +78,24 @@ def with_hidden_layers(network: Network) -> tuple[Network, dict[str, str]]:
     """The same map with a node layer at the units of each section that has some.
 
     Returns:
-        The network, and which section's units each node layer that begins with units holds.
+        The network, and which section's units each node layer that begins with units holds. A
+        section that is used several times is called after its first use, as in `named_sections`.
     """
+    names: dict[Section, str] = {}
     sections: list[Section] = []
     layers: list[NodeLayer] = [network.node_layers[0]]
     units: dict[str, str] = {}
     for a, b, section in network.pairs:
+        name = names.setdefault(section, f"{a.name}->{b.name}")
         gated = isinstance(section, GatedMLP)
         if isinstance(section, SkipMLP) and not gated and a.constant:
             count, size = section.outer.shape[0], section.d_in
             if own_coordinates(section):
-                units[b.name] = f"{a.name}->{b.name}"
+                units[b.name] = name
                 sections.append(section)
             else:
                 hidden = NodeLayer(f"{b.name} {HIDDEN}", count + size)
-                units[hidden.name] = f"{a.name}->{b.name}"
+                units[hidden.name] = name
                 layers.append(hidden)
                 eye = torch.eye(size).to(section.skip)
                 outer = torch.eye(count).to(section.outer)

@@ -142,7 +142,7 @@ def network_volume(
     half_width: float = 0.3,
     progress: Progress = silent,
 ) -> VolumeCurve:
-    """N_eff(ε) of the behavioural loss on the first batch of the data.
+    """N_eff(ε) of the behavioural loss on all of the data at once.
 
     Args:
         weights: whose entries move, all by default.
@@ -160,7 +160,7 @@ def network_volume(
             f"{parameters} parameters: sampling a volume takes 1 to {MOST_PARAMETERS}; choose "
             "weights, or count eigenvalues (behaviour_spectrum) instead."
         )
-    inputs = next(iter(data)).inputs
+    inputs = torch.cat([batch.inputs for batch in data])
     with torch.no_grad():
         outputs = network(inputs)
         held = sum(x.numel() * x.element_size() for x in network.activations(inputs))
