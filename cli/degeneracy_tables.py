@@ -66,7 +66,7 @@ def _groups(sections: Mapping[str, Any], part: str, one: str) -> Table:
     table = plain_table("section", *columns, "swap loss", "score")
     for name, each in sections.items():
         # Where it is not known what of the extra is free already, all of it is an upper bound.
-        new = each.get("new", each["extra"])
+        new = each["new"]
         cells = [str(each[part])]
         if units:
             cells += [str(len(each["dead"])), str(len(each["constant"]))]

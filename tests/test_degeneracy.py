@@ -9,15 +9,27 @@ import networkx
 import numpy as np
 import pytest
 import torch
-from conftest import AppendOne, Toy, assert_close, normal, random_network, random_section, seeded
-from test_ranks import mlp, random_mlp
+from conftest import (
+    AppendOne,
+    Toy,
+    assert_close,
+    normal,
+    random_network,
+    random_section,
+    seeded,
+    toy_data,
+)
+from test_ranks import SHARP, mlp, random_mlp
 from torch import nn
 
 import libgraph.degeneracy.measure as measured
 from libgraph.accumulate import Data, silent
+from libgraph.degeneracy.jacobians import output_jacobians
 from libgraph.degeneracy.measure import degeneracy
+from libgraph.degeneracy.ranks import weight_ranks
 from libgraph.degeneracy.synchrony import Synchrony
 from libgraph.degeneracy.unit_graph import unit_graph, with_hidden_layers
+from libgraph.degeneracy.weights import weights_of
 from libgraph.errors import DataError, UsageError
 from libgraph.export.graphml import write_graphml
 from libgraph.network import Network, NodeLayer
@@ -491,3 +503,71 @@ def test_a_section_that_is_used_twice(tmp_path):
     assert (tmp_path / "run" / "graph.graphml").is_file()
     # Between three node layers its weights belong to none.
     assert "skipped" in found["modules"] or not sum(found["modules"]["sum"])
+
+
+@pytest.mark.parametrize(("size", "outputs"), [(2, 2), (3, 3), (2, 4), (3, 7)])
+def test_groups_whose_gates_depend_on_each_other(size, outputs):
+    """On for x > 0, on for x < 0, always on: what one leaves free another may, too."""
+    g = seeded(3)
+    steep = [sign * (normal(g, 1, size).abs() + 0.5) for sign in (1, -1)]
+    inner = torch.cat([torch.cat([*steep, normal(g, 1, size)], 1), 0.1 * normal(g, 1, 3 * size)])
+    inner[1, 2 * size :] += 20
+    section = SkipMLP(torch.zeros(2, outputs).double(), inner, normal(g, 3 * size, outputs))
+    layers = [NodeLayer("l0", 2), NodeLayer("l1", outputs, constant=False, rotated=False)]
+    network = Network(AppendOne(), [section], layers)
+    sign = 2 * torch.randint(2, (200, 1, 1), generator=seeded(6)) - 1
+    inputs = (torch.rand(200, 1, 1, generator=seeded(5), dtype=torch.float64) * 1.5 + 0.5) * sign
+    found = degeneracy(Toy(network, inputs), samples=200, draws=2)
+    assert found["units"]["l0->l1"]["exact_groups"] == [
+        list(range(k * size, (k + 1) * size)) for k in range(3)
+    ]
+    jacobian = output_jacobians(network, inputs, weights_of(network))
+    nullity = jacobian.shape[1] - int(torch.linalg.matrix_rank(jacobian, rtol=1e-9))
+    assert found["totals"]["free"] + 3 * size + found["totals"]["extra"] == nullity
+
+
+@pytest.mark.parametrize(
+    ("heads", "width", "positions", "unread"),
+    [(2, 3, 4, False), (2, 4, 4, False), (3, 3, 4, True), (2, 3, 1, False), (4, 2, 5, False)],
+)
+def test_mixing_heads_beyond_what_low_rank_leaves_free(heads, width, positions, unread):
+    """Heads 0 and 1 attend alike; all changes are made and their dimensions counted."""
+    g, d = seeded(1), 6
+    query, key, value = (normal(g, d, heads * width) for _ in range(3))
+    output = normal(g, heads * width, d)
+    output[:, -1] = 0
+    for each in (query, key):
+        each[:, width : 2 * width] = each[:, :width]
+    if unread:
+        output[: 2 * width] = 0
+    skip = torch.zeros(d, d).double()
+    skip[-1, -1] = 1
+    section = Attention(skip, query, key, value, output, heads=heads)
+    network = Network(AppendOne(), [section], [NodeLayer("l0", d), NodeLayer("l1", d)])
+    inputs = normal(seeded(2), 200, positions, d - 1)
+    found = degeneracy(Toy(network, inputs), samples=200, draws=2)["heads"]["l0->l1"]
+    by_name = {w.weight.factor: w for w in weight_ranks(network, toy_data(network, inputs), SHARP)}
+
+    def span(same_head: bool) -> list[torch.Tensor]:
+        changes = []
+        for i in range(heads * width):
+            for j in range(heads * width):
+                a, b = i // width, j // width
+                if not (a == b if same_head else {a, b} == {0, 1}):
+                    continue
+                of_value, of_output = torch.zeros_like(value), torch.zeros_like(output)
+                of_value[:, j], of_output[i] = value[:, i], -output[j]
+                kept = (
+                    by_name["value"].used_part(of_value),
+                    by_name["output"].used_part(of_output[:, by_name["output"].weight.columns]),
+                )
+                changes.append(torch.cat([each.flatten() for each in kept]))
+        return changes
+
+    within, between = span(True), span(False)
+    dimensions = [
+        int(torch.linalg.matrix_rank(torch.stack(each), rtol=1e-9))
+        for each in (within, within + between)
+    ]
+    assert found["new"] == dimensions[1] - dimensions[0]
+    assert found["extra"] == 2 * width**2

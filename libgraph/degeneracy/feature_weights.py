@@ -99,8 +99,8 @@ def parameter_modules(
     membership = memberships(network, graph)
     ends: dict[nn.Module, tuple[str | None, str | None]] = {}
     for a, b, section in network.pairs:
-        for module, between in _ends(section, a.name, b.name):
-            ends[module] = between if module not in ends else (None, None)
+        for part, between in _ends(section, a.name, b.name):
+            ends[part] = between if part not in ends else (None, None)
     found = []
     for weight in weights_of(network):
         source, target = ends.get(weight.module, (None, None))

@@ -33,6 +33,9 @@ from libgraph.sections import GatedMLP
 from libgraph.sections.section import Watcher, chunk_length
 from libgraph.sections.skip_mlp import average_slopes
 
+MOST_JOINT = 4096
+"""Unit matrices whose Gram is decomposed at most."""
+
 ROUNDING = 16
 """Units are rounded by less than this times what their dtype can tell from 1."""
 
@@ -252,6 +255,61 @@ def extra_directions(
     of_all = sum(m * n for m, n in zip(lefts, rights, strict=True)) - both
     grams = [(m.T @ m) * (n @ n.T) for m, n in zip(left, right, strict=True)]
     return len(members) ** 2 - len(members), of_all - rank(grams[0] + grams[1], tolerance**2)
+
+
+def joint_directions(
+    groups: Sequence[Sequence[Sequence[int]]],
+    inner: Float[Tensor, "rows units"],
+    outer: Float[Tensor, "units columns"],
+    P_G_inner: Float[Tensor, "rows rows"],
+    P_K_inner: Float[Tensor, "units units"],
+    P_G_outer: Float[Tensor, "units units"],
+    P_K_outer: Float[Tensor, "columns columns"],
+    *,
+    scale: Float[Tensor, " units"] | None = None,
+    tolerance: float = 1e-6,
+) -> int | None:
+    """New free directions of several groups together, as `extra_directions` of one by itself.
+
+    What groups leave free may be the same where their gates are linearly dependent. With E_ij the
+    unit matrices of all groups, the images P_G A E_ij P_K and P_G E_ij B P_K have the Gram
+
+        (AᵀP_G A)_ik (P_K)_jl + (P_G)_ik (B P_K Bᵀ)_jl,
+
+    whose rank is taken, less that of what members do by themselves.
+
+    Args:
+        groups: of each group its members, of each member its coordinates: one for a unit, several
+            for a head; members of no group are groups of one.
+        inner, outer, P_G_inner, P_K_inner, P_G_outer, P_K_outer, scale, tolerance: as there.
+
+    Returns:
+        How many; None for more than `MOST_JOINT` unit matrices.
+    """
+    if sum(sum(map(len, group)) ** 2 for group in groups) > MOST_JOINT:
+        return None
+    first, second, own = [], [], []
+    for group in groups:
+        places = torch.tensor([place for member in group for place in member])
+        member = torch.tensor([k for k, member in enumerate(group) for _ in member])
+        first.append(places.repeat_interleave(len(places)))
+        second.append(places.repeat(len(places)))
+        own.append((member[:, None] == member).flatten())
+    i, j, alone = (torch.cat(each).to(inner.device) for each in (first, second, own))
+    used = i.unique()
+    size = inner.new_ones(len(outer)) if scale is None else scale.to(inner)
+    size = torch.where(size > 0, size, 1)
+    a, b = P_G_inner @ inner, (size / size[used].max()).unsqueeze(1) * outer @ P_K_outer
+    a, b = (m / (torch.linalg.matrix_norm(m[s], 2) or 1) for m, s in ((a, (..., used)), (b, used)))
+    small = size[used].min() / size
+    by_inner = (a.T @ a)[i][:, i] * P_K_inner[j][:, j]
+    by_outer = (small * P_G_outer * small.unsqueeze(1))[i][:, i] * (b @ b.T)[j][:, j]
+
+    def rank(gram: Tensor) -> int:
+        return int((torch.linalg.eigvalsh(gram) > tolerance**2).sum()) if len(gram) else 0
+
+    gram = by_inner + by_outer
+    return rank(gram) - rank(gram[alone][:, alone])
 
 
 def gates_of(section: Gated, products: Products, hidden: Tensor) -> Float[Tensor, "*n units"]:

@@ -174,7 +174,7 @@ class _Measurement:
         return self.synchrony.units(lambda: self.ranks)
 
     def _heads(self) -> Part:
-        return self.synchrony.heads()
+        return self.synchrony.heads(lambda: self.ranks)
 
     @cached_property
     def synchrony(self) -> Synchrony:
@@ -280,7 +280,7 @@ class _Measurement:
         groups = [*self.kept["units"].values(), *self.kept["heads"].values()]
         parameters = sum(each["parameters"] for each in weights)
         free = sum(each["free"] for each in weights)
-        extra = sum(each.get("new", each.get("extra")) or 0 for each in groups)
+        extra = sum(each.get("new") or 0 for each in groups)
         return {"parameters": parameters, "free": free, "extra": extra}
 
     # Keeping

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from libgraph.ablation import base_score
 from libgraph.accumulate import Data, Progress
 from libgraph.backend import Backend
@@ -19,10 +22,12 @@ from libgraph.degeneracy.gates import (
     UnitGroups,
     extra_directions,
     gate_statistics,
+    joint_directions,
     ungated,
     unit_groups,
 )
-from libgraph.degeneracy.heads import head_groups, head_statistics, swap_loss, swapped
+from libgraph.degeneracy.groups import Groups
+from libgraph.degeneracy.heads import HeadGroups, head_groups, head_statistics, swap_loss, swapped
 from libgraph.degeneracy.products import named_sections
 from libgraph.degeneracy.ranks import WeightRanks
 from libgraph.degeneracy.unit_graph import own_coordinates
@@ -77,7 +82,7 @@ class Synchrony:
             result[name] = {"skipped": reason}
         return result
 
-    def heads(self) -> Part:
+    def heads(self, ranks: Callable[[], list[WeightRanks]]) -> Part:
         """Of every section of attention, by name."""
         result: Part = {}
         for name, each in head_statistics(self.network, self.data, self.progress).items():
@@ -87,6 +92,7 @@ class Synchrony:
                 "groups": close.groups,
                 "exact_groups": same.groups,
                 "extra": sum(same.extra),
+                "new": self._new_of_heads(ranks, name, same),
                 **self._swap(name, close),
                 "order": close.order,
                 "distances": each.distances.tolist(),
@@ -124,18 +130,42 @@ class Synchrony:
         matrix, projection = outer.weight.matrix, outer.inputs.projection
         if outer.weight.rows[rows].tolist() != list(range(inner.weight.shape[1])):
             return None
-        return sum(
-            extra_directions(
-                group,
-                inner.weight.matrix.double(),
-                matrix[rows].double(),
-                inner.inputs.projection,
-                inner.gradients.projection,
-                projection[rows][:, rows],
-                outer.gradients.projection,
-                scale=groups.scale,
-            )[1]
-            for group in groups.groups
+        between: tuple[Tensor, ...] = (
+            inner.weight.matrix.double(),
+            matrix[rows].double(),
+            inner.inputs.projection,
+            inner.gradients.projection,
+            projection[rows][:, rows],
+            outer.gradients.projection,
+        )
+        single = [[unit] for unit in range(len(groups.distances))]
+        found = joint_directions(_with_singles(groups, single), *between, scale=groups.scale)
+        if found is None and len(groups.groups) == 1:
+            found = extra_directions(groups.groups[0], *between, scale=groups.scale)[1]
+        return found
+
+    def _new_of_heads(
+        self, ranks: Callable[[], list[WeightRanks]], name: str, groups: HeadGroups
+    ) -> int | None:
+        """The same of heads, whose values take several coordinates each."""
+        if not sum(groups.extra):
+            return 0
+        by_name = {each.weight.name: each for each in ranks()}
+        path = f"{name}." if " " in name else f"{name} "
+        value, output = by_name.get(path + "value"), by_name.get(path + "output")
+        count, width = len(groups.distances), groups.width
+        if value is None or output is None:
+            return None
+        if value.weight.shape[1] != count * width or output.weight.shape[0] != count * width:
+            return None
+        return joint_directions(
+            _with_singles(groups, torch.arange(count * width).reshape(count, width).tolist()),
+            value.weight.matrix.double(),
+            output.weight.matrix.double(),
+            value.inputs.projection,
+            value.gradients.projection,
+            output.inputs.projection,
+            output.gradients.projection,
         )
 
     def _reader(self, by_name: Mapping[str, WeightRanks], name: str) -> WeightRanks | None:
@@ -153,3 +183,10 @@ class Synchrony:
         if isinstance(after, SkipMLP) and bool(after.skip[: len(writer.outer)].any()):
             return None
         return by_name.get(f"{names[number + 1]} {after.readers[0]}")
+
+
+def _with_singles(groups: Groups, coordinates: list[list[int]]) -> list[list[list[int]]]:
+    """Coordinates of the members of each group, and of those that are in none."""
+    inside = {member for group in groups.groups for member in group}
+    alone = [[member] for member in range(len(coordinates)) if member not in inside]
+    return [[coordinates[m] for m in group] for group in [*groups.groups, *alone]]
