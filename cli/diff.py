@@ -88,7 +88,8 @@ def diff(
         print_series(Console(), rows, found, saved[-1].concept)
     if figure is not None:
         # Last, so that the figures are not lost where there is no matplotlib.
-        title = f"{saved[-1].backend}: {len(runs)} runs in the {sides[-1].basis.upper()} basis"
+        bases = " and ".join(dict.fromkeys(each.basis.upper() for each in sides))
+        title = f"{saved[-1].backend}: {len(runs)} runs in the {bases} basis"
         draw_series(rows, figure, concept=saved[-1].concept, title=title)
         if not as_json:
             click.echo(f"Written to {figure}.")

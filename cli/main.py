@@ -55,6 +55,10 @@ def main() -> None:
         _complain(str(error) or "Interrupted.")
         sys.exit(130)
     except Exception as error:
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            # Within an import Ctrl-C may come out as the import's failure.
+            _complain("Interrupted.")
+            sys.exit(130)
         # The core is imported by now if it was the core that raised.
         errors = sys.modules.get("libgraph.errors")
         if isinstance(error, BrokenPipeError):

@@ -137,7 +137,8 @@ ANALYSIS = (
         "--tolerance",
         type=float,
         multiple=True,
-        help="Δ: how much score edges may cost; can be repeated.  [0.001, or 0.05 nats]",
+        help="Δ: how much score edges may cost; can be repeated.  [the backend's: 0.001, 0.01 or "
+        "0.05 nats]",
     ),
     click.option("--no-ablation", is_flag=True, help="Skip ablations; modules then use all edges."),
     click.option(

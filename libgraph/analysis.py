@@ -19,7 +19,7 @@ from torch import Tensor
 
 from libgraph.ablation import ablate_edges, ablate_nodes, base_score
 from libgraph.accumulate import Data, Progress, ranks, silent
-from libgraph.backend import Backend, parse_options
+from libgraph.backend import Backend, check_backend_kind, parse_options
 from libgraph.bases import METHODS, Bases, basis_method, node_statistics
 from libgraph.bases.sparse import CHECKPOINTS
 from libgraph.checks import HALVES, against_rotations, halves_agree, interactions_of_halves
@@ -77,6 +77,7 @@ def analyze(
         DataError: for a split without samples.
         NumericalError: for NaN or infinity, naming the node layer.
     """
+    check_backend_kind(backend)
     options = {"tolerances": backend.tolerances, **options}
     parsed = parse_options(AnalysisOptions, options, "the analysis")
     rank, _ = ranks()
@@ -309,7 +310,8 @@ class _Pipeline:
                 if len(basis) == basis.isolated:
                     raise NumericalError(
                         f"No direction at node layer '{layer}' is above the threshold "
-                        f"{self.options.truncate} in the {name} basis: choose a smaller one."
+                        f"{self.options.truncate} in the {name} basis: choose a smaller one, or "
+                        "more samples."
                     )
 
     def _interactions(self, bases: Mapping[str, Bases]) -> Interactions:

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 class TypedOptions(BaseModel):
     """Base of typed options: unknown names are refused, values cannot be changed afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 def by_commas(value: Any) -> Any:
@@ -132,6 +132,16 @@ class Backend(ABC):
 AnyOptions = TypeVar("AnyOptions", bound=BaseModel)
 
 
+def check_backend_kind(backend: object) -> None:
+    """Raise a `UsageError` for what is no backend, such as its name."""
+    if not isinstance(backend, Backend):
+        kind = type(backend).__name__
+        raise UsageError(
+            f"A backend is needed, not a {kind}: make one with libgraph.load_backend(name), or of "
+            "a module of your own with libgraph_backends.mlp.MLP(module=…)."
+        )
+
+
 def parse_options(model: type[AnyOptions], values: Mapping[str, Any], of: str) -> AnyOptions:
     """Validate option values, which may be strings.
 
@@ -153,7 +163,8 @@ def parse_options(model: type[AnyOptions], values: Mapping[str, Any], of: str) -
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"]) or "options"
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise UsageError(f"Option '{name}' of {of}: {message}, not {first['input']!r}.") from None
+        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        raise UsageError(f"Option '{name}' of {of}: {message}{given}.") from None
 
 
 def near(name: str, known: Iterable[str], otherwise: str) -> str:
@@ -185,6 +196,12 @@ def backend_class(name: str) -> type[Backend]:
         raise BackendError(
             f"The backend '{name}' cannot be imported ({error}): install what it needs, "
             f"perhaps with: pip install 'libgraph[{name}]'."
+        ) from error
+    except Exception as error:
+        # Whatever the module of somebody else runs into.
+        raise BackendError(
+            f"The backend '{name}' cannot be imported, {type(error).__name__}: {error}. Its entry "
+            f"point is {found[name].value}."
         ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
         raise BackendError(

@@ -212,7 +212,7 @@ def run_metrics(
             | {"standard_error": standard_error(bases[name], edges[name], errors.get(name, {}))}
             | {"sparsity": sparsity(bases[name], edges[name])}
             | {"sparsity_total": sparsity_in_total(bases[name], edges[name])}
-            | _curves(ablation.get(name), bases[name])
+            | _curves(ablation.get(name), bases[name], whole=options.curves)
             | {"modules": {**module_metrics(graphs[name], known=known), **checks[name]}}
             for name in options.bases
         },
@@ -247,8 +247,11 @@ def _required(
     }
 
 
-def _curves(ablation: Ablation | None, bases: Bases) -> dict[str, Any]:
-    """Scores by number of features and of edges kept, and the areas under these curves."""
+def _curves(ablation: Ablation | None, bases: Bases, *, whole: bool) -> dict[str, Any]:
+    """Scores by number of features and of edges kept, and the areas under these curves.
+
+    No areas of edges where only those were tried that a bisection came by.
+    """
     nodes = ablation.nodes if ablation else {}
     edges = {pair: found.score for pair, found in ablation.edges.items()} if ablation else {}
     sizes = {layer: len(basis.encoder) for layer, basis in bases.items()}
@@ -260,7 +263,9 @@ def _curves(ablation: Ablation | None, bases: Bases) -> dict[str, Any]:
         "area": {
             "nodes": {layer: area(curve, sizes[layer]) for layer, curve in nodes.items()},
             "edges": {
-                arrow((a, b)): area(curve, sizes[a] * sizes[b]) for (a, b), curve in edges.items()
+                arrow((a, b)): area(curve, sizes[a] * sizes[b])
+                for (a, b), curve in edges.items()
+                if whole
             },
         },
     }

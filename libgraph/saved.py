@@ -228,6 +228,11 @@ def _refuse_others(path: Path) -> None:
         raise UsageError(
             f"There is no run '{path}': give a directory that `libgraph analyze` has written."
         )
+    if (path / "degeneracy.json").is_file():
+        raise UsageError(
+            f"'{path}' is of `libgraph degeneracy`: give a directory that `libgraph analyze` has "
+            "written."
+        )
     if not (path / "run.json").is_file():
         raise UsageError(
             f"'{path}' is no run: give a directory that `libgraph analyze` has written."

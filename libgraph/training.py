@@ -196,6 +196,8 @@ def train_model(
     if backend.Training is None:
         raise BackendError(f"The backend '{backend.name}' has no training.")
     parsed = parse_options(backend.Training, options, f"training '{backend.name}'")
+    if not directory.name:
+        raise UsageError(f"'{directory}' is no name for a directory: choose another --out.")
     model = directory / "model.safetensors"
     if model.exists() and not force:
         raise UsageError(f"'{model}' exists: add --force to replace it, or choose another --out.")

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import libgraph as lg
+from libgraph.degeneracy.measure import degeneracy
 from libgraph.errors import NumericalError, UsageError
 from libgraph.results import sparsity, sparsity_in_total
 from libgraph.testing import check_backend
@@ -169,6 +170,7 @@ def test_bases_beside_each_other_and_what_tells_modules_from_chance(tiny, tmp_pa
             available = max(map(int, curve))
             assert {2**i for i in range(available.bit_length())} <= set(map(int, curve))
             assert 0 <= entry["area"]["edges"][pair] <= 1
+        assert len(entry["area"]["edges"]) == 3
         assert -1 <= entry["modules"]["halves"] <= 1
         assert ("significance" in entry["modules"]) == (name == "lib")
         assert set(entry["sparsity_total"]) == set(entry["sparsity"]["ln1.0->ln2.0"])
@@ -215,3 +217,17 @@ def test_two_bases_of_one_name(tiny, tmp_path):
     both = [str(tmp_path / folder / "mine.safetensors") for folder in ("a", "b")]
     with pytest.raises(UsageError, match="both be called mine"):
         lg.analyze(tiny, basis=both[0], beside=(both[1],))
+
+
+def test_bisections_alone_make_no_area(tiny):
+    """The numbers that they try are all near the one that they find."""
+    for entry in lg.analyze(tiny).metrics["bases"].values():
+        assert entry["area"]["edges"] == {}
+        assert len(entry["area"]["nodes"]) == 3
+
+
+@pytest.mark.parametrize("wrong", ["mlp", torch.nn.Linear(2, 2)])
+def test_what_is_no_backend(wrong):
+    for function in (lg.analyze, degeneracy):
+        with pytest.raises(UsageError, match="load_backend"):
+            function(wrong)

@@ -22,6 +22,8 @@ from libgraph_cli import progress as progress_module
 def test_unknown_backend(run):
     fails(run("analyze", "modular-adition"), 3, "'modular-adition'", "'modular-addition'")
     fails(run("train", "nothing"), 3, "'nothing'")
+    fails(run("train", "modular-addition", "-o", "d_model=30"), 2, "heads have to divide")
+    fails(run("train", "mlp", "--out", ""), 2, "choose another --out")
 
 
 def test_unknown_options(analyze, run):
@@ -38,6 +40,7 @@ def test_unknown_options(analyze, run):
         ("--basis", "ica", "neuron, pca, random, global, lib"),
         ("--integration", "simpson", "gauss-legendre"),
         ("--truncate", "1e-10", "rel:TOL"),
+        ("--truncate", "rel:2", "rel:TOL"),
         ("--dtype", "float16", "float32"),
         ("--device", "gpu", "gpu"),
         ("--resolution", "0", "resolution"),
@@ -287,3 +290,37 @@ def test_memory_that_runs_out(analyze, tmp_path, monkeypatch, error):
     monkeypatch.setattr("libgraph.analysis.estimate_interactions", exhausted)
     fails(analyze(), 1, "Not enough memory", "--batch-size")
     assert (tmp_path / "run.partial" / "bases.safetensors").exists()
+
+
+@pytest.mark.parametrize("error", [AttributeError("no Nope"), ZeroDivisionError("division")])
+def test_a_backend_that_breaks_while_it_is_imported(run, monkeypatch, error):
+    class Broken:
+        name, value = "broken", "my_package:Nope"
+
+        def load(self):
+            raise error
+
+    installed = entry_points(group=ENTRY_POINTS)
+    monkeypatch.setattr("libgraph.backend.entry_points", lambda group: [*installed, Broken()])
+    fails(run("analyze", "broken"), 3, "'broken' cannot be imported", "my_package:Nope", str(error))
+    code, out, _ = run("backends")
+    assert code == 0
+    assert "modular-addition" in out
+
+
+def test_runs_of_degeneracy_are_no_runs_of_analyze(run, tmp_path):
+    (tmp_path / "deg").mkdir()
+    for name in ("run.json", "degeneracy.json"):
+        (tmp_path / "deg" / name).write_text('{"complete": true}')
+    fails(run("communities", "deg"), 2, "is of `libgraph degeneracy`")
+
+
+def test_an_import_that_was_interrupted(run, monkeypatch):
+    def load(name, **_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr("libgraph.backend.load_backend", load)
+    fails(run("analyze", "mlp"), 130, "Interrupted")

@@ -93,6 +93,10 @@ def test_a_loss_has_its_line_above_and_a_log_scale_where_it_is_wide(drawn):
     axes = by_title(figure)["a"]
     assert axes.get_lines()[-1].get_ydata()[0] == pytest.approx(1.001)
     assert axes.get_yscale() == "log"
+    figure.canvas.draw()
+    labels = [label.get_text() for label in (*axes.get_yticklabels(), *axes.get_yticklabels(True))]
+    assert any(labels)
+    assert not any("$" in label for label in labels)
 
 
 def test_scales_are_logarithmic_where_numbers_lie_far_apart(drawn):

@@ -8,6 +8,7 @@ first), which are features of their own.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -81,7 +82,8 @@ class Truncation:
             tolerance = float(number)
         except ValueError:
             tolerance = math.nan
-        if kind not in ("rel", "abs") or not 0 <= tolerance < math.inf:
+        most = 1.0 if kind == "rel" else sys.float_info.max
+        if kind not in ("rel", "abs") or not 0 <= tolerance <= most:
             raise UsageError(f"Truncation '{text}': use rel:TOL or abs:TOL, such as rel:1e-10.")
         return cls(kind == "rel", tolerance)
 

@@ -20,7 +20,7 @@ import torch
 
 from libgraph.accumulate import Data, Progress, silent
 from libgraph.analysis import analyze
-from libgraph.backend import Backend, parse_options
+from libgraph.backend import Backend, check_backend_kind, parse_options
 from libgraph.degeneracy.behaviour import behaviour_spectrum
 from libgraph.degeneracy.by_module import module_additivity, module_strengths
 from libgraph.degeneracy.jacobians import count_parameters
@@ -84,6 +84,7 @@ def degeneracy(
         DataError: for a split without samples.
         NumericalError: for NaN or infinity, naming where.
     """
+    check_backend_kind(backend)
     parsed = parse_options(DegeneracyOptions, options, "the degeneracy analysis")
     directory = RunDirectory(Path(out), force=force) if out is not None else None
     try:

@@ -174,6 +174,8 @@ def _draw_curves(
                 draw_curve(axes, curve, needed, colour, width)
         draw_levels(axes, columns, colours, delta)
         axes.set_title(place.replace("->", " → "), size=7.5, pad=3)
+    from matplotlib.ticker import NullFormatter
+
     scores = [
         score
         for column in columns
@@ -184,6 +186,8 @@ def _draw_curves(
     if losses and 0 < WIDE * min(scores) < max(scores):
         # Losses have no bound, and the largest would flatten all others.
         grid[0].set_yscale("log")
+        grid[0].yaxis.set_major_formatter("{x:g}")
+        grid[0].yaxis.set_minor_formatter(NullFormatter())
     what = {"nodes": "features", "edges": "edges"}[kind]
     some = f" at {len(shown)} of {total}" if len(shown) < total else ""
     part.supxlabel(f"{what} kept{some}", size=8)
