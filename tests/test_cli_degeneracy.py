@@ -148,6 +148,7 @@ def test_long_names_go_on_in_the_next_line(found):
 def test_mistakes(run, model, tmp_path):
     backend = ("modular-addition", "-o", f"weights={model}")
     fails(run("degeneracy", "nothing"), 3, "no backend 'nothing'")
+    fails(run("degeneracy", *backend, "--basis", "no.safetensors"), 3, "no.safetensors")
     fails(run("degeneracy", "modular-addition", "-o", "weights=no.pt"), 3, "no.pt")
     fails(run("degeneracy", *backend, "--synchrony", 2), 2, "synchrony")
     fails(run("degeneracy", *backend, "--synchrony", "much"), 2, "--synchrony")

@@ -21,6 +21,7 @@ import torch
 from libgraph.accumulate import Data, Progress, silent
 from libgraph.analysis import analyze
 from libgraph.backend import Backend, check_backend_kind, parse_options
+from libgraph.bases import basis_method
 from libgraph.degeneracy.behaviour import behaviour_spectrum
 from libgraph.degeneracy.by_module import module_additivity, module_strengths
 from libgraph.degeneracy.jacobians import count_parameters
@@ -110,6 +111,8 @@ class _Measurement:
 
     def run(self) -> dict[str, Any]:
         """All parts in order."""
+        # Before anything is computed at length: a file of directions may be missing.
+        basis_method(self.options.basis)
         began = time.time()
         self.seconds: dict[str, float] = {}
         self.kept: dict[str, Any] = {"schema": SCHEMA, "backend": self.backend.name}
