@@ -262,6 +262,8 @@ def test_a_real_interrupt_leaves_no_half_written_file(tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "analyze", "modular-addition", "--out", "run"],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # What runs the tests in the background may have interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stderr is not None
     lines = [process.stderr.readline() for _ in range(2)]
