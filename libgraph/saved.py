@@ -228,7 +228,8 @@ def _refuse_others(path: Path) -> None:
         raise UsageError(
             f"There is no run '{path}': give a directory that `libgraph analyze` has written."
         )
-    if (path / "degeneracy.json").is_file():
+    # A run that has replaced such a directory may have kept its file.
+    if (path / "degeneracy.json").is_file() and not (path / "metrics.json").is_file():
         raise UsageError(
             f"'{path}' is of `libgraph degeneracy`: give a directory that `libgraph analyze` has "
             "written."

@@ -313,6 +313,10 @@ def test_runs_of_degeneracy_are_no_runs_of_analyze(run, tmp_path):
     for name in ("run.json", "degeneracy.json"):
         (tmp_path / "deg" / name).write_text('{"complete": true}')
     fails(run("communities", "deg"), 2, "is of `libgraph degeneracy`")
+    # Replaced by a run of analyze, it is one.
+    assert run("analyze", "mlp", "--out", "deg", "--force", "--no-ablation")[0] == 0
+    code, _, err = run("communities", "deg")
+    assert code == 0, err
 
 
 def test_an_import_that_was_interrupted(run, monkeypatch):
