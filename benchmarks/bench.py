@@ -38,13 +38,16 @@ from torch import Tensor
 from torch.nn.functional import gelu, pad
 
 import libgraph as lg
-from libgraph.ablation import ablate_edges
-from libgraph.accumulate import Data, silent
-from libgraph.agreement import adjusted_mutual_information
-from libgraph.bases import METHODS, Truncation, node_statistics
-from libgraph.graph import LayerFeatures
-from libgraph.interactions import interactions
-from libgraph.memory import batch_size
+from libgraph.accumulate.memory import batch_size
+from libgraph.backend.data import Data
+from libgraph.bases.method import Truncation
+from libgraph.bases.methods import METHODS
+from libgraph.bases.statistics import node_statistics
+from libgraph.edges.edge_ablation import ablate_edges
+from libgraph.edges.interactions import interactions
+from libgraph.graph.features import LayerFeatures
+from libgraph.modules.agreement import adjusted_mutual_information
+from libgraph.progress import silent
 from libgraph.sections import Division, Variance, autodiff
 
 RESULTS = Path(__file__).parent / "results"

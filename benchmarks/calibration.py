@@ -26,13 +26,14 @@ from rich.table import Table
 from scipy.stats import kstest
 
 import libgraph as lg
-from libgraph.accumulate import Data
-from libgraph.graph import InteractionGraph
-from libgraph.null_models import NULL_MODELS, NullModel
-from libgraph.rotated_networks import rotated_networks
-from libgraph.significance import Significance, significance
-from libgraph_backends.modular_addition import ModularAddition, TrainingOptions
-from libgraph_backends.modular_addition_training import initial_weights
+from libgraph.analysis.rotations import rotated_networks
+from libgraph.backend.data import Data
+from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.modules.null_models import NULL_MODELS, NullModel
+from libgraph.modules.significance import Significance, significance
+from libgraph_backends.modular_addition.backend import ModularAddition
+from libgraph_backends.modular_addition.options import TrainingOptions
+from libgraph_backends.modular_addition.training import initial_weights
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "calibration.png"
 SMALL = {"modulus": 31, "d_model": 32, "heads": 4, "d_mlp": 64}

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 import libgraph as lg
-from libgraph.agreement import agreement_with_concepts
-from libgraph.communities import find_communities
+from libgraph.modules.agreement import agreement_with_concepts
+from libgraph.modules.communities import find_communities
 
 RESULTS = Path(__file__).parent / "results"
 RESOLUTIONS = (0.1, 0.25, 0.5, 1.0, 2.0)

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 import libgraph as lg
-from libgraph.training import train_model
-from libgraph_backends.modular_addition import ModularAddition
+from libgraph.backend.train import train_model
+from libgraph_backends.modular_addition.backend import ModularAddition
 from libgraph_cli.progress import ProgressDisplay
 
 RESULTS = Path(__file__).parent / "results"

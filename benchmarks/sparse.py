@@ -30,19 +30,25 @@ from rich.table import Table
 from torch import nn
 
 import libgraph as lg
-from libgraph.ablation import ablate_edges
-from libgraph.accumulate import Data, silent
-from libgraph.agreement import agreement_with_concepts
-from libgraph.bases import Bases, SparseOptions, Truncation, lib, node_statistics, sparse
-from libgraph.bases.sparse import Problem, turned
-from libgraph.interactions import Edges, interactions
-from libgraph.quadrature import Quadrature
-from libgraph.report.graph_picture import FAINT
-from libgraph.report.resolution_figure import CURVES
-from libgraph.sparsity import participation_ratio
-from libgraph_backends.mlp import MLP
-from libgraph_backends.modular_addition import ModularAddition, TrainingOptions
-from libgraph_backends.modular_addition_training import initial_weights
+from libgraph.backend.data import Data
+from libgraph.bases.lib import lib
+from libgraph.bases.method import Truncation
+from libgraph.bases.sparse.options import SparseOptions
+from libgraph.bases.sparse.problem import Problem
+from libgraph.bases.sparse.sparse import sparse, turned
+from libgraph.bases.statistics import node_statistics
+from libgraph.edges.edge_ablation import ablate_edges
+from libgraph.edges.interactions import Edges, interactions
+from libgraph.edges.sparsity import participation_ratio
+from libgraph.modules.agreement import agreement_with_concepts
+from libgraph.network.basis import Bases
+from libgraph.progress import silent
+from libgraph.report.style import CURVES, FAINT
+from libgraph.sections.quadrature import Quadrature
+from libgraph_backends.mlp.backend import MLP
+from libgraph_backends.modular_addition.backend import ModularAddition
+from libgraph_backends.modular_addition.options import TrainingOptions
+from libgraph_backends.modular_addition.training import initial_weights
 from libgraph_cli.progress import ProgressDisplay
 
 RESULTS = Path(__file__).parent / "results" / "sparse.json"

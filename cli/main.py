@@ -12,13 +12,13 @@ import sys
 import click
 from rich.console import Console
 
-from libgraph_cli.analyze import analyze
-from libgraph_cli.backends import backends
-from libgraph_cli.communities import communities
-from libgraph_cli.compare import compare
-from libgraph_cli.degeneracy import degeneracy
-from libgraph_cli.diff import diff
-from libgraph_cli.train import train
+from libgraph_cli.commands.analyze import analyze
+from libgraph_cli.commands.backends import backends
+from libgraph_cli.commands.communities import communities
+from libgraph_cli.commands.compare import compare
+from libgraph_cli.commands.degeneracy import degeneracy
+from libgraph_cli.commands.diff import diff
+from libgraph_cli.commands.train import train
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
 

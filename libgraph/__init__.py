@@ -7,16 +7,21 @@ run = lg.analyze(backend, basis="lib")
 run.graph.communities
 """
 
-from libgraph.analysis import analyze
-from libgraph.backend import Backend, Batch, TypedOptions, backend_names, load_backend
-from libgraph.bases import Basis, Truncation
-from libgraph.communities import find_communities, module_table
+from libgraph.analysis.analysis import analyze
+from libgraph.backend.contract import Backend, Batch
+from libgraph.backend.options import TypedOptions
+from libgraph.backend.registry import backend_names, load_backend
+from libgraph.bases.method import Truncation
 from libgraph.errors import LibgraphError
-from libgraph.graph import FeatureLabel, InteractionGraph
-from libgraph.network import Network, NodeLayer
-from libgraph.quadrature import Quadrature
-from libgraph.results import Run
-from libgraph.saved import SavedRun
+from libgraph.graph.features import FeatureLabel
+from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.modules.communities import find_communities
+from libgraph.modules.summary import module_table
+from libgraph.network.basis import Basis
+from libgraph.network.network import Network, NodeLayer
+from libgraph.pipeline.options import AnalysisOptions
+from libgraph.runs.run import Run
+from libgraph.runs.saved_run import SavedRun
 from libgraph.sections import (
     Attention,
     Chain,
@@ -36,7 +41,7 @@ from libgraph.sections import (
     split_norm,
     windows,
 )
-from libgraph.settings import AnalysisOptions
+from libgraph.sections.quadrature import Quadrature
 
 __all__ = [
     "AnalysisOptions",

@@ -15,12 +15,12 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from libgraph.accumulate import Data
-from libgraph.backend import Backend, Batch, Split
-from libgraph.bases import Basis
-from libgraph.network import Network, NodeLayer
-from libgraph.quadrature import Quadrature
+from libgraph.backend.contract import Backend, Batch, Split
+from libgraph.backend.data import Data
+from libgraph.network.basis import Basis
+from libgraph.network.network import Network, NodeLayer
 from libgraph.sections import Section, autodiff
+from libgraph.sections.quadrature import Quadrature
 
 TOLERANCE = 1e-9
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from conftest import KINDS, Toy, assert_close, normal, random_network, random_section, seeded
+from helpers.networks import Toy, random_network
+from helpers.numbers import assert_close, normal, seeded
+from helpers.sections import KINDS, random_section
 
 import libgraph as lg
-from libgraph.bases import Truncation
-from libgraph.bases.basis import EIGH_ON_DEVICE, eigenbasis
-from libgraph.quadrature import Quadrature
+from libgraph.bases.method import EIGH_ON_DEVICE, Truncation, eigenbasis
+from libgraph.sections.quadrature import Quadrature
 
 pytestmark = [
     pytest.mark.cuda,

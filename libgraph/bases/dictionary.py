@@ -16,13 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate import Data, Progress
-from libgraph.bases.basis import Basis, BasisMethod, Truncation
+from libgraph.backend.data import Data
+from libgraph.bases.method import BasisMethod, Truncation
 from libgraph.bases.pca import pca
 from libgraph.bases.statistics import Statistics
 from libgraph.errors import UsageError
-from libgraph.network import Network, NodeLayer
-from libgraph.store import read_weights
+from libgraph.files.weights import read_weights
+from libgraph.network.basis import Basis
+from libgraph.network.network import Network, NodeLayer
+from libgraph.progress import Progress
 
 PARTS = ("decoder", "encoder")
 

@@ -14,13 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate import Data, Progress, Sums, accumulate
-from libgraph.backend import Batch
-from libgraph.bases.basis import Basis, Truncation
+from libgraph.accumulate.gradient_grams import gradient_grams
+from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.backend.contract import Batch
+from libgraph.backend.data import Data
 from libgraph.bases.lib import last_basis, lib_basis
+from libgraph.bases.method import Truncation
 from libgraph.bases.statistics import Statistics
-from libgraph.gradients import gradient_grams
-from libgraph.network import Network
+from libgraph.network.basis import Basis
+from libgraph.network.network import Network
+from libgraph.progress import Progress
 
 
 def global_lib(

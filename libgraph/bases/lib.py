@@ -14,13 +14,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate import Data, Progress, Sums, accumulate
-from libgraph.bases.basis import Basis, Truncation, eigenbasis
+from libgraph.accumulate.kept_activations import Checkpoints
+from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.backend.data import Data
+from libgraph.bases.method import Truncation, eigenbasis
 from libgraph.bases.neuron import neuron_basis
 from libgraph.bases.pca import pca_basis
 from libgraph.bases.statistics import Statistics
-from libgraph.checkpoints import Checkpoints
-from libgraph.network import Network, NodeLayer
+from libgraph.network.basis import Basis
+from libgraph.network.network import Network, NodeLayer
+from libgraph.progress import Progress
 
 
 def lib(

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
-from libgraph.accumulate import Data, Progress
-from libgraph.bases.basis import Basis, Truncation
+from libgraph.backend.data import Data
+from libgraph.bases.method import Truncation
 from libgraph.bases.statistics import Statistics
-from libgraph.network import Network, NodeLayer
+from libgraph.network.basis import Basis
+from libgraph.network.network import Network, NodeLayer
+from libgraph.progress import Progress
 
 
 def neuron_basis(layer: NodeLayer, statistics: Statistics) -> Basis:

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 
 import torch
 
-from libgraph.accumulate import Data, Progress
-from libgraph.bases.basis import Basis, Truncation, eigenbasis
+from libgraph.backend.data import Data
+from libgraph.bases.method import Truncation, eigenbasis
 from libgraph.bases.neuron import neuron_basis
 from libgraph.bases.statistics import Statistics
-from libgraph.network import Network, NodeLayer
+from libgraph.network.basis import Basis
+from libgraph.network.network import Network, NodeLayer
+from libgraph.progress import Progress
 
 
 def pca_basis(layer: NodeLayer, statistics: Statistics, truncation: Truncation) -> Basis:

@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate import Data, Progress, Sums, accumulate, silent
-from libgraph.backend import Batch
-from libgraph.network import Network, check_finite
+from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.backend.contract import Batch
+from libgraph.backend.data import Data
+from libgraph.network.network import Network, check_finite
+from libgraph.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -18,25 +18,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from libgraph.accumulate import Data, Progress, silent
-from libgraph.analysis import analyze
-from libgraph.backend import Backend, check_backend_kind, parse_options
-from libgraph.bases import basis_method
-from libgraph.degeneracy.behaviour import behaviour_spectrum
-from libgraph.degeneracy.by_module import module_additivity, module_strengths
-from libgraph.degeneracy.jacobians import count_parameters
-from libgraph.degeneracy.ranks import Trial, WeightRanks, try_moves, weight_ranks
-from libgraph.degeneracy.settings import DegeneracyOptions
-from libgraph.degeneracy.synchrony import Synchrony
+from libgraph.analysis.analysis import analyze
+from libgraph.backend.contract import Backend
+from libgraph.backend.data import Data
+from libgraph.backend.options import parse_options
+from libgraph.backend.registry import check_backend_kind
+from libgraph.bases.methods import basis_method
+from libgraph.degeneracy.behaviour.behaviour import behaviour_spectrum
+from libgraph.degeneracy.behaviour.volume import MOST_PARAMETERS, network_volume
+from libgraph.degeneracy.modules.by_module import module_additivity, module_strengths
+from libgraph.degeneracy.options import DegeneracyOptions
+from libgraph.degeneracy.synchrony.synchrony import Synchrony
 from libgraph.degeneracy.unit_graph import unit_graph
-from libgraph.degeneracy.volume import MOST_PARAMETERS, network_volume
-from libgraph.degeneracy.weights import weights_of
+from libgraph.degeneracy.weights.jacobians import count_parameters
+from libgraph.degeneracy.weights.ranks import Trial, WeightRanks, try_moves, weight_ranks
+from libgraph.degeneracy.weights.weights import weights_of
 from libgraph.errors import UsageError
-from libgraph.export.graphml import write_graphml
-from libgraph.files import write_json
-from libgraph.inputs import Inputs, digest_of_basis
+from libgraph.files.atomic import read_json, write_json
+from libgraph.files.run_directory import RunDirectory, hash_of
+from libgraph.pipeline.workload import Inputs, digest_of_basis
+from libgraph.progress import Progress, silent
 from libgraph.report.degeneracy_figure import draw_degeneracy
-from libgraph.store import RunDirectory, hash_of, read_json
+from libgraph.report.graphml import write_graphml
 
 log = logging.getLogger("libgraph")
 

@@ -14,16 +14,19 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from libgraph.accumulate import Data, Progress
-from libgraph.bases import METHODS, Truncation, node_statistics
-from libgraph.degeneracy.ranks import Spectrum
-from libgraph.export.graphml import Attributes
-from libgraph.features import LayerFeatures
-from libgraph.graph import InteractionGraph
-from libgraph.interactions import interactions
-from libgraph.network import Network, NodeLayer
-from libgraph.quadrature import Quadrature
+from libgraph.backend.data import Data
+from libgraph.bases.method import Truncation
+from libgraph.bases.methods import METHODS
+from libgraph.bases.statistics import node_statistics
+from libgraph.degeneracy.weights.ranks import Spectrum
+from libgraph.edges.interactions import interactions
+from libgraph.graph.features import LayerFeatures
+from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.network.network import Network, NodeLayer
+from libgraph.progress import Progress
+from libgraph.report.graphml import Attributes
 from libgraph.sections import GatedMLP, Linear, Section, SkipMLP
+from libgraph.sections.quadrature import Quadrature
 
 HIDDEN = "hidden"
 

@@ -1,1 +1,1 @@
-"""What people look at: pictures of the interaction graph."""
+"""What people look at: pictures of graphs and of figures, and files for other programs."""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from libgraph.comparison import Column, tolerances
+from libgraph.comparison.side_by_side import Column, tolerances
 from libgraph.errors import UsageError
-from libgraph.files import writing
-from libgraph.layout import module_colour
+from libgraph.files.atomic import writing
+from libgraph.report.appearance import module_colour
 from libgraph.report.comparison_panels import (
     MOST_UPRIGHT,
     WIDE,
@@ -26,7 +26,7 @@ from libgraph.report.comparison_panels import (
     draw_curve,
     draw_levels,
 )
-from libgraph.report.graph_picture import FAINT, INK, RESOLUTION
+from libgraph.report.style import FAINT, INK, RESOLUTION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

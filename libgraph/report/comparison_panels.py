@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from libgraph.comparison import Column
-from libgraph.report.graph_picture import FAINT, INK
+from libgraph.comparison.side_by_side import Column
+from libgraph.report.style import FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

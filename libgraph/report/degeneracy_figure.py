@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from libgraph.errors import UsageError
-from libgraph.files import writing
-from libgraph.report.graph_picture import FAINT, RESOLUTION
-from libgraph.report.resolution_figure import CURVES
+from libgraph.files.atomic import writing
+from libgraph.report.style import CURVES, FAINT, RESOLUTION
 
 COLOURS = {"inputs": "#2e6eb8", "gradients": "#e26f2c", "spectrum": "#2f915c", "volume": "#7a4fa3"}
 GROUP = "#e26f2c"

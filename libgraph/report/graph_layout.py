@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libgraph.features import FloatArray
-from libgraph.graph import IndexArray, InteractionGraph, KeptEdges, Pair
-from libgraph.layout import column_order
+from libgraph.graph.arrays import IndexArray, Pair
+from libgraph.graph.features import FloatArray
+from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
+from libgraph.report.appearance import column_order
 
 WIDTH, MARGIN = 10.0, 0.3
 ROW, NARROWEST_ROW, TALLEST = 0.145, 0.05, 11.0

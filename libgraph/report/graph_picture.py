@@ -10,30 +10,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from libgraph.communities import module_table
 from libgraph.errors import UsageError
-from libgraph.features import FeatureLabel, FloatArray
-from libgraph.files import writing
-from libgraph.graph import InteractionGraph, KeptEdges, Pair
-from libgraph.layout import module_colour, relative_importance
+from libgraph.graph.arrays import Pair
+from libgraph.graph.features import FeatureLabel, FloatArray
+from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
+from libgraph.modules.summary import module_table
+from libgraph.report.appearance import module_colour, relative_importance
 from libgraph.report.graph_layout import MARGIN, WIDTH, Layout, arrange, choose_features
+from libgraph.report.style import FAINT, INK, NOTEBOOK_RESOLUTION, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RESOLUTION, NOTEBOOK_RESOLUTION = 180, 90
+
 FONT, CHARACTER = 6.6, 0.047
+
+
 MAX_EDGES, MAX_FEATURES = 4000, 60
+
+
 LEGEND_ENTRIES = 9
-INK, FAINT = "#22252b", "#7b808a"
 
 
 def draw_graph(
@@ -62,9 +65,9 @@ def draw_graph(
         raise UsageError(f"{path} is neither .png nor .svg: choose one of them.")
     if max_features < 1:
         raise UsageError(f"max_features is {max_features}: choose at least 1.")
-    with _style():
+    with style():
         figure = _figure(graph, title, concept, max_features)
-        _save(figure, path, suffix[1:])
+        save_figure(figure, path, suffix[1:])
 
 
 def graph_png(graph: InteractionGraph) -> bytes:
@@ -73,25 +76,9 @@ def graph_png(graph: InteractionGraph) -> bytes:
     Raises:
         UsageError: If matplotlib is missing.
     """
-    with _style(), BytesIO() as file:
+    with style(), BytesIO() as file:
         _figure(graph, None, "", MAX_FEATURES).savefig(file, format="png", dpi=NOTEBOOK_RESOLUTION)
         return file.getvalue()
-
-
-def _style() -> AbstractContextManager[None]:
-    """How pictures look, wherever they are drawn."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
-    # A fixed salt and no date make SVG files reproducible; dollar signs in names are no formulas.
-    settings: dict[Any, Any] = {
-        "svg.hashsalt": "libgraph",
-        "svg.fonttype": "none",
-        "font.family": "DejaVu Sans",
-        "text.parse_math": False,
-    }
-    return matplotlib.rc_context(settings)
 
 
 def _figure(graph: InteractionGraph, title: str | None, concept: str, max_features: int) -> Figure:
@@ -289,9 +276,3 @@ def _tint(colour: str) -> tuple[float, float, float]:
     """A light opaque version, so that edges behind a node do not show through."""
     red, green, blue = (1 - 0.16 * (1 - int(colour[k : k + 2], 16) / 255) for k in (1, 3, 5))
     return red, green, blue
-
-
-def _save(figure: Figure, path: str | Path, kind: str) -> None:
-    metadata: dict[str, None] = {"Date": None} if kind == "svg" else {"Software": None}
-    with writing(Path(path)) as temporary:
-        figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)

@@ -8,31 +8,18 @@ band, with seeds that agree. `metrics.json` has the numbers (`bases.<basis>.modu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from libgraph.errors import UsageError
-from libgraph.files import writing
-from libgraph.report.graph_picture import FAINT, INK, RESOLUTION
-from libgraph.resolution import Sweep
+from libgraph.files.atomic import writing
+from libgraph.modules.resolution import Sweep
+from libgraph.report.style import CURVES, INK, RESOLUTION
 
 COLOURS = {"agreement": "#2e6eb8", "similarity": "#e26f2c", "modularity": "#2f915c"}
-BAND = "#ece9f4"
 
-CURVES: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "text.parse_math": False,
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-"""How figures of curves look, in matplotlib's settings."""
+
+BAND = "#ece9f4"
 
 
 def draw_resolutions(sweep: Sweep, path: str | Path, *, title: str | None = None) -> None:

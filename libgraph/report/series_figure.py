@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from libgraph.comparison.series import RunFigures, places
 from libgraph.errors import UsageError
-from libgraph.files import writing
-from libgraph.report.graph_picture import RESOLUTION
-from libgraph.report.resolution_figure import CURVES
-from libgraph.series import RunFigures, places
+from libgraph.files.atomic import writing
+from libgraph.report.style import CURVES, RESOLUTION
 
 COLOURS = ("#2e6eb8", "#e26f2c", "#2f915c")
 

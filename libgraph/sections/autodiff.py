@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from libgraph.quadrature import Quadrature
 from libgraph.sections.estimate import Estimate
+from libgraph.sections.quadrature import Quadrature
 
 if TYPE_CHECKING:
     from libgraph.sections.section import Section

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.quadrature import Quadrature
+from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import LinearMap, Section
 
 

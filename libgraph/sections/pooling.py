@@ -8,12 +8,13 @@ is none of its kind.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from libgraph.quadrature import Quadrature
+from libgraph.sections.closed_form import ClosedForm
 from libgraph.sections.estimate import Estimate
-from libgraph.sections.section import ClosedForm, Effects, LinearMap, Seen
+from libgraph.sections.quadrature import Quadrature
+from libgraph.sections.section import Effects, LinearMap, Seen
 
 
 class Pooling(ClosedForm):
@@ -90,28 +91,3 @@ class Pooling(ClosedForm):
     ) -> Float[Tensor, "n t d_out"]:
         """P x (A ∘ keep): all outputs in one product."""
         return self.pool @ x @ torch.where(keep, self.matrix, 0)
-
-
-def average_windows(reads: Int[Tensor, "t K"], positions: int) -> Float[Tensor, "t s"]:
-    """P `(t, s)` that averages each window over those of its positions that are inside the grid.
-
-    Args:
-        reads: the position that each offset of each window reads, -1 outside, as from `windows`.
-        positions: how many input positions there are.
-
-    Raises:
-        ValueError: if a window has no position inside, or one that there is not.
-    """
-    if int(reads.max()) >= positions:
-        raise ValueError(
-            f"The windows read input position {int(reads.max())}, but there are {positions}."
-        )
-    # In double precision until the network's is known: 1/3 is no round number.
-    counts = torch.zeros(len(reads), positions + 1, dtype=torch.float64, device=reads.device)
-    # Position -1 falls into a column of its own, which goes.
-    counts = counts.scatter_add(1, reads + 1, torch.ones_like(reads, dtype=torch.float64))[:, 1:]
-    sums = counts.sum(1, keepdim=True)
-    empty = (sums == 0).nonzero()
-    if len(empty):
-        raise ValueError(f"The window of output position {int(empty[0, 0])} is all outside.")
-    return counts / sums

@@ -9,45 +9,31 @@ Gram and its effects are; everything else gets them from automatic differentiati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from libgraph.quadrature import Quadrature
 from libgraph.sections import autodiff
+from libgraph.sections.chunks import chunks
 from libgraph.sections.estimate import Estimate
+from libgraph.sections.quadrature import Quadrature
 
 LinearMap = Callable[[Tensor], Tensor]
+
+
 Seen = tuple[Tensor, ...]
 """Constant factors of a section as features see them, each of shape `(k, …)`."""
+
 
 Effects = Callable[[Tensor, Seen], Tensor]
 """Features `(n, s, k)`, and the factors that they see, to their effects `(n, k, t, d_out)`."""
 
-CHUNK_BYTES = 8 * 2**20
-"""Intermediate results of closed forms are cut to about this size. Freed blocks of this size are
-used again, while larger ones go back to the system and cost more to get than to fill."""
 
 Watcher = Callable[["Section", str, Tensor, Tensor], Tensor]
 """Told of a section, the name of a weight, what was multiplied and what came out; what it returns
 goes on in place of that."""
-
-DEVICE_CHUNK_BYTES = 256 * 2**20
-"""The same on an accelerator, which small chunks would leave idle."""
-
-
-def chunks(count: int, elements: int, like: Tensor) -> Iterator[slice]:
-    """Slices of `count` things of so many elements each, of about a chunk."""
-    size = chunk_length(elements, like)
-    return (slice(i, min(i + size, count)) for i in range(0, count, size))
-
-
-def chunk_length(elements: int, like: Tensor) -> int:
-    """How many things of so many elements each make a chunk, at least one."""
-    size = CHUNK_BYTES if like.device.type == "cpu" else DEVICE_CHUNK_BYTES
-    return max(1, size // max(1, elements * like.element_size()))
 
 
 class Section(nn.Module):
@@ -244,34 +230,6 @@ class Section(nn.Module):
             columns.append(chosen)
             outputs.append(part(x[..., rows]))
         return torch.cat(outputs, dim=-1)[..., torch.cat(columns).argsort()]
-
-
-class ClosedForm(Section):
-    """A section that computes its effects by formula; its interactions are their squares.
-
-    Subclasses implement `linearize` or `effects`, and `jacobian_gram`.
-    """
-
-    def interactions(
-        self,
-        x: Float[Tensor, "n s d_in"],
-        features: Float[Tensor, "n s k"],
-        decoder: Float[Tensor, "k d_in"],
-        quadrature: Quadrature,
-    ) -> Float[Tensor, "d_out k"]:
-        """Sum of squared effects, a chunk of samples and of features at a time, in float64."""
-        if self.positionwise:
-            x, features = (each.reshape(-1, 1, each.shape[-1]) for each in (x, features))
-        total = x.new_zeros(self.d_out, len(decoder), dtype=torch.float64)
-        seen = self.seen(decoder)
-        elements = self._elements_per_effect(x.shape[1])
-        for samples in chunks(len(x), elements * len(decoder), x):
-            effects = self.effects(x[samples], quadrature)
-            for chosen in chunks(len(decoder), elements * (samples.stop - samples.start), x):
-                factors = tuple(factor[chosen] for factor in seen)
-                found = effects(features[samples, :, chosen], factors)
-                total[:, chosen] += found.square().sum((0, 2)).T
-        return total
 
 
 class Rebased(Section):

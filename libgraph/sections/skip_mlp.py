@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp
 
-from libgraph.quadrature import Quadrature
-from libgraph.sections.section import Effects, LinearMap, Seen, chunk_length
-from libgraph.sections.signed_form import SignedForm
+from libgraph.sections.chunks import chunk_length
+from libgraph.sections.closed_form import SignedForm
+from libgraph.sections.quadrature import Quadrature
+from libgraph.sections.section import Effects, LinearMap, Seen
 
 
 class SkipMLP(SignedForm):

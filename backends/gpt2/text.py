@@ -1,0 +1,188 @@
+"""Text to sequences of tokens: from a file, a data set of Hugging Face, or token ids as they are.
+
+Everything is tokenised once and packed end to end into rows of equal length; the tokens of a file
+are kept in the user's cache under the hash of the file and of the tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from libgraph.errors import DataError, UsageError
+from libgraph.files.tensors import read_tensors, write_tensors
+
+MOST_UNKNOWN = 0.1
+"""Share of tokens that a tokenizer may not know."""
+
+
+def sequences(
+    source: str, tokenizer: Any, *, length: int, most: int | None, vocabulary: int, column: str
+) -> Int[Tensor, "n length"]:
+    """Rows of `length` tokens, as many as there are or `most`.
+
+    Args:
+        source: a file (`.txt`, `.jsonl`, `.npy` with token ids) or the name of a data set.
+        tokenizer: of Hugging Face; None where only token ids can be read.
+        length: tokens in a row.
+        most: rows to take, None for all.
+        vocabulary: number of tokens that the model knows.
+        column: the field of a data set or of a line of `.jsonl` that holds the text.
+
+    Raises:
+        DataError: if there is no such text, if it is shorter than one row, or if the model does
+            not know a token.
+    """
+    path = Path(source)
+    needed = None if most is None else most * length
+    kind = path.suffix.lower()
+    if path.is_dir() or (not path.exists() and kind in (".txt", ".jsonl", ".npy")):
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"The text '{source}' {what}: give a file or the name of a data set.")
+    if kind == ".npy":
+        tokens = _token_ids(path)
+    elif tokenizer is None:
+        raise DataError(f"The model has no tokenizer for '{source}': give token ids (.npy).")
+    elif path.is_file():
+        tokens = _cached(path, tokenizer, column)
+    else:
+        tokens = _tokenised(_data_set(source, column), tokenizer, needed)
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        wrong = int(tokens.max()) if int(tokens.max()) >= vocabulary else int(tokens.min())
+        raise DataError(
+            f"'{source}' has token {wrong}, but the model knows tokens 0 to {vocabulary - 1}: "
+            "the tokenizer or the token ids are not this model's."
+        )
+    rows = len(tokens) // length
+    if not rows:
+        raise DataError(
+            f"'{source}' has {len(tokens)} tokens, fewer than one sequence of {length}: "
+            "choose a smaller n_ctx or a longer text."
+        )
+    packed: Tensor = tokens[: rows * length].unflatten(0, (rows, length))
+    return packed[:most]
+
+
+def _token_ids(path: Path) -> Int[Tensor, " tokens"]:
+    try:
+        ids = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"The token ids '{path}' cannot be read: {error.strerror}.") from None
+    except (ValueError, EOFError):
+        ids = None
+    if not isinstance(ids, np.ndarray):
+        raise DataError(f"'{path}' is not a NumPy array of token ids.")
+    if ids.dtype.kind not in "iu":
+        raise DataError(f"'{path}' holds {ids.dtype} numbers, not token ids.")
+    # No vocabulary is larger; unsigned numbers beyond must not turn negative.
+    return torch.from_numpy(np.minimum(ids.reshape(-1), 2**62).astype(np.int64))
+
+
+def _cached(path: Path, tokenizer: Any, column: str) -> Int[Tensor, " tokens"]:
+    """Tokens of a file; kept, because large files take minutes."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"The text '{path}' cannot be read: {error.strerror}.") from None
+    key = hashlib.sha256(content)
+    key.update(repr((column, path.suffix, tokenizer.eos_token_id)).encode())
+    key.update(_description(tokenizer))
+    kept = Path(platformdirs.user_cache_dir("libgraph")) / f"tokens-{key.hexdigest()[:32]}"
+    if kept.is_file():
+        try:
+            return read_tensors(kept)["tokens"]
+        except (UsageError, KeyError):
+            kept.unlink()
+    try:
+        # Line ends are those of Python, as in training.
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise DataError(f"'{path}' is not text in UTF-8.") from None
+    texts = _lines(text, path, column) if path.suffix.lower() == ".jsonl" else [text]
+    tokens = _tokenised(texts, tokenizer, None)
+    # A cache that cannot be written only costs time.
+    with suppress(UsageError):
+        write_tensors(kept, {"tokens": tokens})
+    return tokens
+
+
+def _description(tokenizer: Any) -> bytes:
+    """All that decides which tokens a tokenizer makes."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return f"{type(tokenizer).__name__} {text}".encode()
+
+
+def _lines(text: str, path: Path, column: str) -> Iterator[str]:
+    # Not `splitlines`, which also ends lines at signs that JSON allows within them.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)[column]
+        except (json.JSONDecodeError, RecursionError, TypeError, KeyError):
+            found = None
+        if not isinstance(found, str):
+            raise DataError(
+                f"Line {number} of '{path}' is not a JSON object with text in a field '{column}': "
+                "choose another with -o column=…"
+            )
+        yield found
+
+
+def _tokenised(texts: Iterable[str], tokenizer: Any, needed: int | None) -> Int[Tensor, " tokens"]:
+    """Tokens of all texts end to end, the tokenizer's end-of-text between them."""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    parts: list[list[int]] = []
+    count = unknown = 0
+    for text in texts:
+        # Half of a surrogate pair, which JSON can spell, is no character.
+        text = text.encode("utf-8", "replace").decode()
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        parts += [end] if parts else []
+        parts.append(ids)
+        count += len(ids)
+        unknown += ids.count(tokenizer.unk_token_id) - text.count(tokenizer.unk_token or "\0")
+        if needed is not None and count >= needed:
+            break
+    if unknown > MOST_UNKNOWN * count:
+        raise DataError(
+            f"The model's tokenizer does not know {unknown} of {count} tokens of this text: use a "
+            "text like the one that the model was trained on."
+        )
+    return torch.tensor(list(itertools.chain.from_iterable(parts)), dtype=torch.int64)
+
+
+def _data_set(name: str, column: str) -> Iterator[str]:
+    """Texts of a data set, as they come over the network or from the cache."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        rows = load_dataset(name, split="train", streaming=True)
+        for row in rows:
+            if column not in row:
+                raise DataError(
+                    f"The data set '{name}' has no column '{column}': choose one of "
+                    f"{', '.join(row)} with -o column=…"
+                )
+            if not isinstance(row[column], str):
+                raise DataError(f"The column '{column}' of the data set '{name}' holds no text.")
+            yield row[column]
+    except (DatasetNotFoundError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DataError(
+            f"'{name}' is neither a file nor a data set that can be reached ({reason}): give a "
+            "text file, or a name on huggingface.co."
+        ) from None

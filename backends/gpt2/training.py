@@ -1,0 +1,174 @@
+"""Training a small character-level GPT-2 on any text file, saved as a Hugging Face folder.
+
+The last tenth of the text is held out: the validation loss is measured on all of it, and its first
+part is saved beside the model as text to analyse. Windows of text are drawn anew at each step from
+the seed and the number of the step, so that an interrupted training goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from libgraph.errors import DataError
+from libgraph.files.atomic import writing
+from libgraph.fit import CHECKPOINT, fit
+from libgraph.progress import Progress
+from libgraph_backends.gpt2.loading import quiet
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from libgraph_backends.gpt2.options import TrainingOptions
+
+
+HELD_OUT = 10
+"""One part in so many is for validation, at the end of the text."""
+
+
+KEPT_TEXT = 64_000
+"""Characters of held-out text that are saved with the model."""
+
+
+WARM_UP = 100
+"""Steps in which the learning rate rises; afterwards it falls as a cosine to a tenth."""
+
+
+EVALUATION_BATCH = 64
+
+
+def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
+    """Train into a Hugging Face folder; returns the history of the validation loss (nats)."""
+    text = read_text(options.text)
+    tokenizer = character_tokenizer(text)
+    tokens = torch.tensor(tokenizer(text)["input_ids"])
+    split = len(tokens) - len(tokens) // HELD_OUT
+    training, validation = tokens[:split], tokens[split:]
+    if len(validation) <= options.n_ctx:
+        raise DataError(
+            f"'{options.text}' is too short: the tenth of it that is held out has "
+            f"{len(validation)} characters, and needs more than n_ctx, {options.n_ctx}."
+        )
+    model = initial_model(options, len(tokenizer))
+    # Autocast makes products in bfloat16 where the weights and their updates stay in float32.
+    mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bfloat16)
+
+    def loss(step: int) -> Tensor:
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * schedule(step, options.steps)
+        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        starts = torch.randint(
+            len(training) - options.n_ctx, (options.batch_size, 1), generator=generator
+        )
+        windows = training[starts + torch.arange(options.n_ctx + 1)]
+        with mixed:
+            return _loss(model, windows)
+
+    whole = len(validation) // (options.n_ctx + 1) * (options.n_ctx + 1)
+    blocks = validation[:whole].unflatten(0, (-1, options.n_ctx + 1))
+
+    def evaluate() -> dict[str, float]:
+        losses = [float(_loss(model, part)) * len(part) for part in blocks.split(EVALUATION_BATCH)]
+        return {"validation_loss": sum(losses) / len(blocks)}
+
+    parameters = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(
+        parameters.values(),
+        lr=options.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=options.weight_decay,
+    )
+    history = fit(
+        parameters,
+        loss,
+        optimizer=optimizer,
+        steps=options.steps,
+        directory=directory,
+        settings=options.model_dump(mode="json") | {"characters": len(tokens)},
+        evaluate=evaluate,
+        progress=progress,
+    )
+    with quiet():
+        model.half().save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    with writing(directory / "text.txt") as path:
+        path.write_text(text[split:][:KEPT_TEXT], encoding="utf-8")
+    (directory / CHECKPOINT).unlink(missing_ok=True)
+    return {"history": history, "parameters": sum(p.numel() for p in parameters.values())}
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        DataError: if it cannot be read, is not UTF-8, or is empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"'{path}' is not text in UTF-8.") from None
+    except OSError as error:
+        raise DataError(f"The text '{path}' cannot be read: {error.strerror}.") from None
+    if not text.strip():
+        raise DataError(f"The text '{path}' is empty.")
+    return text
+
+
+def character_tokenizer(text: str) -> PreTrainedTokenizerFast:
+    """One token for each character of the text, in order; a new line begins a sequence."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = sorted(set(text) | {"\n"})
+    vocabulary = {character: i for i, character in enumerate(characters)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="\n"))  # noqa: S106
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="\n",  # noqa: S106
+        bos_token="\n",  # noqa: S106
+        eos_token="\n",  # noqa: S106
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def initial_model(options: TrainingOptions, characters: int) -> GPT2LMHeadModel:
+    """GPT-2 with random weights and no dropout."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(options.seed)
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=characters,
+            n_positions=options.n_ctx,
+            n_embd=options.d_model,
+            n_layer=options.layers,
+            n_head=options.heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
+def schedule(step: int, steps: int) -> float:
+    """Share of the learning rate at a step."""
+    if step < WARM_UP:
+        return (step + 1) / WARM_UP
+    done = (step - WARM_UP) / max(1, steps - WARM_UP)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+
+
+def _loss(model: GPT2LMHeadModel, windows: Tensor) -> Tensor:
+    """Mean cross-entropy of each next character, in nats."""
+    logits = model(windows[:, :-1]).logits.float()
+    return cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())

@@ -1,0 +1,137 @@
+"""Images and labels in the idx format of the MNIST files, plain or gzipped.
+
+An idx file is two zero bytes, the type of its numbers (8: unsigned bytes), the number of its
+dimensions, each size as a big-endian 32-bit number, and then the numbers. All of that is checked,
+and no more is read than the sizes say.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from libgraph.backend.contract import Split
+from libgraph.errors import DataError
+from libgraph_backends.shared.downloads import fetch
+
+UNSIGNED_BYTES = 8
+
+
+CLASSES = 10
+
+
+MOST = 2**31
+"""Bytes that a file may claim to hold: 2 GiB, 45 times as many as the larger one of MNIST."""
+
+
+PREFIXES: dict[Split, str] = {"train": "train", "test": "t10k"}
+
+
+URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+"""Where torchvision has MNIST from: the site of its authors sends the files no longer."""
+
+
+CHECKSUMS = {
+    "train-images-idx3-ubyte.gz": "md5:f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "md5:d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "md5:9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "md5:ec29112dd5afa0611ce80d1b7f02629c",
+}
+
+
+def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
+    """The numbers in an idx file of unsigned bytes.
+
+    Args:
+        path: the file; whether it is gzipped its first bytes say.
+        dimensions: how many it should have.
+
+    Raises:
+        DataError: if it is missing, damaged, of another type, or longer or shorter than it says.
+    """
+    header = 4 + 4 * dimensions
+    try:
+        with path.open("rb") as plain:
+            zipped = plain.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if zipped else path.open("rb") as file:
+            head = file.read(header)
+            _check_magic(path, head, dimensions)
+            sizes = [int.from_bytes(head[i : i + 4], "big") for i in range(4, header, 4)]
+            count = math.prod(sizes)
+            # One more than there should be tells a file that is too long.
+            data = file.read(min(count, MOST) + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"'{path}' cannot be read ({reason}).") from None
+    if len(data) != count:
+        shape = " × ".join(map(str, sizes))
+        found = f"{len(data)} bytes" if len(data) < count else "more"
+        raise DataError(
+            f"'{path}' should hold {shape} = {count} bytes after its header, not {found}."
+        )
+    return torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.uint8).reshape(sizes))
+
+
+def _check_magic(path: Path, head: bytes, dimensions: int) -> None:
+    wanted = bytes([0, 0, UNSIGNED_BYTES, dimensions])
+    if head[:4] != wanted or len(head) < 4 + 4 * dimensions:
+        plural = "s" if dimensions > 1 else ""
+        raise DataError(
+            f"'{path}' is no idx file of unsigned bytes in {dimensions} dimension{plural}: it "
+            f"begins with {head[:4].hex() or 'nothing'}, not {wanted.hex()}."
+        )
+
+
+def read_mnist(
+    directory: Path, split: Split
+) -> tuple[Float[Tensor, "n pixels"], Int[Tensor, " n"]]:
+    """Images of a split as rows between 0 and 1, and their labels.
+
+    Raises:
+        DataError: if a file is missing or wrong, or images and labels do not fit together.
+    """
+    images = read_idx(_find(directory, split, "images", 3), 3)
+    where = _find(directory, split, "labels", 1)
+    labels = read_idx(where, 1).long()
+    if len(images) != len(labels):
+        raise DataError(f"'{where}' has {len(labels)} labels for {len(images)} images.")
+    if not images.numel():
+        raise DataError(f"There are no images beside '{where}'.")
+    if int(labels.max()) >= CLASSES:
+        first = int((labels >= CLASSES).nonzero()[0, 0])
+        raise DataError(
+            f"'{where}' has the label {int(labels[first])} at number {first}: they go from 0 to "
+            f"{CLASSES - 1}."
+        )
+    return images.flatten(1).float() / 255, labels
+
+
+def _find(directory: Path, split: Split, what: str, dimensions: int) -> Path:
+    """The file of that name, however it is written: with a dash or a dot, plain or gzipped."""
+    stem = f"{PREFIXES[split]}-{what}"
+    for name in (f"{stem}-idx{dimensions}-ubyte", f"{stem}.idx{dimensions}-ubyte"):
+        for ending in ("", ".gz"):
+            if (directory / (name + ending)).is_file():
+                return directory / (name + ending)
+    raise DataError(
+        f"There is no '{stem}-idx{dimensions}-ubyte', plain or .gz, in '{directory}': "
+        "-o data= takes the folder with the four files of MNIST."
+    )
+
+
+def download_mnist() -> Path:
+    """The folder with MNIST in the user's cache, downloaded (11 MB) unless it is there.
+
+    Raises:
+        BackendError: if what downloads need is not installed.
+        DataError: if it cannot be downloaded or kept.
+    """
+    files = {URL + name: checksum for name, checksum in CHECKSUMS.items()}
+    return fetch("mnist", files, extra="mlp")

@@ -1,0 +1,91 @@
+"""Training an MLP on the digits of scikit-learn, or on MNIST: AdamW on batches drawn from a seed.
+
+Every step draws its batch from its own number, so that a training that is taken up again ends as
+one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
+
+from libgraph.accumulate.streams import stream
+from libgraph.backend.contract import Split
+from libgraph.files.tensors import write_tensors
+from libgraph.fit import CHECKPOINT, fit
+from libgraph.progress import Progress
+from libgraph_backends.mlp.data import Samples, check_source, digits, mnist
+from libgraph_backends.mlp.options import TrainingOptions
+from libgraph_backends.shared.layers import ACTIVATIONS
+
+CLASSES = 10
+
+
+def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
+    """Train into `directory/model.safetensors`; returns sizes and the history."""
+    data = _data(options)
+    inputs, targets = data["train"]
+    sizes = [inputs.shape[1], *options.hidden, CLASSES]
+    weights = initial_weights(sizes, options.seed)
+
+    activation = ACTIVATIONS[options.activation]()
+
+    def outputs(x: Tensor) -> Tensor:
+        last = 2 * len(options.hidden)
+        for index in range(0, last + 1, 2):
+            x = linear(x, weights[f"{index}.weight"], weights[f"{index}.bias"])
+            x = activation(x) if index < last else x
+        return x
+
+    def loss(step: int) -> Tensor:
+        size, generator = (options.batch_size,), stream(options.seed, step)
+        rows = torch.randint(len(inputs), size, generator=generator)
+        return cross_entropy(outputs(inputs[rows]), targets[rows])
+
+    def evaluate() -> dict[str, float]:
+        test_inputs, test_targets = data["test"]
+        found = outputs(test_inputs)
+        return {
+            "test_loss": float(cross_entropy(found, test_targets)),
+            "test_accuracy": float((found.argmax(-1) == test_targets).double().mean()),
+        }
+
+    history = fit(
+        weights,
+        loss,
+        optimizer=torch.optim.AdamW(
+            weights.values(), lr=options.learning_rate, weight_decay=options.weight_decay
+        ),
+        steps=options.steps,
+        directory=directory,
+        settings=options.model_dump(mode="json", exclude={"steps", "download", "keep_every"}),
+        evaluate=evaluate,
+        keep_every=options.keep_every,
+        progress=progress,
+    )
+    write_tensors(directory / "model.safetensors", weights)
+    (directory / CHECKPOINT).unlink(missing_ok=True)
+    return {"sizes": sizes, "history": history}
+
+
+def _data(options: TrainingOptions) -> dict[Split, Samples]:
+    check_source(options.task, options.data, options.download)
+    return digits() if options.task == "digits" else mnist(options.data)
+
+
+def initial_weights(sizes: list[int], seed: int) -> dict[str, Tensor]:
+    """He's normal weights and zero biases, named as those of a `Sequential` with activations."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for index, (d_in, d_out) in enumerate(pairwise(sizes)):
+        scale = math.sqrt(2 / d_in)
+        weights[f"{2 * index}.weight"] = scale * torch.randn(d_out, d_in, generator=generator)
+        weights[f"{2 * index}.bias"] = torch.zeros(d_out)
+    return {name: weight.requires_grad_() for name, weight in weights.items()}

@@ -1,0 +1,1 @@
+"""What several backends need: layers, embeddings, labels of images, downloads, schedules."""

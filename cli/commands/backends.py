@@ -1,0 +1,38 @@
+"""`libgraph backends`: which backends there are, and what options they take."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("backend", required=False)
+def backends(backend: str | None) -> None:
+    """List the installed backends, or the options of one."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from libgraph.backend.registry import backend_class, backend_names
+    from libgraph.errors import BackendError
+
+    console = Console()
+    if backend is None:
+        table = Table("backend", "what it analyses", box=None, header_style="bold")
+        for name in backend_names():
+            try:
+                table.add_row(name, backend_class(name).summary)
+            except BackendError as error:
+                # One that is broken does not hide the others.
+                table.add_row(name, str(error))
+        console.print(table)
+        return
+    cls = backend_class(backend)
+    for command, options in (("analyze", cls.Options), ("train", cls.Training)):
+        if options is None:
+            continue
+        title = f"libgraph {command} {backend} -o KEY=VALUE"
+        table = Table("key", "default", "what it is", title=title, title_justify="left", box=None)
+        for name, field in options.model_fields.items():
+            default = "" if field.default is None else str(field.default)
+            table.add_row(name, default, field.description or "")
+        console.print(table, "")

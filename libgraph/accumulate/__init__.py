@@ -1,0 +1,1 @@
+"""Sums over data, in float64 and in bounded memory, over one process or many."""

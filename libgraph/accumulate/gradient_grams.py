@@ -1,0 +1,64 @@
+"""Gradients of a network's outputs, and the Grams they add up to.
+
+One pass back from the output for every output coordinate, or, where those are many, one for each of
+some random combinations of them. All places at which gradients are wanted share these passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from libgraph.accumulate.ranks import ranks
+
+MOST_PASSES = 128
+"""Output coordinates, over all positions, above which random combinations stand for them."""
+
+
+CHUNK_BYTES = 128 * 2**20
+"""Gradients that are held at once take about so much."""
+
+
+def gradient_grams(
+    outputs: Callable[..., Float[Tensor, "n t d"]],
+    shifts: Sequence[Float[Tensor, "n s k"]],
+    number: int,
+) -> list[Float[Tensor, "k k"]]:
+    """Σ_x Σ_s Σ_to g gᵀ with g = ∂y_to/∂shift_s, for each of the shifts that outputs depend on.
+
+    Exact up to `MOST_PASSES` output coordinates; beyond, each sample takes so many draws of signs
+    φ, with E[(J φ)(J φ)ᵀ] = J Jᵀ.
+
+    Args:
+        outputs: of all shifts, sample by sample.
+        shifts: zeros, at which gradients are taken.
+        number: of the batch: batches and ranks draw signs of their own.
+    """
+    found, pull = vjp(outputs, *shifts)[:2]
+    count, positions, size = found.shape
+    passes = min(positions * size, MOST_PASSES)
+    exact = passes == positions * size
+    rank, world = ranks()
+    generator = torch.Generator().manual_seed(number * world + rank)
+    grams = [x.new_zeros(x.shape[-1], x.shape[-1], dtype=torch.float64) for x in shifts]
+    held = sum(x.numel() for x in shifts) * found.element_size()
+    at_once = max(1, CHUNK_BYTES // held)
+    for first in range(0, passes, at_once):
+        some = torch.arange(first, min(first + at_once, passes))
+        if exact:
+            along = torch.zeros(len(some), 1, positions * size)
+            along[range(len(some)), 0, some] = 1
+            along = along.expand(-1, count, -1)
+        else:
+            flips = torch.randint(2, (len(some), count, positions * size), generator=generator)
+            along = (2 * flips - 1) / passes**0.5
+        gradients = vmap(pull)(along.unflatten(-1, (positions, size)).to(found))
+        for gram, gradient in zip(grams, gradients, strict=True):
+            # In float32 rounding errors of the product would make every direction count.
+            rows = gradient.flatten(0, -2).double()
+            gram += rows.T @ rows
+    return grams

@@ -1,0 +1,46 @@
+"""How much memory an analysis may take for what it can give back: batches and kept activations.
+
+The model, the bases and the sums are needed whole; what lies between is sized by a budget, half of
+what is free unless told otherwise. Batches are the same whatever is free, as long as they fit, so
+that the same command gives the same bits on another day.
+"""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from libgraph.network.network import Network
+
+BATCH_BYTES = 64 * 2**20
+"""What the widest node layer of a batch takes, at most."""
+
+
+BATCH_SHARE = 1 / 16
+"""Share of the budget that it takes at most: a section holds several copies of its batch."""
+
+
+LARGEST_BATCH = 1024
+"""Samples in a batch, at most."""
+
+
+def memory_budget(device: torch.device | str) -> int:
+    """Half of the bytes that are free now on the host or on the device."""
+    place = torch.device(device)
+    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else None
+    return int((psutil.virtual_memory().available if free is None else free) / 2)
+
+
+def batch_size(network: Network, sample: torch.Tensor, memory: int) -> int:
+    """Samples in a batch: a power of two, as many as `BATCH_BYTES` and the budget allow.
+
+    Args:
+        network: its widest node layer counts.
+        sample: raw inputs of one sample.
+        memory: the budget in bytes.
+    """
+    with torch.no_grad():
+        # A split may be empty, which has a message of its own elsewhere.
+        widest = max(x.numel() * x.element_size() for x in network.activations(sample)) or 1
+    fitting = max(1, int(min(BATCH_BYTES, memory * BATCH_SHARE) / widest))
+    return min(LARGEST_BATCH, 1 << (fitting.bit_length() - 1))

@@ -1,0 +1,125 @@
+"""A null model of networks: every section reads its node layer through a random rotation.
+
+A rotation O before each section but the first, y = section(x O), leaves the section the map it is;
+lost is which of the directions that one section writes the next one reads. Independent normal
+weights do not know their coordinates, so such a network and its rotations are exchangeable, with
+residual streams or without, in any basis, and p is even. Source: ours; docs/significance.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from libgraph.backend.data import Data
+from libgraph.bases.method import Truncation
+from libgraph.bases.methods import basis_method
+from libgraph.bases.random_basis import random_rotation
+from libgraph.bases.sparse.options import SparseOptions
+from libgraph.bases.statistics import node_statistics
+from libgraph.edges.interactions import interactions
+from libgraph.graph.features import LayerFeatures
+from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.modules.null_models import NullModel
+from libgraph.modules.significance import significance
+from libgraph.network.network import Network
+from libgraph.pipeline.options import AnalysisOptions
+from libgraph.progress import Progress
+from libgraph.sections.quadrature import Quadrature
+
+DRAWN_SAMPLES = 500
+"""Samples on which networks and their rotations are compared; each draw makes bases anew."""
+
+
+def against_rotations(
+    network: Network, data: Data, options: AnalysisOptions, progress: Progress
+) -> dict[str, Any]:
+    """The modularity in the basis of the graph against that of rotated networks.
+
+    On the first `DRAWN_SAMPLES` samples and without ε; docs/significance.md says why.
+    """
+    few = min(data.limit or DRAWN_SAMPLES, DRAWN_SAMPLES)
+    graph, rotated = rotated_networks(
+        network,
+        replace(data, limit=few, batch_size=min(data.batch_size, few)),
+        options.basis,
+        options.truncation,
+        Quadrature.parse(options.integration),
+        options.sparse(None),
+    )
+    found = significance(
+        graph,
+        rotated,
+        draws=options.draws,
+        resolution=options.resolution,
+        seed=options.seed,
+        progress=progress,
+    )
+    return asdict(found)
+
+
+def rotated_networks(
+    network: Network,
+    data: Data,
+    basis: str = "lib",
+    truncation: Truncation | None = None,
+    quadrature: Quadrature | None = None,
+    sparse: SparseOptions | None = None,
+) -> tuple[InteractionGraph, NullModel]:
+    """The graph of a network on some data, and the null model of its rotations on the same data.
+
+    Args:
+        network: what is rotated, in the dtype of the data.
+        data: hundreds of samples will do; graph and draws are computed on the same ones.
+        basis: one of `METHODS`.
+        truncation: of bases, by default rel:1e-10.
+        quadrature: of interactions, by default the gradient.
+        sparse: options of the sparse basis.
+    """
+    truncation = truncation or Truncation.parse("rel:1e-10")
+    quadrature = quadrature or Quadrature.parse("gradient")
+
+    def measured(one: Network) -> InteractionGraph:
+        statistics = node_statistics(one, data)
+        bases = basis_method(basis, sparse or SparseOptions())(
+            one, statistics, data, truncation, lambda *_: None
+        )
+        layers = tuple(
+            LayerFeatures(name, each.importance.cpu().numpy(), each.isolated, each.rotated)
+            for name, each in bases.items()
+        )
+        edges = interactions(one, {basis: bases}, data, quadrature)[basis]
+        return InteractionGraph(layers, {p: m.cpu().numpy() for p, m in edges.items()})
+
+    def rotated(graph: InteractionGraph, rng: np.random.Generator) -> InteractionGraph:
+        return measured(rotate(network, rng))
+
+    with torch.no_grad():
+        return measured(network), rotated
+
+
+def rotate(network: Network, rng: np.random.Generator) -> Network:
+    """The network with a random rotation before every section but the first.
+
+    Isolated coordinates, the constant among them, stay as they are.
+    """
+    first, *rest = network.pairs
+    sections = [first[2]]
+    for layer, _, section in rest:
+        isolated = set(layer.isolated_coordinates)
+        free = [index for index in range(layer.size) if index not in isolated]
+        whole = np.eye(layer.size)
+        whole[np.ix_(free, free)] = random_rotation(len(free), rng)
+        sections.append(section.rebase(decoder=_like(section)(whole)))
+    return Network(network.embed, sections, network.node_layers)
+
+
+def _like(section: torch.nn.Module) -> Callable[[np.ndarray], Tensor]:
+    """To a tensor of the section's dtype and device."""
+    some = next(iter(section.state_dict().values()), torch.zeros(0, dtype=torch.float64))
+    return lambda array: torch.as_tensor(array).to(some)

@@ -1,0 +1,110 @@
+"""What a backend has to offer.
+
+A backend knows one kind of model: it loads it, cuts it into a `Network`, yields batches of a split
+and scores outputs; it may also say what features stand for, and train its model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from libgraph.backend.options import TypedOptions
+from libgraph.errors import BackendError
+
+if TYPE_CHECKING:
+    from libgraph.graph.features import FeatureLabel
+    from libgraph.network.basis import Bases
+    from libgraph.network.network import Network
+    from libgraph.progress import Progress
+
+
+Split = Literal["train", "test", "bases"]
+"""Interactions come from `train`, scores from `test`; `bases` only where `bases_split` says so."""
+
+
+Encode = Callable[[Tensor], Mapping[str, Tensor]]
+"""Raw inputs to feature activations `(n, positions, features)` of every rotated node layer."""
+
+
+class Batch(NamedTuple):
+    """Raw inputs and targets of some samples, samples first."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+class Backend(ABC):
+    """One kind of model. Subclasses set the class attributes and fill in the abstract methods.
+
+    Attributes:
+        name: as given on the command line.
+        summary: one line for `libgraph backends`.
+        Options: the options that `-o key=value` sets.
+        Training: the options of `train`, or None where there is no training.
+        score_name: what `score` measures.
+        higher_is_better: whether a larger score is a better one.
+        tolerances: the Δ of the score that ablations use unless told otherwise.
+        concept: what the concepts in feature labels are, such as `frequency`.
+        modules_known: whether the dominant concepts are modules that are known to be there, so
+            that the modules found are measured against them.
+
+    What a score is, and what labels are, may depend on options: an instance may set the last five
+    for itself.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str] = ""
+    Options: ClassVar[type[TypedOptions]] = TypedOptions
+    Training: ClassVar[type[TypedOptions] | None] = None
+    score_name: str = "accuracy"
+    higher_is_better: bool = True
+    tolerances: tuple[float, ...] = (0.001,)
+    concept: str = "concept"
+    modules_known: bool = False
+
+    def __init__(self, options: TypedOptions | None = None) -> None:
+        self.options = options if options is not None else self.Options()
+
+    def __repr__(self) -> str:
+        given = self.options.model_dump(exclude_defaults=True).items()
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
+
+    @abstractmethod
+    def network(self) -> Network:
+        """The model, cut into sections, parameters as they are stored; a new one for each call."""
+
+    @abstractmethod
+    def samples(self, split: Split) -> int:
+        """Number of samples of a split."""
+
+    @abstractmethod
+    def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
+        """The samples of a split, always in the same order."""
+
+    @abstractmethod
+    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Score `(n,)` of each sample, from outputs `(n, positions, d_out)` of the network."""
+
+    @property
+    def bases_split(self) -> Split:
+        """The split that bases are made from; `bases` takes no notice of a limit on samples."""
+        return "train"
+
+    def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
+        """What the features of each node layer stand for; layers may be left out.
+
+        Args:
+            encode: raw inputs to features.
+            bases: where the features are: their decoders are directions of activations.
+        """
+        return {}
+
+    @classmethod
+    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
+        """Train a model into `directory`, resuming what is there; returns what came out."""
+        raise BackendError(f"The backend '{cls.name}' has no training.")

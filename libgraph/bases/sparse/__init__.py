@@ -1,0 +1,1 @@
+"""The sparse basis: what it minimises, and how."""

@@ -1,0 +1,1 @@
+"""Runs and bases held against each other: side by side, and what changed from one to the next."""

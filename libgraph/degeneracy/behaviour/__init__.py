@@ -1,0 +1,1 @@
+"""The behavioural loss: its spectrum, and the volume of what changes nothing."""

@@ -1,0 +1,239 @@
+"""How many parameters matter at a tolerance: the spectrum of the behavioural loss's Hessian.
+
+L_B(θ) = mean ‖f_θ(x) − f_θ*(x)‖² is zero at θ*, so that its Hessian there is exactly 2 E[JᵀJ], J
+the outputs' Jacobian in the parameters. The number of its eigenvalues above ε is the effective
+number of parameters at ε where the loss is quadratic (arXiv 2405.10927); `volume` asks elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call, jvp, vjp, vmap
+
+from libgraph.accumulate.memory import memory_budget
+from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.backend.contract import Batch
+from libgraph.backend.data import Data
+from libgraph.bases.method import Truncation
+from libgraph.degeneracy.behaviour.lanczos import SHARP, Spectrum, lanczos
+from libgraph.degeneracy.weights.jacobians import (
+    CHUNK_BYTES,
+    count_parameters,
+    jacobian_gram,
+    jacobian_rows,
+    split_change,
+)
+from libgraph.degeneracy.weights.weights import Weight, moved, weights_of
+from libgraph.errors import NumericalError, UsageError
+from libgraph.network.network import Network
+from libgraph.progress import Progress, silent
+
+MOST_EXACT = 4000
+"""Parameters, or output coordinates of all samples, up to which all eigenvalues are found."""
+
+
+KERNEL_BYTES = 2 * 2**30
+"""Jacobians that JJᵀ is made from take so much; of one weight alone, all samples have to fit."""
+
+
+STAGE = "behavioural loss"
+
+
+def behaviour_spectrum(
+    network: Network,
+    data: Data,
+    weights: Sequence[Weight] | None = None,
+    *,
+    truncation: Truncation = SHARP,
+    most_exact: int = MOST_EXACT,
+    seed: int = 0,
+    probes: int = 8,
+    steps: int = 100,
+    progress: Progress = silent,
+) -> Spectrum:
+    """Spectrum of 2 E[JᵀJ] over the entries of these weights, all by default.
+
+    Exact where parameters, or samples times output coordinates, are few enough: JᵀJ and JJᵀ have
+    the same eigenvalues apart from zeros. Otherwise stochastic Lanczos quadrature, whose error
+    says how far counts can be trusted.
+
+    Args:
+        truncation: below which eigenvalue a direction counts as free, for `Spectrum.rank`.
+        most_exact: the smaller side of J up to which all eigenvalues are found.
+        seed: of the random probes.
+        probes: how many, at least 2.
+        steps: products with the Hessian that each probe takes.
+
+    Raises:
+        UsageError: for fewer than two probes, less than one step, or no weights.
+        NumericalError: if Jacobians are not finite.
+    """
+    weights = weights_of(network) if weights is None else weights
+    if probes < 2 or steps < 1:
+        raise UsageError(f"{probes} probes of {steps} steps: use at least 2 probes and 1 step.")
+    if not weights:
+        raise UsageError("The network has no weights to move: choose weights that are trained.")
+    parameters = count_parameters(weights)
+    samples, rows = _sizes(network, data)
+    largest = max(count_parameters([weight]) for weight in weights)
+    fits = parameters <= rows or largest * rows * 8 <= KERNEL_BYTES
+    if min(parameters, rows) > most_exact or not fits:
+        product = _product(network, data, weights, samples)
+        group = max(1, _budget(data) // (parameters * steps * 8))
+        signs = _signs(probes, parameters, seed).to(data.device)
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for part in signs.split(group):
+            done = len(parts) * group
+            parts.append(lanczos(product, part, steps, _steps(progress, done, probes, len(part))))
+        values, shares, ended = (torch.cat(part) for part in zip(*parts, strict=True))
+        shares = shares * parameters / probes
+        resolved = bool(ended.all())
+        return Spectrum(
+            parameters,
+            values.flatten(),
+            shares.flatten(),
+            False,
+            probes,
+            resolved,
+            truncation,
+            min(parameters, rows),
+        )
+    if parameters <= rows:
+        matrix = behaviour_hessian(network, data, weights, progress)
+    else:
+        matrix = _kernel(network, data, weights, rows, progress) * (2 / samples)
+    found = torch.linalg.eigvalsh(_finite(matrix)).flip(0).clamp(min=0)
+    values = found.new_zeros(parameters)
+    values[: len(found)] = found
+    return Spectrum(parameters, values, torch.ones_like(values), True, truncation=truncation)
+
+
+def behaviour_hessian(
+    network: Network, data: Data, weights: Sequence[Weight], progress: Progress = silent
+) -> Float[Tensor, "P P"]:
+    """2 E[JᵀJ], parameters in the order of `output_jacobians`."""
+
+    def measure(batch: Batch) -> Sums:
+        gram = jacobian_gram(network, batch.inputs, weights)
+        return {"gram": gram, "samples": torch.tensor(len(batch.inputs))}
+
+    sums = accumulate(data, measure, stage=STAGE, progress=progress)
+    return 2 * sums["gram"] / sums["samples"]
+
+
+def behavioural_loss(
+    network: Network,
+    data: Data,
+    changes: Mapping[Weight, Tensor],
+    progress: Progress = silent,
+) -> float:
+    """L_B with these changes added to weights: mean over samples of ‖f_θ(x) − f_θ*(x)‖²."""
+    tensors = moved(changes)
+
+    def measure(batch: Batch) -> Sums:
+        difference = functional_call(
+            network, tensors, (batch.inputs,), tie_weights=False
+        ) - network(batch.inputs)
+        square = difference.double().square().sum()
+        return {"square": square, "samples": torch.tensor(len(batch.inputs))}
+
+    sums = accumulate(data, measure, stage=STAGE, progress=progress)
+    return float(sums["square"] / sums["samples"])
+
+
+def _kernel(
+    network: Network, data: Data, weights: Sequence[Weight], rows: int, progress: Progress
+) -> Float[Tensor, "rows rows"]:
+    """JJᵀ of all samples, from so many weights at a time as memory has room for."""
+    batches = [batch.inputs for batch in data]
+    groups: list[list[Weight]] = [[]]
+    for weight in weights:
+        held = rows * count_parameters([*groups[-1], weight]) * 8
+        if groups[-1] and held > KERNEL_BYTES:
+            groups.append([])
+        groups[-1].append(weight)
+    total = torch.zeros(rows, rows, dtype=torch.float64, device=data.device)
+    for done, group in enumerate(groups):
+        progress(STAGE, done, len(groups))
+        found = torch.zeros(rows, count_parameters(group), dtype=torch.float64, device=data.device)
+        parts = (part for each in batches for part in jacobian_rows(network, each, group))
+        first = 0
+        for part in parts:
+            found[first : first + len(part)] = part
+            first += len(part)
+        total += found @ found.T
+        del found
+    progress(STAGE, len(groups), len(groups))
+    return total
+
+
+def _product(
+    network: Network, data: Data, weights: Sequence[Weight], samples: int
+) -> Callable[[Float[Tensor, "m P"]], Float[Tensor, "m P"]]:
+    """Products with 2 E[JᵀJ], all vectors in the same passes over the data."""
+    first = next(iter(data)).inputs
+    with torch.no_grad():
+        held = sum(x.numel() * x.element_size() for x in network.activations(first))
+    at_once = max(1, CHUNK_BYTES // held)
+
+    def product(vectors: Float[Tensor, "m P"]) -> Float[Tensor, "m P"]:
+        def measure(batch: Batch) -> Sums:
+            def outputs(flat: Tensor) -> Tensor:
+                tensors = moved(split_change(flat, weights))
+                found: Tensor = functional_call(
+                    network, tensors, (batch.inputs,), tie_weights=False
+                )
+                return found
+
+            zeros = torch.zeros_like(vectors[0], dtype=data.dtype)
+            pull = vjp(outputs, zeros)[1]
+
+            def single(vector: Tensor) -> Tensor:
+                back: Tensor = pull(jvp(outputs, (zeros,), (vector,))[1])[0]
+                return back
+
+            return {"products": vmap(single, chunk_size=at_once)(vectors.to(data.dtype))}
+
+        sums = accumulate(data, measure)
+        return _finite(sums["products"] * (2 / samples))
+
+    return product
+
+
+def _steps(progress: Progress, before: int, probes: int, together: int) -> Progress:
+    """Progress of some probes, as a share of that of all."""
+
+    def steps(stage: str, done: int, total: int | None, note: str = "") -> None:
+        each = total or 0
+        progress(STAGE, before * each + done * together, probes * each)
+
+    return steps
+
+
+def _signs(probes: int, parameters: int, seed: int) -> Float[Tensor, "m P"]:
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randint(2, (probes, parameters), generator=generator).double() - 1
+
+
+def _sizes(network: Network, data: Data) -> tuple[int, int]:
+    """Samples in the data, and rows of their Jacobians: output coordinates of all positions."""
+    samples = sum(len(batch.inputs) for batch in data)
+    with torch.no_grad():
+        outputs = network(next(iter(data)).inputs[:1]).numel()
+    return samples, samples * outputs
+
+
+def _finite(matrix: Tensor) -> Tensor:
+    if not bool(matrix.isfinite().all()):
+        raise NumericalError(
+            "The Hessian of the behavioural loss is NaN or infinite: check the weights."
+        )
+    return matrix
+
+
+def _budget(data: Data) -> int:
+    return memory_budget(data.device) if data.memory is None else data.memory

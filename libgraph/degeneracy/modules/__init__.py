@@ -1,0 +1,1 @@
+"""Degeneracy by module: how free directions add up over modules."""

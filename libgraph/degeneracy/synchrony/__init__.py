@@ -1,0 +1,1 @@
+"""Units and heads that act as one."""

@@ -1,0 +1,1 @@
+"""Weights of a network, and directions that activations or gradients leave free."""

@@ -1,0 +1,153 @@
+"""Interactions between the features of neighbouring node layers: the edges of the graph.
+
+How strongly input feature j drives output feature i, by the Jacobian between them times the
+feature's own size, squared and averaged over the data: exactly, or estimated from random signs. All
+bases and all layer pairs are measured in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.accumulate.ranks import ranks
+from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.backend.contract import Batch
+from libgraph.backend.data import Data
+from libgraph.network.basis import Bases
+from libgraph.network.network import Network
+from libgraph.progress import Progress, silent
+from libgraph.sections.estimate import Estimate
+from libgraph.sections.quadrature import Quadrature
+from libgraph.sections.section import Section
+
+Edges = dict[tuple[str, str], Float[Tensor, "out in"]]
+"""Interactions `[out, in]` by (input node layer, output node layer)."""
+
+
+class Interactions(NamedTuple):
+    """Interactions in every basis, and how sure they are.
+
+    Args:
+        edges: by name of the basis.
+        errors: standard errors of the edges, in the same form; empty where edges are exact.
+    """
+
+    edges: dict[str, Edges]
+    errors: dict[str, Edges]
+
+
+def interactions(
+    network: Network,
+    bases: Mapping[str, Bases],
+    data: Data,
+    quadrature: Quadrature,
+    progress: Progress = silent,
+) -> dict[str, Edges]:
+    """E_ij = (1/nT) Σ_x Σ_t (Σ_s f_sj ∫dα Ĵ_ts(αx)_ji)² for each of the named bases.
+
+    T is the number of input positions. In float64, whatever the dtype of the data. Source:
+    docs/math.md §3.
+    """
+    return estimate_interactions(network, bases, data, quadrature, 0, progress=progress).edges
+
+
+def estimate_interactions(
+    network: Network,
+    bases: Mapping[str, Bases],
+    data: Data,
+    quadrature: Quadrature,
+    signs: int,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Interactions:
+    """E_ij ≈ (1/nTR) Σ_x Σ_r (Σ_t φ_rt R_tji)², φ_rt = ±1 at random, with its standard error.
+
+    The signs of a sample do not depend on the batches, and are the same in all bases. Layer pairs
+    with no more output positions than draws are exact, at no more cost. Source: docs/math.md §3.
+
+    Args:
+        network: whose sections are measured.
+        bases: by name.
+        data: what is averaged over.
+        quadrature: of the path from zero to the activation.
+        signs: R, draws for each sample, at least 2; 0 to compute all layer pairs exactly.
+        seed: of the signs.
+        progress: told after every batch.
+    """
+    source = {
+        (name, layer): (basis.encoder.to(data.dtype), basis.decoder.to(data.dtype))
+        for name, by_layer in bases.items()
+        for layer, basis in by_layer.items()
+    }
+    sections = {
+        (name, a.name): section.rebase(encoder=source[name, b.name][0])
+        for name in bases
+        for a, b, section in network.pairs
+    }
+
+    generators = _generators(len(network.pairs), seed)
+
+    def measure(batch: Batch) -> Sums:
+        sums: dict[str, Tensor] = {}
+        activations = pairwise(network.activations(batch.inputs))
+        for (a, b, _), (x, y), chance in zip(network.pairs, activations, generators, strict=True):
+            phi = draw_signs(signs, y, chance)
+            sums[f"{a.name} samples"] = torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)
+            for name in bases:
+                encoder, decoder = source[name, a.name]
+                section = sections[name, a.name]
+                found = measured(section, x, x @ encoder, decoder, quadrature, phi)
+                sums[f"{name} {a.name} {b.name}"] = found.total
+                if signs:
+                    sums[f"{name} {a.name} {b.name} variance"] = found.variance
+        return sums
+
+    sums = accumulate(data, measure, stage="interactions", progress=progress)
+
+    edges: dict[str, Edges] = {name: {} for name in bases}
+    errors: dict[str, Edges] = {name: {} for name in bases if signs}
+    for a, b, _ in network.pairs:
+        samples = sums[f"{a.name} samples"]
+        for name in bases:
+            edges[name][a.name, b.name] = sums[f"{name} {a.name} {b.name}"] / samples
+        for name in errors:
+            variance = sums[f"{name} {a.name} {b.name} variance"]
+            errors[name][a.name, b.name] = variance.sqrt() / samples
+    return Interactions(edges, errors)
+
+
+def measured(
+    section: Section,
+    x: Float[Tensor, "n s d_in"],
+    features: Float[Tensor, "n s k"],
+    decoder: Float[Tensor, "k d_in"],
+    quadrature: Quadrature,
+    signs: Float[Tensor, "r n t"],
+) -> Estimate:
+    """A section's interactions: estimated where that takes less than one draw a position."""
+    draws, _, positions = signs.shape
+    if 0 < draws < positions:
+        return section.estimate(x, features, decoder, quadrature, signs)
+    return Estimate.exact(section.interactions(x, features, decoder, quadrature))
+
+
+def draw_signs(
+    draws: int, like: Float[Tensor, "n t d"], generator: torch.Generator
+) -> Float[Tensor, "r n t"]:
+    """±1 with equal chances, sample after sample: cut in batches or not, the signs are the same."""
+    flips = torch.randint(0, 2, (len(like), draws, like.shape[1]), generator=generator)
+    return (2 * flips - 1).transpose(0, 1).to(like)
+
+
+def _generators(count: int, seed: int) -> list[torch.Generator]:
+    """For each layer pair one of this rank's own, as unlike as those of other seeds."""
+    rank, _ = ranks()
+    sequences = np.random.SeedSequence([seed, rank]).spawn(count)
+    return [torch.Generator().manual_seed(int(each.generate_state(1)[0])) for each in sequences]

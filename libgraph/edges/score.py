@@ -1,0 +1,32 @@
+"""The score of a network on a split, the mean over its samples: what ablations are held against."""
+
+from __future__ import annotations
+
+import torch
+
+from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.backend.contract import Backend, Batch
+from libgraph.backend.data import Data
+from libgraph.network.network import Network, check_finite
+
+
+def base_score(network: Network, backend: Backend, data: Data) -> float:
+    """Mean score of the whole model.
+
+    Raises:
+        NumericalError: naming the first node layer whose activations are not finite.
+    """
+
+    def measure(batch: Batch) -> Sums:
+        activations = list(network.activations(batch.inputs))
+        for layer, x in zip(network.node_layers, activations, strict=True):
+            check_finite(x, layer)
+        scores = backend.score(activations[-1], batch.targets)
+        return {"score": scores.sum(), "count": torch.tensor(len(scores))}
+
+    return mean_score(accumulate(data, measure))
+
+
+def mean_score(sums: Sums) -> float:
+    """From summed scores and their count."""
+    return float(sums["score"]) / float(sums["count"])

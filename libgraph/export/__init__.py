@@ -1,1 +1,0 @@
-"""The interaction graph in formats that other programs read."""

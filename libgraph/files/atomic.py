@@ -1,0 +1,73 @@
+"""Writing files: under their final name complete or not at all.
+
+A file is written under a temporary name beside its own and renamed. What the system says when that
+fails becomes one sentence that names the file and says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from libgraph.errors import UsageError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` if the block ends well.
+
+    Raises:
+        UsageError: if the file cannot be written, saying why.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a failed write into one sentence about `path`."""
+    try:
+        yield
+    except OSError as error:
+        advice = "free some space" if error.errno == errno.ENOSPC else "choose another place"
+        raise UsageError(
+            f"Cannot write '{path}' ({error.strerror or error}): {advice} and run again."
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in order and indented, for people and scripts."""
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _umask() -> int:
+    # It can only be read by setting it.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        UsageError: if the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"'{path}' cannot be read ({error}): delete it and run again.") from None

@@ -1,0 +1,1 @@
+"""The interaction graph: numbers and names only, no torch, no files."""

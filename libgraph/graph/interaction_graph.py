@@ -1,0 +1,266 @@
+"""The interaction graph: node layers, features, edges between neighbouring layers, modules.
+
+This is the result that everything after the analysis reads: community detection, sparsity,
+the picture, Gephi. It is numbers and names only; it knows nothing of torch or of models.
+Edges stay dense arrays ``[out_feature, in_feature]``, one per layer pair, and a feature is
+known by its id ``"<layer>/<index>"``, so that millions of edges cost no objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from libgraph.errors import DataError, NumericalError, UsageError
+from libgraph.graph.arrays import IndexArray, Pair
+from libgraph.graph.features import FeatureLabel, FloatArray, LayerFeatures, feature_ids
+
+if TYPE_CHECKING:
+    from libgraph.graph.partition import Partition
+
+
+EDGES_PER_FEATURE = 5
+"""Where no ε is known, a layer pair keeps this many times as many edges as it has features."""
+
+
+WEIGHT_FLOOR = 0.01
+"""Smallest weight of a kept edge: at E = ε the clustering weight is 0, which Gephi deletes."""
+
+
+class KeptEdges(NamedTuple):
+    """The edges of one layer pair that are drawn and exported, as columns of equal length."""
+
+    inputs: IndexArray
+    outputs: IndexArray
+    interaction: FloatArray
+    weight: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class InteractionGraph:
+    """A layered graph of features and their interactions.
+
+    Args:
+        layers: Node layers from input to output.
+        edges: By ``(input layer, output layer)``, the interactions E, shape ``(out, in)``.
+        epsilon: By layer pair, ε, the smallest edge that ablation kept; pairs may be missing.
+        partition: The modules, once found.
+
+    Raises:
+        DataError: If names or shapes disagree, or an ε is not positive.
+        NumericalError: If an edge is negative or not finite; it names the pair.
+    """
+
+    layers: tuple[LayerFeatures, ...]
+    edges: Mapping[Pair, FloatArray]
+    epsilon: Mapping[Pair, float] = field(default_factory=dict)
+    partition: Partition | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        edges = {pair: np.asarray(matrix, dtype=np.float64) for pair, matrix in self.edges.items()}
+        object.__setattr__(self, "edges", edges)
+        _check(self)
+
+    def __repr__(self) -> str:
+        features = sum(layer.size for layer in self.layers)
+        modules = "no" if self.partition is None else self.partition.size
+        parts = f"{len(self.layers)} node layers, {features} features, {modules} modules"
+        return f"<{type(self).__name__}: {parts}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows of it: the picture, if there is matplotlib."""
+        from libgraph.report.graph_picture import graph_png
+
+        try:
+            return graph_png(self)
+        except UsageError:
+            return None
+
+    def layer(self, name: str) -> LayerFeatures:
+        """The node layer of that name; :class:`UsageError` if there is none."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        known = ", ".join(layer.name for layer in self.layers)
+        raise UsageError(f"There is no node layer {name!r}: choose one of {known}.")
+
+    def weights(self) -> dict[Pair, FloatArray]:
+        """Clustering weights by layer pair, shape ``(out, in)``.
+
+        .. math:: w_{ij} = \\max(0, \\log_{10}(E_{ij} / ε)) \\text{ or, where no ε is known, }
+                  w_{ij} = \\sqrt{E_{ij}}
+
+        Isolated features and unrotated layers have weight 0. The two kinds of weight are not on
+        one scale: give an ε to all pairs or to none. Source: arXiv 2405.10928, section 4.
+        """
+        return {
+            pair: _weight(self._between(pair, clustered=True), self.epsilon.get(pair))
+            for pair in self.edges
+        }
+
+    def kept_edges(self, pair: Pair) -> KeptEdges:
+        """The edges of a layer pair worth showing, in row-major order of ``[out, in]``.
+
+        These are E ≥ ε, as many as ablation needed, or, where no ε is known, the largest
+        ``EDGES_PER_FEATURE * (out + in)``. Edges from and to isolated features are left
+        out; edges of unrotated layers are not. The weight is that of :meth:`weights`, at least
+        ``WEIGHT_FLOOR`` where an ε is known.
+        """
+        matrix = self._between(pair, clustered=False)
+        epsilon = self.epsilon.get(pair)
+        threshold, floor = epsilon, WEIGHT_FLOOR
+        if threshold is None:
+            count = EDGES_PER_FEATURE * sum(matrix.shape)
+            smaller = matrix.size - count
+            threshold = np.partition(matrix, smaller, axis=None)[smaller] if smaller > 0 else 0.0
+            floor = 0.0
+        outputs, inputs = np.nonzero((matrix >= threshold) & (matrix > 0))
+        interaction = matrix[outputs, inputs]
+        weight = np.maximum(_weight(interaction, epsilon), floor)
+        return KeptEdges(inputs, outputs, interaction, weight)
+
+    def to_igraph(self) -> Any:
+        """The undirected ``igraph.Graph`` that is clustered.
+
+        Every feature is a vertex with ``layer``, ``feature`` and ``name`` (``"ln1.0/3"``), in the
+        order of the layers; edges are those with a positive clustering ``weight``.
+        """
+        import igraph
+
+        first = self._first_vertex()
+        ends: list[IndexArray] = [np.empty((0, 2), dtype=np.int64)]
+        weights: list[FloatArray] = [np.empty(0)]
+        for (source, target), matrix in self.weights().items():
+            # By input feature, because igraph is a third faster on edges sorted by first vertex.
+            inputs, outputs = np.nonzero(matrix.T)
+            ends.append(np.stack([inputs + first[source], outputs + first[target]], axis=1))
+            weights.append(matrix[outputs, inputs])
+        graph = igraph.Graph(n=sum(layer.size for layer in self.layers))
+        # Not through the constructor, which takes three times as long.
+        graph.add_edges(np.concatenate(ends))
+        graph.vs["layer"] = [layer.name for layer in self.layers for _ in range(layer.size)]
+        graph.vs["feature"] = [index for layer in self.layers for index in range(layer.size)]
+        graph.vs["name"] = [name for layer in self.layers for name in feature_ids(layer)]
+        graph.es["weight"] = np.concatenate(weights).tolist()
+        return graph
+
+    @property
+    def communities(self) -> dict[str, int]:
+        """Module by feature id, for the features that belong to one.
+
+        Raises:
+            UsageError: If no partition was attached.
+        """
+        if self.partition is None:
+            raise UsageError(
+                "This graph has no modules yet: attach find_communities(graph) by with_partition."
+            )
+        return {
+            name: community
+            for layer in self.layers
+            for name, community in zip(
+                feature_ids(layer), self.membership(layer.name).tolist(), strict=True
+            )
+            if community >= 0
+        }
+
+    def membership(self, name: str) -> IndexArray:
+        """Module of each feature of a layer, shape ``(features,)``; -1 where it has none."""
+        if self.partition is not None and name in self.partition.membership:
+            return self.partition.membership[name]
+        return np.full(self.layer(name).size, -1, dtype=np.int64)
+
+    def with_partition(self, partition: Partition | None) -> InteractionGraph:
+        """The same graph with these modules."""
+        return replace(self, partition=partition)
+
+    def with_labels(self, labels: Mapping[str, Sequence[FeatureLabel]]) -> InteractionGraph:
+        """The same graph with labels on the named layers, one label per feature."""
+        for name in labels:
+            self.layer(name)
+        layers = (
+            replace(layer, labels=tuple(labels[layer.name])) if layer.name in labels else layer
+            for layer in self.layers
+        )
+        return replace(self, layers=tuple(layers))
+
+    def write_graphml(self, path: str | Path) -> None:
+        """Write the kept edges for Gephi; see :mod:`libgraph.export.graphml`."""
+        from libgraph.report.graphml import write_graphml
+
+        write_graphml(self, path)
+
+    def write_json(self, path: str | Path) -> None:
+        """Write the kept edges as JSON; see :mod:`libgraph.export.graph_json`."""
+        from libgraph.graph.graph_json import write_json
+
+        write_json(self, path)
+
+    @classmethod
+    def read_json(cls, path: str | Path) -> InteractionGraph:
+        """Read what :meth:`write_json` wrote: edges that were not kept are zero."""
+        from libgraph.graph.graph_json import read_json
+
+        return read_json(path)
+
+    def _first_vertex(self) -> dict[str, int]:
+        sizes = [layer.size for layer in self.layers]
+        starts = np.cumsum([0, *sizes]).tolist()
+        return {layer.name: start for layer, start in zip(self.layers, starts, strict=False)}
+
+    def _between(self, pair: Pair, *, clustered: bool) -> FloatArray:
+        """A copy of the edges without isolated features, and without unrotated layers if asked."""
+        source, target = self.layer(pair[0]), self.layer(pair[1])
+        matrix = self.edges[pair].copy()
+        matrix[:, : source.isolated] = 0
+        matrix[: target.isolated] = 0
+        if clustered and not (source.rotated and target.rotated):
+            matrix[:] = 0
+        return matrix
+
+
+def _weight(interaction: FloatArray, epsilon: float | None) -> FloatArray:
+    if epsilon is None:
+        return np.sqrt(interaction)
+    # A difference of logarithms, and not of a ratio, which overflows where ε is tiny.
+    decades = np.full_like(interaction, -np.inf)
+    np.log10(interaction, where=interaction > 0, out=decades)
+    decades -= np.log10(epsilon)
+    return np.maximum(decades, 0.0, out=decades)
+
+
+def _check(graph: InteractionGraph) -> None:
+    sizes = {layer.name: layer.size for layer in graph.layers}
+    if len(sizes) != len(graph.layers):
+        raise DataError("Two node layers have the same name: give each its own.")
+    order = {name: index for index, name in enumerate(sizes)}
+    for (source, target), matrix in graph.edges.items():
+        pair = f"{source}->{target}"
+        if source not in order or target not in order or order[source] >= order[target]:
+            raise DataError(f"Edges {pair} do not join a node layer to a later one: check names.")
+        if matrix.shape != (sizes[target], sizes[source]):
+            raise DataError(
+                f"Edges {pair} have shape {matrix.shape}: they need [out, in], "
+                f"({sizes[target]}, {sizes[source]})."
+            )
+        if not np.isfinite(matrix).all():
+            raise NumericalError(f"Edges {pair} have values that are not finite: check the bases.")
+        if (matrix < 0).any():
+            raise NumericalError(f"Edges {pair} have negative values: pass squared interactions.")
+    for pair_key, epsilon in graph.epsilon.items():
+        if pair_key not in graph.edges:
+            raise DataError(f"ε is given for {'->'.join(pair_key)}, which has no edges: drop it.")
+        if not (np.isfinite(epsilon) and epsilon > 0):
+            raise DataError(f"ε of {'->'.join(pair_key)} is {epsilon}: it has to be positive.")
+    if graph.partition is not None:
+        for name, membership in graph.partition.membership.items():
+            if membership.shape != (sizes.get(name),):
+                raise DataError(
+                    f"The partition has {len(membership)} features for {name}, the graph has "
+                    f"{sizes.get(name, 'no such layer')}: it belongs to another graph."
+                )

@@ -1,0 +1,1 @@
+"""Modules of graphs: found, summed up, told from chance. No torch."""

@@ -1,0 +1,53 @@
+"""Modules of an interaction graph: Leiden on the clustering weights.
+
+Leiden is random, so it runs from several seeds; the best partition is kept and the agreement of
+all of them is reported beside it, because modules that another seed would not find mean little.
+Numbering is by size, so the same graph and seed always give the same numbers. The runs themselves
+are in `leiden`, modules that most runs agree on in `consensus`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.graph.partition import Partition
+from libgraph.modules.agreement import mean_agreement
+from libgraph.modules.leiden import Leiden
+
+
+def find_communities(
+    graph: InteractionGraph, resolution: float = 1.0, seed: int = 0, seeds: int = 10
+) -> Partition:
+    r"""Find the partition of largest quality over several runs of Leiden.
+
+    The quality is Q_γ of :class:`libgraph.leiden.Leiden`. Each run iterates until nothing improves,
+    or twice above ``libgraph.leiden.CONVERGED_EDGES`` edges. Features without edges belong to no
+    module.
+
+    Args:
+        graph: The graph; a partition it may have is ignored.
+        resolution: γ.
+        seed: First seed; the runs use ``seed, seed + 1, …``.
+        seeds: Number of runs.
+
+    Raises:
+        UsageError: If the resolution is not positive or there is no seed.
+    """
+    return best_partition(Leiden(graph), resolution, seed, seeds)
+
+
+def best_partition(leiden: Leiden, resolution: float, seed: int, seeds: int) -> Partition:
+    """What :func:`find_communities` finds, on a graph that is prepared already."""
+    found = leiden.runs(resolution, seed, seeds)
+    qualities = [leiden.quality(each, resolution) for each in found]
+    first = int(np.argmax(qualities))
+    return Partition(
+        membership=leiden.by_layer(found[first]),
+        resolution=resolution,
+        quality=qualities[first],
+        modularity=leiden.quality(found[first]),
+        agreement=mean_agreement(found),
+        seed=seed,
+        seeds=seeds,
+    )

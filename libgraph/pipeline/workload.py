@@ -1,0 +1,150 @@
+"""What an analysis works on, and what tells it from another one.
+
+The backend's network in the precision asked for, its splits in batches that fit into memory, and
+the facts that results depend on: a stage whose facts have not changed is not computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from libgraph.accumulate.memory import batch_size, memory_budget
+from libgraph.backend.contract import Backend, Split
+from libgraph.backend.data import Data
+from libgraph.bases.methods import METHODS
+from libgraph.network.network import Network
+from libgraph.pipeline.options import ComputingOptions
+
+
+class Inputs:
+    """A backend's network and data as options want them.
+
+    Args:
+        backend: whose network and data.
+        options: precision, device, memory and how many samples.
+    """
+
+    def __init__(self, backend: Backend, options: ComputingOptions) -> None:
+        self.backend = backend
+        self.options = options
+        self._hashes: dict[str, str] = {}
+
+    def network_in(self, dtype: str) -> Network:
+        """The network, cast from the precision that it is stored in."""
+        return self.backend.network().to(device=self.options.device, dtype=getattr(torch, dtype))
+
+    @cached_property
+    def network(self) -> Network:
+        """For statistics, Jacobians and interactions."""
+        return self.network_in(self.options.dtype)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the network; large models take a while to hash."""
+        return self.network.fingerprint()
+
+    @cached_property
+    def activations(self) -> list[str]:
+        """Norms of the first sample's activations: functions may differ that have one name."""
+        (one,) = self.data("train", most=1)
+        with torch.no_grad():
+            norms = [float(x.norm()) for x in self.network.activations(one.inputs)]
+        return [f"{norm:.6e}" for norm in norms]
+
+    @cached_property
+    def batch_size(self) -> int:
+        """As asked for, or what fits."""
+        options = self.options
+        if options.batch_size is not None:
+            return options.batch_size
+        one = Data(self.backend, "train", 1, 1, options.device, getattr(torch, options.dtype))
+        memory = options.memory or memory_budget(options.device)
+        return batch_size(self.network, next(iter(one)).inputs, memory)
+
+    def data(self, split: Split, dtype: str | None = None, most: int | None = None) -> Data:
+        """One split; `bases` whole, the others as far as the limit goes.
+
+        Args:
+            split: which one.
+            dtype: that of the network unless told otherwise.
+            most: samples at most, whatever the limit.
+        """
+        limits = [n for n in (None if split == "bases" else self.options.limit, most) if n]
+        limit = min(limits, default=None)
+        return Data(
+            self.backend,
+            split,
+            batch_size=min(self.batch_size, most or self.batch_size),
+            limit=limit,
+            device=self.options.device,
+            dtype=getattr(torch, dtype or self.options.dtype),
+            memory=self.options.memory,
+        )
+
+    @cached_property
+    def train(self) -> Data:
+        """What is computed on, but for scores."""
+        return self.data("train")
+
+    @cached_property
+    def for_bases(self) -> Data:
+        """What bases are made from: `train`, if the backend has no larger split for them."""
+        return self.data(self.backend.bases_split)
+
+    def facts(self, *data: Data) -> dict[str, Any]:
+        """What any result depends on, as plain values; `data` is what it was computed on."""
+        return {
+            "libgraph": version("libgraph"),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
+            "score": [self.backend.score_name, self.backend.higher_is_better],
+            "network": [self.fingerprint, self.activations],
+            "data": self._hashes_of(data),
+            "batch_size": self.batch_size,
+            **self.options.model_dump(include={"dtype", "device", "truncate"}),
+        }
+
+    def record(self, *data: Data) -> dict[str, Any]:
+        """The same for people, as `run.json` has it (docs/files.md)."""
+        return {
+            "backend": self.backend.name,
+            "backend_options": self.backend.options.model_dump(mode="json"),
+            "versions": {
+                "libgraph": version("libgraph"),
+                "torch": torch.__version__,
+                "igraph": version("igraph"),
+                "python": platform.python_version(),
+            },
+            "network": self.fingerprint,
+            "data": self._hashes_of(data),
+            "threads": torch.get_num_threads(),
+            "batch_size": self.batch_size,
+        }
+
+    def _hashes_of(self, data: Iterable[Data]) -> dict[str, str]:
+        """SHA-256 of each split's inputs and targets, as far as they are used."""
+        for each in data:
+            if each.split in self._hashes:
+                continue
+            # One for inputs and one for targets: together they would depend on the batch size.
+            digests = hashlib.sha256(), hashlib.sha256()
+            for batch in each:
+                for digest, tensor in zip(digests, batch, strict=True):
+                    digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            both = b"".join(digest.digest() for digest in digests)
+            self._hashes[each.split] = hashlib.sha256(both).hexdigest()
+        return {each.split: self._hashes[each.split] for each in data}
+
+
+def digest_of_basis(chosen: str) -> str:
+    """SHA-256 of a basis's file, nothing for one of `METHODS`: the name says little of a file."""
+    return "" if chosen in METHODS else hashlib.sha256(Path(chosen).read_bytes()).hexdigest()

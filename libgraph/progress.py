@@ -1,0 +1,16 @@
+"""How computations say how far they have come: a call with a stage, what is done, and the total."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Told how far a stage has come; `total` is None where nobody knows."""
+
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+        """Take note."""
+
+
+def silent(stage: str, done: int, total: int | None, note: str = "") -> None:
+    """Progress that goes nowhere."""

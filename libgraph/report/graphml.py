@@ -1,0 +1,186 @@
+"""GraphML for Gephi: the kept edges of an interaction graph, one column of nodes per layer.
+
+Gephi reads position, size and colour only from keys of exactly these names, ignores defaults,
+drops edges of weight zero and draws none of negative weight; so every value is written, every
+weight is positive, sizes run from 4 to 100 and coordinates stay within 5000 of the centre.
+Written edge by edge and then renamed, so a file is complete or not there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import XMLGenerator
+from xml.sax.xmlreader import AttributesImpl
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libgraph.errors import DataError
+from libgraph.files.atomic import writing
+from libgraph.graph.arrays import Pair
+from libgraph.graph.features import feature_ids
+from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
+from libgraph.report.appearance import column_order, module_colour, relative_importance
+
+NODE_KEYS = {
+    "label": "string",
+    "x": "double",
+    "y": "double",
+    "size": "double",
+    "r": "int",
+    "g": "int",
+    "b": "int",
+    "layer": "string",
+    "feature": "int",
+    "community": "int",
+    "importance": "double",
+    "concept": "string",
+    "description": "string",
+}
+
+
+EDGE_KEYS = {"weight": "double", "interaction": "double"}
+
+
+HALF_WIDTH = 4500.0
+
+
+COLUMN_SPACING = 2000.0
+
+
+NODE_SPACING = 60.0
+
+
+_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+Attributes = Mapping[str, Mapping[str, NDArray[Any]]]
+"""Further attributes of nodes: by name, and node layer, one number a feature."""
+
+
+def write_graphml(
+    graph: InteractionGraph, path: str | Path, attributes: Attributes | None = None
+) -> None:
+    """Write the graph as directed GraphML; the same graph always gives the same bytes.
+
+    All features are nodes, with id ``ln1.0/17``, labelled by the first term of their label, with
+    the whole of it as ``description``; edges are :meth:`InteractionGraph.kept_edges`,
+    from input to output layer, with ``weight`` and the raw ``interaction`` E. ``community`` is -1
+    outside modules. Further attributes are integers or numbers, and left out at node layers that
+    have none.
+
+    Raises:
+        DataError: If a name or label has a character that XML cannot hold.
+        UsageError: If the file cannot be written.
+    """
+    kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
+    for layer in graph.layers:
+        labels = layer.labels or ()
+        texts = [layer.name, *(text for label in labels for text in (label.text, *label.concepts))]
+        for text in texts:
+            if _ILLEGAL.search(text):
+                raise DataError(
+                    f"{text!r} has a character that XML cannot hold: rename or relabel it."
+                )
+    with writing(Path(path)) as temporary, temporary.open("wb") as file:
+        xml = XMLGenerator(file, "utf-8", short_empty_elements=True)
+        xml.startDocument()
+        _start(xml, "graphml", {"xmlns": "http://graphml.graphdrawing.org/xmlns"})
+        further = attributes or {}
+        for kind, keys in (("node", NODE_KEYS | _types(further)), ("edge", EDGE_KEYS)):
+            for name, value_type in keys.items():
+                described = {"id": name, "for": kind, "attr.name": name, "attr.type": value_type}
+                _newline(xml)
+                _start(xml, "key", described)
+                xml.endElement("key")
+        _newline(xml)
+        _start(xml, "graph", {"id": "libgraph", "edgedefault": "directed"})
+        _write_nodes(xml, graph, kept, further)
+        for (source, target), edges in kept.items():
+            columns = (column.tolist() for column in edges)
+            for i, j, interaction, weight in zip(*columns, strict=True):
+                ends = {"source": f"{source}/{i}", "target": f"{target}/{j}"}
+                ends["id"] = f"{ends['source']}->{ends['target']}"
+                _element(xml, "edge", ends, {"weight": weight, "interaction": interaction})
+        _newline(xml)
+        xml.endElement("graph")
+        xml.endElement("graphml")
+        _newline(xml)
+        xml.endDocument()
+
+
+def _types(attributes: Attributes) -> dict[str, str]:
+    kinds = {
+        name: {values.dtype.kind for values in by_layer.values()}
+        for name, by_layer in attributes.items()
+    }
+    return {name: "int" if found <= set("iub") else "double" for name, found in kinds.items()}
+
+
+def _write_nodes(
+    xml: XMLGenerator,
+    graph: InteractionGraph,
+    kept: Mapping[Pair, KeptEdges],
+    attributes: Attributes,
+) -> None:
+    order = column_order(graph, kept, {layer.name: np.arange(layer.size) for layer in graph.layers})
+    columns = len(graph.layers)
+    tallest = max((layer.size for layer in graph.layers), default=1)
+    column_step = min(COLUMN_SPACING, 2 * HALF_WIDTH / max(columns - 1, 1))
+    node_step = min(NODE_SPACING, 2 * HALF_WIDTH / max(tallest - 1, 1))
+    for column, layer in enumerate(graph.layers):
+        row = np.empty(layer.size)
+        row[order[layer.name]] = np.arange(layer.size)
+        y = ((layer.size - 1) / 2 - row) * node_step
+        size = 4 + 96 * relative_importance(layer.importance, layer.isolated)
+        community = graph.membership(layer.name).tolist()
+        for feature, name in enumerate(feature_ids(layer)):
+            label = layer.labels[feature] if layer.labels is not None else None
+            r, g, b = module_colour(community[feature])
+            values: dict[str, str | float] = {
+                "label": label.text.split(" | ")[0] if label is not None else name,
+                "x": (column - (columns - 1) / 2) * column_step,
+                "y": float(y[feature]),
+                "size": float(size[feature]),
+                "r": r,
+                "g": g,
+                "b": b,
+                "layer": layer.name,
+                "feature": feature,
+                "community": community[feature],
+                "importance": float(layer.importance[feature]),
+                "concept": (label.concept or "") if label is not None else "",
+                "description": label.text if label is not None else "",
+            }
+            values |= {
+                key: by_layer[layer.name][feature].item()
+                for key, by_layer in attributes.items()
+                if layer.name in by_layer
+            }
+            _element(xml, "node", {"id": name}, values)
+
+
+def _element(
+    xml: XMLGenerator,
+    name: str,
+    attributes: Mapping[str, str],
+    values: Mapping[str, str | float],
+) -> None:
+    _newline(xml)
+    _start(xml, name, attributes)
+    for key, value in values.items():
+        _start(xml, "data", {"key": key})
+        xml.characters(value if isinstance(value, str) else repr(value))
+        xml.endElement("data")
+    xml.endElement(name)
+
+
+def _start(xml: XMLGenerator, name: str, attributes: Mapping[str, str]) -> None:
+    xml.startElement(name, AttributesImpl(attributes))
+
+
+def _newline(xml: XMLGenerator) -> None:
+    xml.characters("\n")

@@ -1,0 +1,1 @@
+"""Finished runs: in memory and on disk, their figures and tables."""

@@ -1,0 +1,1 @@
+"""Attention: its closed forms, and the sums over positions that they need."""

@@ -1,0 +1,105 @@
+"""What `--dry-run` says, where every measurement is made to take a second, or that of edges two."""
+
+import pytest
+
+import libgraph as lg
+from libgraph.analysis import plan as planning
+from libgraph.analysis.rotations import DRAWN_SAMPLES
+from libgraph.bases.sparse.options import BATCH, EVERY, SAMPLES
+
+PAIRS = 5
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    def second(compute):
+        compute()
+        return 2.0 if getattr(compute, "func", None) is planning.measured else 1.0
+
+    monkeypatch.setattr(planning, "_seconds", second)
+    backend = lg.load_backend("mlp", seed=0)
+    samples = {split: backend.samples(split) for split in ("train", "test")}
+    assert len(backend.network().sections) == PAIRS
+
+    def planned(**options):
+        return planning.plan(backend, **options), samples
+
+    return planned
+
+
+def test_passes_over_all_samples(plan):
+    found, samples = plan(basis="lib", beside=("pca",))
+    train, test = (samples[split] / planning.PROBE for split in ("train", "test"))
+    assert found.samples == samples
+    assert found.seconds["statistics"] == pytest.approx(train)
+    assert found.seconds["bases"] == pytest.approx(train * (1 + PAIRS))
+    assert found.seconds["interactions"] == pytest.approx(2 * train * 2 * PAIRS)
+    # Scores are in float32, which is twice as fast.
+    trials = planning.BISECTION_PASSES * PAIRS + 14 * PAIRS + 35
+    assert found.seconds["ablation"] == pytest.approx(2 * test * trials / 2)
+    assert set(found.seconds) == {"statistics", "bases", "interactions", "ablation"}
+
+
+@pytest.mark.parametrize(
+    ("basis", "passes"), [("pca", 1), ("lib", 1 + PAIRS), ("global", 2), ("random", 1)]
+)
+def test_bases_cost_what_they_need(plan, basis, passes):
+    found, samples = plan(basis=basis, beside=(), ablate=False)
+    assert found.seconds["bases"] == pytest.approx(passes * samples["train"] / planning.PROBE)
+    assert found.seconds["ablation"] == 0
+
+
+# Four batches are evaluated on every fiftieth step.
+STEP = 1 + SAMPLES / BATCH / EVERY
+
+
+def test_sparse_basis_costs_lib_and_its_steps(plan):
+    lib, _ = plan(basis="lib", beside=(), ablate=False)
+    found, _ = plan(basis="sparse", beside=(), ablate=False, sparse_steps=30, sparse_starts=2)
+    assert found.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 60 * STEP)
+    assert found.memory > lib.memory
+    # More features than the samples looked at have are no mistake yet.
+    many, _ = plan(basis="sparse", beside=(), ablate=False, sparse_features=10_000)
+    assert many.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 800 * STEP)
+
+
+def test_what_is_asked_for_beside(plan):
+    found, samples = plan(basis="lib", beside=("pca",), curves=True, halves=True, draws=4)
+    train, test = (samples[split] / planning.PROBE for split in ("train", "test"))
+    trials = (planning.BISECTION_PASSES + planning.CURVE_PASSES + 28) * PAIRS + 35
+    assert found.seconds["ablation"] == pytest.approx(2 * test * trials / 2)
+    assert found.seconds["halves"] == pytest.approx(2 * train * 2 * PAIRS)
+    drawn = DRAWN_SAMPLES / planning.PROBE
+    assert found.seconds["significance"] == pytest.approx(5 * drawn * (2 + 3 * PAIRS))
+
+
+def test_checks_are_exact_where_edges_are_estimated(plan):
+    found, samples = plan(basis="lib", beside=(), halves=True, draws=4, signs=2, ablate=False)
+    train, drawn = samples["train"] / planning.PROBE, DRAWN_SAMPLES / planning.PROBE
+    assert found.seconds["interactions"] == pytest.approx(train * 2 * PAIRS)
+    assert found.seconds["halves"] == pytest.approx(train * PAIRS)
+    assert found.seconds["significance"] == pytest.approx(5 * drawn * (2 + 2 * PAIRS))
+
+
+def test_draws_of_a_sparse_basis_turn_each_network(plan):
+    found, _ = plan(basis="sparse", beside=(), draws=4, sparse_steps=30)
+    drawn = DRAWN_SAMPLES / planning.PROBE
+    assert found.seconds["significance"] == pytest.approx(5 * (drawn * (2 + 3 * PAIRS) + 30 * STEP))
+
+
+def test_bases_from_a_split_of_their_own(plan, monkeypatch):
+    kind = type(lg.load_backend("mlp"))
+    monkeypatch.setattr(kind, "bases_split", "bases")
+    monkeypatch.setattr(kind, "samples", lambda self, split: {"bases": 9000}.get(split, 3000))
+    found, _ = plan(basis="lib", beside=(), ablate=False)
+    assert found.samples == {"train": 3000, "test": 3000, "bases": 9000}
+    assert found.seconds["statistics"] == pytest.approx(9000 / planning.PROBE)
+    assert found.seconds["interactions"] == pytest.approx(3000 / planning.PROBE * 2 * PAIRS)
+
+
+def test_gradients_are_left_as_they_were(plan):
+    import torch
+
+    assert torch.is_grad_enabled()
+    plan(basis="sparse", beside=("global",))
+    assert torch.is_grad_enabled()

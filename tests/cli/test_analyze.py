@@ -1,0 +1,271 @@
+"""The command as its users meet it: what it prints, where it writes, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers.commands import RUN_FILES, fails
+from safetensors.torch import load_file
+
+from libgraph.pipeline.options import AnalysisOptions
+from libgraph_cli import progress as progress_module
+from libgraph_cli.main import cli
+
+
+def test_analyze_writes_a_complete_run(analyze, tmp_path):
+    code, out, _ = analyze()
+    assert code == 0
+    assert {file.name for file in (tmp_path / "run").iterdir()} == RUN_FILES
+    for title in ("Features, LIB / PCA", "Edges needed, LIB / PCA", "Modules, LIB"):
+        assert title in out
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["complete"]
+    assert record["options"]["truncate"] == "rel:1e-10"
+
+
+def test_json_is_the_metrics_file_and_nothing_else(analyze, tmp_path):
+    code, out, _ = analyze("--json")
+    assert code == 0
+    metrics = json.loads(out)
+    assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["schema"] == 1
+    assert set(metrics["bases"]) == {"lib", "pca"}
+    assert metrics["modules"]["partition"].keys() <= {
+        f"{layer}/{i}" for layer in metrics["node_layers"] for i in range(200)
+    }
+
+
+def test_the_same_seed_gives_the_same_bytes(analyze, tmp_path):
+    for name in ("a", "b"):
+        assert analyze(out=tmp_path / name)[0] == 0
+    for file in ("bases.safetensors", "edges.safetensors", "graph.graphml", "graph.json"):
+        first, second = ((tmp_path / name / file).read_bytes() for name in ("a", "b"))
+        assert first == second, file
+
+
+def test_options_reach_the_analysis(analyze, tmp_path):
+    code, out, err = analyze(
+        "--basis", "neuron", "--integration", "trapezoid:3", "--signs", "2",
+        "--truncate", "abs:1e-15", "--resolution", "2", "--seed", "4",
+        "--dtype", "float32", "--score-dtype", "float64",
+        "--device", "cpu", "--batch-size", "5", "--memory", "3MiB", "--limit", "9",
+        "--tolerance", "0.1", "--tolerance", "0.5", "--sparse-features", "3",
+        "--sparse-power", "0.5", "--sparse-steps", "7", "--sparse-starts", "2",
+    )  # fmt: skip
+    assert code == 0, err
+    options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
+    assert options == {
+        "basis": "neuron", "beside": ["pca"], "integration": "trapezoid:3", "signs": 2,
+        "truncate": "abs:1e-15", "resolution": 2.0, "seed": 4, "seeds": 10,
+        "sparse_features": 3, "sparse_power": 0.5, "sparse_steps": 7, "sparse_starts": 2,
+        "dtype": "float32", "score_dtype": "float64",
+        "device": "cpu", "batch_size": 5, "memory": 3 * 2**20, "limit": 9,
+        "tolerances": [0.1, 0.5], "ablate": True, "curves": False, "halves": False, "draws": 0,
+    }  # fmt: skip
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert set(metrics["bases"]["neuron"]["edges_required"]["ln1.0->ln2.0"]) == {"0.1", "0.5"}
+    assert "Δ 0.1" in out
+    assert "Δ 0.5" in out
+    assert max(map(len, out.splitlines()[:-1])) <= 80
+
+
+def test_help_names_the_defaults():
+    """The help text repeats defaults that live in AnalysisOptions; this keeps them together."""
+    helps = {p.name: getattr(p, "help", "") for p in cli.commands["analyze"].params}
+    names = "basis integration signs truncate resolution seed dtype score_dtype device"
+    for name in names.split():
+        default = str(AnalysisOptions.model_fields[name].default).removesuffix(".0")
+        assert f"[{default}]" in helps[name]
+
+
+def test_no_ablation(analyze, tmp_path):
+    code, out, err = analyze("--no-ablation")
+    assert code == 0, err
+    assert "needed" not in out
+    assert not (tmp_path / "run" / "ablation.json").exists()
+
+
+def test_dry_run_writes_nothing(analyze, tmp_path, model):
+    code, out, _ = analyze("--dry-run")
+    assert code == 0
+    assert "ln1.0" in out
+    assert "about" in out
+    assert {file.name for file in tmp_path.iterdir()} == {model.name}
+
+
+def test_config_file_and_environment(analyze, tmp_path, monkeypatch):
+    config = tmp_path / "analysis.toml"
+    config.write_text("seed = 3\nlimit = 8\nbatch-size = 4\n[option]\nfrac_train = 0.5\n")
+    monkeypatch.setenv("LIBGRAPH_ANALYZE_LIMIT", "9")
+    code, _, err = analyze(
+        "--config", config, "--batch-size", "5", "--memory", "3MiB", "--no-ablation"
+    )
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    chosen = {name: record["options"][name] for name in ("seed", "limit", "batch_size")}
+    assert chosen == {"seed": 3, "limit": 9, "batch_size": 5}
+    assert record["backend_options"]["frac_train"] == 0.5
+    config.write_text("sede = 3\n")
+    fails(analyze("--config", config), 2, "sede", "seed")
+    config.write_text("seed = = 3\n")
+    fails(analyze("--config", config), 2, "is not TOML")
+
+
+def test_progress_is_plain_off_a_terminal_and_silent_if_quiet(analyze, tmp_path):
+    _, _, err = analyze()
+    assert re.search(r"^statistics: \d+\.\d s$", err, re.MULTILINE)
+    assert "\x1b" not in err
+    assert analyze("--quiet", "--force")[2] == ""
+
+
+def test_backends_lists_backends_and_options(run):
+    assert "modular-addition" in run("backends")[1]
+    out = run("backends", "modular-addition")[1]
+    assert "frac_train" in out
+    assert "weight_decay" in out
+
+
+STAGES = [
+    "statistics", "basis at unembed", "basis at ln1.0", "interactions", "node ablation, lib",
+    "edge ablation, pca", "modules, lib", "writing",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_interrupted_in_any_stage_and_taken_up_again(analyze, tmp_path, monkeypatch, stage):
+    shown = progress_module.ProgressDisplay.__call__
+
+    def interrupt(self, at: str, done: int, total: int | None) -> None:
+        shown(self, at, done, total)
+        if at == stage:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress_module.ProgressDisplay, "__call__", interrupt)
+        fails(analyze(), 130, "Interrupted")
+    assert not (tmp_path / "run").exists()
+    left = {file.name for file in tmp_path.glob("run.partial/*")}
+    assert not any(name.endswith(".tmp") for name in left)
+    code, _, err = analyze("-v")
+    assert code == 0
+    resumed = len(re.findall("is taken from an earlier run", " ".join(err.split())))
+    assert resumed == len({"bases.safetensors", "edges.safetensors"} & left) + (
+        "ablation.json" in left
+    ) * (1 if stage.startswith("edge ablation, pca") else 2)
+    assert {file.name for file in (tmp_path / "run").iterdir()} == RUN_FILES
+
+
+def test_without_matplotlib_all_but_the_picture_is_there(analyze, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, _, err = analyze()
+    assert code == 0
+    assert "libgraph[report]" in " ".join(err.split())
+    assert {file.name for file in (tmp_path / "run").iterdir()} == RUN_FILES - {"graph.png"}
+
+
+def test_train(run, tmp_path):
+    options = [f"{k}={v}" for k, v in {
+        "modulus": 7, "d_model": 8, "heads": 2, "d_mlp": 12, "steps": 3
+    }.items()]  # fmt: skip
+    train = ["train", "modular-addition", "--out", "m", *(x for o in options for x in ("-o", o))]
+    code, out, _ = run(*train, "--seed", "1")
+    assert code == 0
+    assert "test_accuracy" in out
+    assert {file.name for file in (tmp_path / "m").iterdir()} == {
+        "model.safetensors", "training.json"
+    }  # fmt: skip
+    record = json.loads((tmp_path / "m" / "training.json").read_text())
+    assert record["options"]["seed"] == 1
+    assert len(load_file(tmp_path / "m" / "model.safetensors")) == 16
+    fails(run(*train), 2, "--force")
+    fails(run(*train, "--force", "-o", "steps=0"), 2, "steps")
+    fails(run(*train, "--force", "--seed", "1", "-o", "seed=2"), 2, "--seed")
+    other = ["train", "modular-addition", "--out", "n"]
+    fails(run(*other, "-o", "heads=3"), 2, "divide d_model")
+    fails(
+        run(*other, *train[4:], "-o", "learning_rate=1e30", "-o", "weight_decay=1e30"), 5, "lower"
+    )
+    assert not (tmp_path / "n").exists()
+    assert run("analyze", "modular-addition", "-o", "weights=m/model.safetensors",
+               "--no-ablation")[0] == 0  # fmt: skip
+    assert len(list((tmp_path / "runs").glob("modular-addition-*"))) == 1
+
+
+def test_interrupted_training_goes_on_and_says_so(run, monkeypatch):
+    sizes = {"modulus": 7, "d_model": 8, "heads": 2, "d_mlp": 12, "steps": 502}
+    train = ["train", "modular-addition", "--out", "m"]
+    train += [f"-o{name}={value}" for name, value in sizes.items()]
+    shown = progress_module.ProgressDisplay.__call__
+
+    def interrupt(self, stage, done, total, note=""):
+        if done == 501:
+            raise KeyboardInterrupt
+        shown(self, stage, done, total, note)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress_module.ProgressDisplay, "__call__", interrupt)
+        assert run(*train)[0] == 130
+    code, _, err = run(*train, "-v")
+    assert code == 0
+    assert "Training goes on after step 500" in " ".join(err.split())
+
+
+# In a process of its own
+
+COMMAND = [sys.executable, "-m", "libgraph_cli"]
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; from libgraph_cli.main import cli\n"
+        "try: cli(['analyze', '--help'], prog_name='libgraph')\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'pydantic', 'igraph') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--truncate" in done.stdout
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_two_ranks_find_what_one_does(analyze, model, tmp_path):
+    """A `torchrun` job shares the batches out and writes one run."""
+    assert analyze("--batch-size", "4", out=tmp_path / "one")[0] == 0
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+            *("-m", "libgraph_cli", "analyze", "modular-addition", "-o", f"weights={model}"),
+            *("--batch-size", "4", "--out", "two"),
+        ],
+        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Features, LIB / PCA") == 1
+    one, two = (load_file(tmp_path / name / "edges.safetensors") for name in ("one", "two"))
+    for name, edges in one.items():
+        torch.testing.assert_close(two[name], edges, rtol=1e-6, atol=1e-9 * float(edges.max()))
+
+
+def test_a_real_interrupt_leaves_no_half_written_file(tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "analyze", "modular-addition", "--out", "run"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # What runs the tests in the background may have interrupts ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stderr is not None
+    lines = [process.stderr.readline() for _ in range(2)]
+    assert lines[0].startswith("statistics"), lines
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130, rest
+    assert "Traceback" not in rest
+    assert not (tmp_path / "run").exists()

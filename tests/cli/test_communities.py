@@ -1,0 +1,255 @@
+"""`libgraph communities`: what it prints, what it leaves alone, what it replaces."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.commands import fails
+
+import libgraph as lg
+from libgraph.modules.communities import find_communities
+from libgraph.runs.saved_run import SavedRun
+from libgraph_backends.modular_addition.backend import ModularAddition
+
+CHANGED = {"graph.graphml", "graph.json", "graph.png", "metrics.json"}
+
+
+@pytest.fixture(scope="module")
+def finished(weights, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("communities") / "run"
+    # Planted modules would be found at any γ; these weights have none, and γ matters.
+    lg.analyze(ModularAddition(weights=weights), out=out, seeds=3)
+    return out
+
+
+@pytest.fixture
+def path(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def files(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_the_modules_of_the_run_are_found_again(run, path, finished):
+    before = files(path)
+    code, out, err = run("communities", path)
+    assert code == 0, err
+    assert "Modules, LIB: modularity" in out
+    assert "frequency" in out
+    assert "Written" not in out
+    metrics = json.loads(before["metrics.json"])
+    code, out, _ = run("communities", path, "--json")
+    found = json.loads(out)
+    assert found["partition"] == metrics["modules"]["partition"]
+    assert {name: found[name] for name in metrics["bases"]["lib"]["modules"]} == (
+        metrics["bases"]["lib"]["modules"]
+    )
+    assert files(path) == before
+
+
+def test_the_table_is_that_of_analyze(run, analyze, tmp_path):
+    _, out, _ = analyze()
+    start = out.index("Modules, LIB")
+    expected = out[start : out.index("Modules, PCA")]
+    assert run("communities", tmp_path / "run")[1] == expected
+
+
+def test_options_reach_leiden(run, path):
+    graph = SavedRun(path).graph()
+    code, out, _ = run(
+        "communities", path, "--resolution", 2.5, "--seed", 7, "--seeds", 2, "--json"
+    )
+    assert code == 0
+    found = json.loads(out)
+    expected = graph.with_partition(find_communities(graph, 2.5, 7, 2))
+    assert found["partition"] == expected.communities
+    assert (found["resolution"], found["seed"], found["seeds"]) == (2.5, 7, 2)
+    assert found["agreement"] == expected.partition.agreement
+    assert found["partition"] != graph.communities
+
+
+def test_another_basis(run, path):
+    code, out, _ = run("communities", path, "--basis", "pca", "--json")
+    assert code == 0
+    found = json.loads(out)
+    saved = SavedRun(path)
+    known = saved.metrics["bases"]["pca"]["modules"]
+    for name in ("count", "modularity", "agreement"):
+        assert found[name] == known[name]
+    assert [row["size"] for row in found["table"]] == [row["size"] for row in known["table"]]
+    assert run("communities", path, "--basis", "pca")[1].startswith("Modules, PCA")
+    fails(run("communities", path, "--basis", "pca", "--write"), 2, "lib basis", "--basis pca")
+
+
+def test_write_replaces_the_modules_and_nothing_else(run, path, finished):
+    before = files(path)
+    code, out, err = run("communities", path, "--resolution", 3, "--write")
+    assert code == 0, err
+    assert f"Written to {path}: the modules in its files." in " ".join(out.split())
+    after = files(path)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == CHANGED
+    saved = SavedRun(path)
+    metrics = saved.metrics
+    assert saved.graph().partition.resolution == metrics["modules"]["resolution"] == 3
+    assert saved.graph().communities == metrics["modules"]["partition"]
+    drop = json.loads(before["metrics.json"])
+    for each in (metrics, drop):
+        each["bases"]["lib"]["modules"] = each["modules"] = None
+    assert metrics == drop
+    # What was written is what is used by default from then on, and γ = 1 leads back.
+    assert json.loads(run("communities", path, "--json")[1])["resolution"] == 3
+    assert run("communities", path, "--resolution", 1, "--write", "-q")[0] == 0
+    assert files(path) == before
+
+
+def test_written_files_are_those_of_an_analysis(run, path, weights, tmp_path):
+    assert run("communities", path, "--resolution", 2, "--write")[0] == 0
+    lg.analyze(ModularAddition(weights=weights), out=tmp_path / "r", seeds=3, resolution=2)
+    for name in ("graph.graphml", "graph.json", "graph.png"):
+        assert (path / name).read_bytes() == (tmp_path / "r" / name).read_bytes(), name
+
+
+def test_consensus(run, path):
+    code, out, _ = run("communities", path, "--consensus", "--seeds", 6, "--json", "--write")
+    assert code == 0
+    assert json.loads(out)["consensus"] is True
+    assert SavedRun(path).graph().partition.consensus
+    assert json.loads((path / "metrics.json").read_text())["modules"]["consensus"] is True
+
+
+def test_sweep_draws_and_prints(run, path):
+    pytest.importorskip("matplotlib")
+    before = files(path)
+    code, out, err = run("communities", path, "--sweep", "--seeds", 1)
+    assert code == 0, err
+    assert "resolutions: " in err
+    assert "Modules over resolutions, LIB" in out
+    assert "Modules, LIB" in out
+    assert len([line for line in out.splitlines() if line.startswith(("0.", "1", "2", "3"))]) >= 20
+    after = files(path)
+    assert after.pop("resolution.png")[:4] == b"\x89PNG"
+    assert after == before
+    code, out, err = run("communities", path, "--sweep", "--basis", "pca", "--json", "-q")
+    assert (code, err) == (0, "")
+    found = json.loads(out)["resolutions"]
+    assert (found["seed"], found["seeds"], len(found["rows"])) == (0, 5, 25)
+    assert (path / "resolution-pca.png").exists()
+    assert files(path)["resolution.png"][:4] == b"\x89PNG"
+
+
+def test_a_sweep_that_is_written_is_in_the_metrics(run, path):
+    code, out, _ = run("communities", path, "--sweep", "--seeds", 1, "--write", "--json")
+    assert code == 0
+    swept = json.loads(out)["resolutions"]
+    # It stays, as its figure does, when other modules are chosen.
+    for _ in range(2):
+        metrics = json.loads((path / "metrics.json").read_text())
+        assert metrics["bases"]["lib"]["modules"]["resolutions"] == swept
+        assert run("communities", path, "--resolution", 2, "--write")[0] == 0
+
+
+def test_without_matplotlib(run, path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    before = files(path)
+    result = run("communities", path, "--sweep", "--seeds", 1)
+    fails(result, 2, "libgraph[report]")
+    assert "Modules over resolutions" in result[1]
+    fails(run("communities", path, "--write", "--resolution", 2), 2, "libgraph[report]")
+    assert files(path) == before
+    # A run that was made without pictures gets none.
+    (path / "graph.png").unlink()
+    assert run("communities", path, "--write", "--resolution", 2)[0] == 0
+    assert files(path).keys() == before.keys() - {"graph.png"}
+
+
+def test_a_full_disk_leaves_the_run_as_it_was(run, path, monkeypatch):
+    before = files(path)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for place in ("libgraph.report.graph_files.write_json", "libgraph.files.atomic.os.replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, full)
+            fails(run("communities", path, "--write", "--resolution", 2), 2, "No space left")
+        assert files(path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--resolution", 0), "positive"),
+        (("--resolution", "nan"), "positive"),
+        (("--resolution", "inf"), "positive"),
+        (("--resolution", "many"), "many"),
+        (("--seeds", 0), "--seeds"),
+        (("--seed", -1), "--seed"),
+        (("--seed", 10**30), "--seed"),
+        (("--basis", "ica"), "choose one of lib, pca"),
+        (("--bassis", "lib"), "--basis"),
+    ],
+)
+def test_bad_values(run, path, arguments, part):
+    before = files(path)
+    fails(run("communities", path, *arguments), 2, part)
+    fails(run("communities", path, *arguments, "--sweep", "--consensus", "--write"), 2, part)
+    assert files(path) == before
+
+
+def test_directories_that_are_no_run(run, path, tmp_path):
+    fails(run("communities", tmp_path / "none"), 2, "There is no run")
+    fails(run("communities", tmp_path), 2, "is no run")
+    (tmp_path / "other.partial").mkdir()
+    fails(run("communities", tmp_path / "other"), 2, "not finished")
+    fails(run("communities"), 2, "RUN")
+
+
+@pytest.mark.parametrize("file", ["edges.safetensors", "ablation.json", "graph.json"])
+def test_a_damaged_run(run, path, file):
+    data = (path / file).read_bytes()
+    (path / file).write_bytes(data[: len(data) // 2])
+    fails(run("communities", path, "--write"), 2, file, "--force")
+
+
+def test_true_modules_that_are_known_are_scored(run, tmp_path):
+    options = ("-o", "samples=500", "-o", "layers=2", "-o", "width=6")
+    code, _, err = run("analyze", "mlp", "--out", "m", "--no-ablation", *options)
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
+    found = json.loads(run("communities", "m", "--json")[1])
+    for name in ("homogeneity", "adjusted_rand_index", "coverage"):
+        assert found[name] == metrics["modules"][name]
+    assert "homogeneity" in run("communities", "m")[1]
+    assert "block" in run("communities", "m")[1]
+    assert "homogeneity" not in json.loads(run("communities", "m", "--basis", "pca", "--json")[1])
+
+
+def test_help_loads_no_torch():
+    code = (
+        "import sys; from libgraph_cli.main import cli\n"
+        "try: cli(['communities', '--help'], prog_name='libgraph')\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'pydantic', 'igraph') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--consensus" in done.stdout
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_modules_found_again_do_not_depend_on_the_process(run, path):
+    """Another process, another hash seed, another global random state."""
+    command = [sys.executable, "-m", "libgraph_cli", "communities", str(path), "--json", "-q"]
+    outputs = [
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]  # fmt: skip
+    assert outputs[0] == outputs[1] == run("communities", path, "--json")[1]
+    assert np.isfinite(json.loads(outputs[0])["modularity"])

@@ -1,0 +1,22 @@
+"""Interactions in every basis, and when they agree."""
+
+from helpers.numbers import assert_close
+from libgraph.bases.method import Truncation
+from libgraph.bases.methods import METHODS
+from libgraph.bases.statistics import node_statistics
+from libgraph.progress import silent
+
+
+def every_basis(network, data):
+    statistics = node_statistics(network, data)
+    truncation = Truncation(True, 1e-9)
+    return {
+        name: method(network, statistics, data, truncation, silent)
+        for name, method in METHODS.items()
+    }
+
+
+def assert_same_edges(found, expected, tolerance=1e-10):
+    assert found.keys() == expected.keys()
+    for pair in expected:
+        assert_close(found[pair], expected[pair], tolerance)

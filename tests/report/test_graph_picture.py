@@ -1,0 +1,188 @@
+import re
+import sys
+
+import numpy as np
+import pytest
+
+from libgraph.errors import UsageError
+from libgraph.graph.features import FeatureLabel, LayerFeatures
+from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.modules.communities import find_communities
+
+pytest.importorskip("matplotlib")
+
+import itertools
+
+from matplotlib.image import imread
+
+from libgraph.report.graph_layout import ROW, WIDTH, arrange, choose_features, share_lanes
+from libgraph.report.graph_picture import draw_graph, short_label
+
+
+def example(sizes=(20, 25, 15), logits=30, modules=3, labels=True):
+    rng = np.random.default_rng(0)
+    names = [f"l{k}" for k in range(len(sizes))]
+    layers = [
+        LayerFeatures(
+            name,
+            np.exp(rng.normal(0, 3, size)),
+            labels=tuple(
+                FeatureLabel(f"97% cos({k % modules}x) + cos({k % modules}y) | 2% $b", {"c": 1.0})
+                for k in range(size)
+            )
+            if labels
+            else None,
+        )
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    layers.append(LayerFeatures("output", np.ones(logits), isolated=0, rotated=False))
+    edges = {}
+    for a, b in itertools.pairwise(layers):
+        together = np.arange(b.size)[:, None] % modules == np.arange(a.size)[None] % modules
+        edges[a.name, b.name] = rng.exponential(size=together.shape) * np.where(together, 1, 1e-3)
+    graph = InteractionGraph(tuple(layers), edges, dict.fromkeys(edges, 0.3))
+    return graph.with_partition(find_communities(graph, seeds=2))
+
+
+def empty():
+    layers = (LayerFeatures("a", np.ones(3)), LayerFeatures("b", np.ones(4)))
+    return InteractionGraph(layers, {("a", "b"): np.zeros((4, 3))})
+
+
+def lay_out(graph, max_features=60):
+    kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
+    return arrange(graph, kept, choose_features(graph, kept, max_features))
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_same_picture_every_time(tmp_path, kind):
+    for name in ("one", "two"):
+        draw_graph(example(), tmp_path / f"{name}.{kind}", title="A title")
+    one, two = ((tmp_path / f"{name}.{kind}").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"one.{kind}", f"two.{kind}"]
+
+
+def test_svg_says_what_is_shown(tmp_path):
+    graph = example()
+    draw_graph(graph, tmp_path / "graph.svg", title="Streams & $\\modules$")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "graph.svg").read_text())
+    assert {"l0", "l1", "l2", "output", "Streams &amp; $\\modules$"} <= set(texts)
+    # The constant has no kept edge, so it is left out and counted.
+    assert "19 of 20 features" in texts
+    assert texts.count("cos(1x)") == 7 + 8 + 5
+    assert {"module 0", "module 1", "module 2"} <= set(texts)
+
+
+def test_png_has_the_colours_of_the_modules(tmp_path):
+    draw_graph(example(), tmp_path / "graph.png")
+    image = imread(tmp_path / "graph.png")
+    assert image.shape[1] == 1800
+    assert (image[:20] == 1).all()
+    for colour in ((46, 110, 184), (226, 111, 44), (47, 145, 92)):
+        near = np.abs(image[..., :3] * 255 - colour).max(axis=-1) < 2
+        assert near.sum() > 500
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        empty(),
+        empty().with_partition(find_communities(empty())),
+        InteractionGraph((), {}),
+        InteractionGraph((LayerFeatures("alone", np.ones(2)),), {}),
+        example(sizes=(3, 2), logits=1, modules=1, labels=False).with_partition(None),
+        example(sizes=(9,) * 14, modules=4),
+    ],
+    ids=["no edges", "no modules", "nothing", "one layer", "no partition", "deep"],
+)
+def test_unusual_graphs_are_drawn(tmp_path, graph):
+    draw_graph(graph, tmp_path / "graph.png")
+    assert imread(tmp_path / "graph.png").shape[1] == 1800
+
+
+def test_only_the_strongest_features_are_shown():
+    graph = example()
+    layout = lay_out(graph, max_features=5)
+    strength = graph.kept_edges(("l0", "l1"))
+    total = np.bincount(strength.inputs, strength.weight, minlength=20)
+    assert set(layout.shown["l0"]) == set(np.argsort(-total)[:5])
+    assert len(layout.shown["l1"]) == 5
+    assert len(layout.shown["output"]) > 5
+
+
+def test_nodes_never_overlap_and_modules_keep_their_band():
+    graph = example(sizes=(30, 20, 40, 25, 35, 10), modules=5)
+    layout = lay_out(graph)
+    for layer in graph.layers[:-1]:
+        heights = np.sort(layout.y[layer.name])
+        assert np.diff(heights).min() > 0.999 * min(ROW, layout.row)
+        for module, height in zip(
+            graph.membership(layer.name)[layout.shown[layer.name]],
+            layout.y[layer.name],
+            strict=True,
+        ):
+            left, right, upper, lower = layout.bands[module]
+            assert lower < height < upper
+            assert left < layout.left[layer.name] <= layout.right[layer.name] < right
+    boxes = list(layout.bands.values())
+    for k, (left, right, upper, lower) in enumerate(boxes):
+        assert 0 < left < right < WIDTH
+        for other in boxes[:k]:
+            apart = lower > other[2] or other[3] > upper or right < other[0] or other[1] < left
+            assert apart
+
+
+@pytest.mark.parametrize(
+    ("columns", "lanes"),
+    [
+        ([[0], [0], [1], [1]], [[0, 1]]),
+        ([[0], [0, 1], [1]], [[0], [1]]),
+        ([[1], [0, 1], [0]], [[0], [1]]),
+        ([[1], [0], [1]], [[0], [1]]),
+        ([[0, 2], [0], [1, -1], [1, 2]], [[0, 1], [2], [-1]]),
+        ([[], []], []),
+    ],
+)
+def test_lanes(columns, lanes):
+    assert share_lanes([np.array(column, dtype=np.int64) for column in columns]) == lanes
+
+
+def test_modules_in_different_layers_share_a_lane():
+    layers = tuple(LayerFeatures(name, np.ones(4), isolated=0) for name in "abcd")
+    full = np.ones((4, 4))
+    graph = InteractionGraph(layers, {("a", "b"): full, ("c", "d"): full})
+    graph = graph.with_partition(find_communities(graph))
+    bands = lay_out(graph).bands
+    assert bands[0][2:] == bands[1][2:]
+    assert bands[0][1] < bands[1][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("97% cos(15x) + cos(15y) | 2% cos(1x) + cos(1y)", "cos(15x)"),
+        ("55% cos(56x + 56y)|40% cos(8x + 8y)", "cos(56x + 56y)"),
+        ("2.5% cos(1x) * cos(1y)", "cos(1x) * cos(1y)"),
+        ("100% const", "const"),
+        ("a word that is far too long", "a word that is far…"),
+        ("", ""),
+    ],
+)
+def test_short_labels(text, short):
+    assert short_label(FeatureLabel(text)) == short
+    assert short_label(None) == ""
+
+
+def test_mistakes_are_explained(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match=r"\.png nor \.svg"):
+        draw_graph(example(), tmp_path / "graph.gif")
+    with pytest.raises(UsageError, match="max_features"):
+        draw_graph(example(), tmp_path / "graph.png", max_features=0)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UsageError, match="choose another place"):
+        draw_graph(empty(), file / "graph.png")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"libgraph\[report\]"):
+        draw_graph(example(), tmp_path / "graph.png")

@@ -1,0 +1,72 @@
+"""What notebooks and `print` show of results."""
+
+import sys
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+import libgraph as lg
+from libgraph.runs.tables import MOST_MODULES, print_modules
+from libgraph_backends.modular_addition.backend import ModularAddition
+
+
+class Printer:
+    """As much of IPython's as is used."""
+
+    def text(self, text):
+        self.shown = text
+
+
+@pytest.fixture(scope="module")
+def result(weights, tmp_path_factory):
+    return lg.analyze(ModularAddition(weights=weights), out=tmp_path_factory.mktemp("n") / "run")
+
+
+def shown(result):
+    printer = Printer()
+    result._repr_pretty_(printer, False)
+    return printer.shown
+
+
+def test_runs_show_the_tables_of_the_command(result, model, run):
+    code, out, err = run("analyze", "modular-addition", "-o", f"weights={model}")
+    assert code == 0, err
+    printed = [line.split() for line in out.splitlines() if "Written to" not in line]
+    assert [line.split() for line in str(result).splitlines()] == printed[:-1]
+    assert shown(result) == str(result)
+    assert len(repr(result)) < 100
+
+
+def test_saved_runs_show_the_same(result):
+    saved = lg.SavedRun(result.directory)
+    assert str(saved) == shown(saved) == str(result)
+    assert repr(saved) == f"SavedRun('{result.directory}')"
+
+
+def test_graphs_show_their_picture(result, monkeypatch):
+    assert result.graph._repr_png_().startswith(b"\x89PNG")
+    assert repr(result.graph) == (
+        f"<InteractionGraph: 4 node layers, {sum(each.size for each in result.graph.layers)} "
+        f"features, {result.graph.partition.size} modules>"
+    )
+    assert "no modules" in repr(result.graph.with_partition(None))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert result.graph._repr_png_() is None
+
+
+def test_backends_show_their_options():
+    assert repr(lg.load_backend("mlp", seed=3)) == "MLP(seed=3)"
+    assert repr(lg.load_backend("mlp")) == "MLP()"
+
+
+def test_modules_that_a_table_leaves_out_are_counted():
+    module = {"size": 2, "features": {"a": 2}, "concept": None, "within_concept": None}
+    table = [{"index": index, **module} for index in range(MOST_MODULES + 5)]
+    found = {"modularity": 0.5, "agreement": 1.0, "within_concept": None, "table": table}
+    console = Console(file=StringIO(), width=80)
+    print_modules(console, found, "lib", ["a"], "class")
+    lines = console.file.getvalue().split("\n")
+    assert lines[MOST_MODULES + 2].strip() == "and 5 more"
+    print_modules(console, {**found, "table": table[:MOST_MODULES]}, "lib", ["a"], "class")
+    assert console.file.getvalue().count("more") == 1
