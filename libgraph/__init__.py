@@ -20,6 +20,7 @@ from libgraph.modules.summary import module_table
 from libgraph.network.basis import Basis
 from libgraph.network.network import Network, NodeLayer
 from libgraph.pipeline.options import AnalysisOptions
+from libgraph.report.graph_picture import draw
 from libgraph.runs.run import Run
 from libgraph.runs.saved_run import SavedRun
 from libgraph.sections import (
@@ -75,6 +76,7 @@ __all__ = [
     "backend_names",
     "chain",
     "conv_factors",
+    "draw",
     "find_communities",
     "load_backend",
     "module_table",

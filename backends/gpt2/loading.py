@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from libgraph.errors import BackendError, NumericalError
+from libgraph.errors import BackendError, NumericalError, missing_extra
 
 AGREEMENT = 1e-4
 """How far logits may differ, relative to the largest: models compute in single precision."""
@@ -40,9 +40,8 @@ def load_model(name: str, revision: str | None) -> LanguageModel:
         import transformers
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError as error:
-        raise BackendError(
-            f"Language models need TransformerLens ({error}): pip install 'libgraph[gpt2]'."
-        ) from error
+        need = f"Language models need TransformerLens ({error})"
+        raise BackendError(missing_extra(need, "gpt2")) from error
     with quiet():
         model = _from_pretrained(transformers, name, revision)
         _check_finite(name, model)

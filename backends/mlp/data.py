@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from libgraph.backend.contract import Split
-from libgraph.errors import BackendError, DataError, UsageError
+from libgraph.errors import BackendError, DataError, UsageError, missing_extra
 from libgraph_backends.mlp.mnist import download_mnist, read_mnist
 
 TEST_SHARE = 0.2
@@ -41,9 +41,8 @@ def digits() -> dict[Split, tuple[Float[Tensor, "n 64"], Int[Tensor, " n"]]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise BackendError(
-            f"The digits come with scikit-learn ({error}): pip install 'libgraph[mlp]'."
-        ) from error
+        need = f"The digits come with scikit-learn ({error})"
+        raise BackendError(missing_extra(need, "mlp")) from error
     found = load_digits()
     inputs = torch.from_numpy(found.data).float() / 16
     targets = torch.from_numpy(found.target).long()

@@ -51,7 +51,8 @@ def diff(
     from libgraph.comparison.difference import compare, side
     from libgraph.comparison.series import run_figures
     from libgraph.errors import UsageError
-    from libgraph.report.series_figure import check_figure, draw_series
+    from libgraph.report.series_figure import draw_series
+    from libgraph.report.style import check_figure
     from libgraph.runs.saved_run import SavedRun
     from libgraph_cli.tables.difference import print_difference, print_series
 

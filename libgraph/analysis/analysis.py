@@ -31,7 +31,14 @@ from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.score import base_score
-from libgraph.errors import BackendError, DataError, NumericalError, UsageError
+from libgraph.errors import (
+    BackendError,
+    DataError,
+    MissingExtra,
+    NumericalError,
+    TooLarge,
+    UsageError,
+)
 from libgraph.files.atomic import read_json, write_json
 from libgraph.files.run_directory import RunDirectory, hash_of
 from libgraph.graph.features import LayerFeatures
@@ -42,7 +49,7 @@ from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.workload import Inputs, digest_of_basis
 from libgraph.progress import Progress, silent
-from libgraph.report.graph_picture import draw_graph, graph_title
+from libgraph.report.graph_files import graph_title, write_graph_files
 from libgraph.runs.metrics import run_metrics
 from libgraph.runs.run import Ablation, Run
 from libgraph.runs.stored import (
@@ -411,17 +418,11 @@ class _Pipeline:
             old.unlink(missing_ok=True)
         for name, ablation in run.ablation.items():
             save_ablation(directory.file("ablation.json"), ablation, name)
-        run.graph.write_graphml(directory.file("graph.graphml"))
-        run.graph.write_json(directory.file("graph.json"))
         title = graph_title(self.backend.name, self.options.main)
+        concept = self.backend.concept
         try:
-            draw_graph(
-                run.graph,
-                directory.file("graph.png"),
-                title=title,
-                concept=self.backend.concept,
-            )
-        except UsageError as error:
+            write_graph_files(run.graph, directory.partial, title=title, concept=concept)
+        except (MissingExtra, TooLarge) as error:
             log.warning("graph.png was not drawn: %s", error)
         directory.complete(
             {

@@ -33,7 +33,7 @@ from libgraph.degeneracy.unit_graph import unit_graph
 from libgraph.degeneracy.weights.jacobians import count_parameters
 from libgraph.degeneracy.weights.ranks import Trial, WeightRanks, try_moves, weight_ranks
 from libgraph.degeneracy.weights.weights import weights_of
-from libgraph.errors import UsageError
+from libgraph.errors import MissingExtra, TooLarge, UsageError
 from libgraph.files.atomic import read_json, write_json
 from libgraph.files.run_directory import RunDirectory, hash_of
 from libgraph.pipeline.workload import Inputs, digest_of_basis
@@ -328,7 +328,7 @@ class _Measurement:
         write_graphml(graph, directory.file("graph.graphml"), attributes)
         try:
             draw_degeneracy(self.kept, directory.partial)
-        except UsageError as error:
+        except (MissingExtra, TooLarge) as error:
             log.warning("Figures were not drawn: %s", error)
         directory.complete(
             {

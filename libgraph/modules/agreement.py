@@ -12,13 +12,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
-
-IndexArray = NDArray[np.int64]
-
 
 Names = Sequence[Hashable] | IndexArray
 

@@ -12,11 +12,11 @@ import igraph
 import numpy as np
 
 from libgraph.errors import UsageError
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import mean_agreement
-from libgraph.modules.leiden import IndexArray, Leiden, renumber, seeded
+from libgraph.modules.leiden import Leiden, renumber, seeded
 
 MOST_GROUPS = 3000
 """Groups of features that all runs keep together; their pairs are held in memory."""

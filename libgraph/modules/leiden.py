@@ -18,12 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libgraph.errors import UsageError
+from libgraph.graph.arrays import IndexArray
 
 if TYPE_CHECKING:
     from libgraph.graph.interaction_graph import InteractionGraph
-
-
-IndexArray = NDArray[np.int64]
 
 
 CONVERGED_EDGES = 1_000_000

@@ -16,8 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from libgraph.graph.arrays import IndexArray, Pair
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray, Pair
 from libgraph.graph.interaction_graph import InteractionGraph
 
 NullModel = Callable[[InteractionGraph, np.random.Generator], InteractionGraph]

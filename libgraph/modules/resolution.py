@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libgraph.errors import UsageError
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import adjusted_mutual_information

@@ -18,8 +18,7 @@ from libgraph.backend.contract import Backend
 from libgraph.edges.curves import area, required_features
 from libgraph.edges.interactions import Edges
 from libgraph.edges.sparsity import sparsity_measures
-from libgraph.graph.arrays import Pair
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, Pair
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.agreement import agreement_with_concepts
 from libgraph.modules.summary import module_table

@@ -21,6 +21,7 @@ from libgraph.edges.interactions import Edges
 from libgraph.errors import DataError, UsageError
 from libgraph.graph.arrays import Pair
 from libgraph.graph.features import LayerFeatures
+from libgraph.graph.graph_json import graph_from_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.network.basis import Bases, Basis
@@ -81,7 +82,7 @@ class SavedRun:
     def _drawn(self) -> InteractionGraph:
         """What `graph.json` holds: kept edges, labels and modules of the basis asked for."""
         try:
-            return InteractionGraph.read_json(self.path / "graph.json")
+            return graph_from_json(self._json("graph.json"), "it")
         except DataError as error:
             raise self._damaged("graph.json", str(error.__cause__ or error)) from None
 

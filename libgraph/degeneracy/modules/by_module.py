@@ -26,8 +26,7 @@ from libgraph.degeneracy.modules.feature_weights import (
     parameter_modules,
 )
 from libgraph.errors import UsageError
-from libgraph.graph.arrays import IndexArray
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network

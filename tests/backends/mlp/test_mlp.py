@@ -20,6 +20,7 @@ from libgraph.files.weights import read_weights
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.agreement import adjusted_rand_index, agreement_with_concepts, homogeneity
+from libgraph.report.graph_files import read_graph
 from libgraph.testing import check_backend
 from libgraph_backends.mlp.backend import MLP
 from libgraph_backends.mlp.mnist import read_idx, read_mnist
@@ -662,7 +663,7 @@ def test_the_default_runs_and_writes_the_truth(run, tmp_path):
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["modules"]["homogeneity"] > 0.85
     assert "adjusted_rand_index" in metrics["bases"]["pca"]["modules"]
-    graph = InteractionGraph.read_json(tmp_path / "run" / "graph.json")
+    graph = read_graph(tmp_path / "run" / "graph.json")
     assert {label.concept for label in graph.layer("hidden1").labels} == {None, "0", "1"}
 
 
