@@ -23,6 +23,14 @@ class UsageError(LibgraphError):
     exit_code = 2
 
 
+class MissingExtra(UsageError):  # noqa: N818
+    """An optional dependency that is not installed."""
+
+
+class TooLarge(UsageError):  # noqa: N818
+    """Something too large for what was asked."""
+
+
 class BackendError(LibgraphError):
     """An unknown backend, or a model or weights that cannot be used."""
 

@@ -31,7 +31,14 @@ from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.score import base_score
-from libgraph.errors import BackendError, DataError, NumericalError, UsageError
+from libgraph.errors import (
+    BackendError,
+    DataError,
+    MissingExtra,
+    NumericalError,
+    TooLarge,
+    UsageError,
+)
 from libgraph.files.atomic import read_json, write_json
 from libgraph.files.run_directory import RunDirectory, hash_of
 from libgraph.graph.features import LayerFeatures
@@ -101,7 +108,7 @@ def analyze(
         wrong = isinstance(error, NumericalError | BackendError | DataError)
         if directory is not None and left and not wrong:
             log.warning(
-                "Finished stages are kept in '%s': the same command with --out '%s' goes on there.",
+                "Finished stages are kept in '%s': the same with out='%s' goes on there.",
                 directory.partial,
                 directory.path,
             )
@@ -130,13 +137,13 @@ class _Pipeline:
         """All stages in order."""
         # Before anything is computed at length, because this may fail where the rest does not.
         if self.options.halves and self.options.limit == 1:
-            raise UsageError("Halves of the data need at least two samples: use a larger --limit.")
+            raise UsageError("Halves of the data need at least two samples: use limit=2 or more.")
         for chosen in self.options.bases.values():
             basis_method(chosen)
         if self.options.draws and self.options.main not in METHODS:
             raise UsageError(
                 f"Directions of a file, such as {self.options.basis}, are not those of a rotated "
-                "network: use --draws 0, or another basis for the graph."
+                "network: use draws=0, or another basis for the graph."
             )
         score = base_score(self.score_network, self.backend, self.test)
         names, device = list(self.options.bases), self.options.device
@@ -421,7 +428,7 @@ class _Pipeline:
                 title=title,
                 concept=self.backend.concept,
             )
-        except UsageError as error:
+        except (MissingExtra, TooLarge) as error:
             log.warning("graph.png was not drawn: %s", error)
         directory.complete(
             {

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from libgraph.errors import UsageError
+from libgraph.errors import MissingExtra
 from libgraph.files.atomic import writing
 from libgraph.report.style import CURVES, FAINT, RESOLUTION
 
@@ -37,12 +37,15 @@ def draw_degeneracy(found: Mapping[str, Any], directory: Path) -> None:
     """Draw all figures that there are numbers for; the same numbers always give the same pictures.
 
     Raises:
-        UsageError: If matplotlib is missing, or writing fails.
+        MissingExtra: if matplotlib is missing.
+        UsageError: if writing fails.
     """
     try:
         import matplotlib
     except ImportError as error:
-        raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
+        raise MissingExtra(
+            "Pictures need matplotlib: run pip install 'libgraph[report]'."
+        ) from error
 
     units = {name: each for name, each in found["units"].items() if each.get("distances")}
     heads = found["heads"]
