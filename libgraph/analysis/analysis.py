@@ -30,7 +30,7 @@ from libgraph.bases.statistics import node_statistics
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
-from libgraph.edges.score import base_score
+from libgraph.edges.score import Scoring
 from libgraph.errors import (
     BackendError,
     DataError,
@@ -45,7 +45,6 @@ from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.network.basis import Bases
-from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.workload import Inputs, digest_of_basis
 from libgraph.progress import Progress, silent
@@ -145,7 +144,7 @@ class _Pipeline:
                 f"Directions of a file, such as {self.options.basis}, are not those of a rotated "
                 "network: use draws=0, or another basis for the graph."
             )
-        score = base_score(self.score_network, self.backend, self.test)
+        score = self.scoring.base_score
         names, device = list(self.options.bases), self.options.device
         pairs = [(a.name, b.name) for a, b, _ in self.inputs.network.pairs]
         layers = self.inputs.network.node_layers
@@ -238,19 +237,15 @@ class _Pipeline:
     # What the stages work on
 
     @cached_property
-    def score_network(self) -> Network:
-        """For scores; cast from the stored precision, not from that of the other."""
-        return self.inputs.network_in(self.options.score_dtype)
-
-    @cached_property
-    def test(self) -> Data:
-        """What scores are computed on."""
-        return self.inputs.data("test", self.options.score_dtype)
+    def scoring(self) -> Scoring:
+        """The network cast from the stored precision, not from that of the other."""
+        dtype = self.options.score_dtype
+        return Scoring(self.inputs.network_in(dtype), self.backend, self.inputs.data("test", dtype))
 
     @property
     def measured_on(self) -> tuple[Data, ...]:
         """All splits that anything is computed on."""
-        return self.inputs.train, self.test, self.inputs.for_bases
+        return self.inputs.train, self.scoring.data, self.inputs.for_bases
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -346,20 +341,16 @@ class _Pipeline:
 
     def _ablation(self, name: str, bases: Bases, edges: Edges) -> Ablation:
         nodes = ablate_nodes(
-            self.score_network,
-            self.backend,
+            self.scoring,
             bases,
-            self.test,
             tolerances=self.options.tolerances,
             stage=f"node ablation, {name}",
             progress=self.progress,
         )
         pairs = ablate_edges(
-            self.score_network,
-            self.backend,
+            self.scoring,
             bases,
             edges,
-            self.test,
             tolerances=self.options.tolerances,
             curves=self.options.curves,
             stage=f"edge ablation, {name}",

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import libgraph as lg
 from libgraph.degeneracy.measure import degeneracy
+from libgraph.edges.score import base_score
 from libgraph.errors import MissingExtra, NumericalError, TooLarge, UsageError
 from libgraph.runs.metrics import sparsity, sparsity_in_total
 from libgraph.testing import check_backend
@@ -104,6 +105,17 @@ def test_overflow_in_the_precision_of_scores_is_found_first(tiny, tmp_path):
     with pytest.raises(NumericalError, match="'unembed' are NaN or infinite in float32"):
         lg.analyze(huge, out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_whole_model_is_scored_once(tiny, monkeypatch):
+    """Whatever is held against it: ablations of nodes and of edges, in every basis."""
+    scored = []
+    monkeypatch.setattr(
+        "libgraph.edges.score.base_score", lambda *given: scored.append(given) or base_score(*given)
+    )
+    run = lg.analyze(tiny, beside=("pca", "neuron"), curves=True)
+    assert len(scored) == 1
+    assert run.metrics["score"]["test"] == base_score(*scored[0])
 
 
 def test_truncating_everything_is_an_error(tiny):
