@@ -36,7 +36,7 @@ from libgraph.degeneracy.weights.weights import weights_of
 from libgraph.errors import MissingExtra, TooLarge
 from libgraph.files.atomic import read_json, write_json
 from libgraph.files.run_directory import RunDirectory, hash_of
-from libgraph.pipeline.workload import Inputs, digest_of_basis
+from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress, silent
 from libgraph.report.degeneracy_figure import draw_degeneracy
 from libgraph.report.graphml import write_graphml
@@ -137,9 +137,9 @@ class _Measurement:
     # What the parts work on
 
     @cached_property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> Workload:
         """The network and its data."""
-        return Inputs(self.backend, self.options)
+        return Workload(self.backend, self.options)
 
     @cached_property
     def few(self) -> Data:
@@ -310,7 +310,7 @@ class _Measurement:
     def _identity(self, name: str) -> Mapping[str, Any]:
         options = self.options.model_dump(mode="json", include={*EVERYWHERE, *READ[name]})
         if name == "modules":
-            options["file"] = digest_of_basis(self.options.basis)
+            options["file"] = basis_method(self.options.basis).digest
         return {**self.facts, "options": options}
 
     def _earlier(self) -> dict[str, Any]:
