@@ -180,7 +180,7 @@ def make_bases(
     bases: dict[str, Bases] = dict(setting.bases)
     # Those that begin with others come last.
     for name in sorted(methods, key=lambda name: methods[name].begins_with is not None):
-        make = methods[name].prepared(replace(setting, bases=bases))
+        make = methods[name].prepared(replace(setting, bases={**bases}))
         bases[name] = make(network, statistics, data, truncation, progress)
     return {name: bases[name] for name in methods}
 
