@@ -45,6 +45,7 @@ from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import interactions
+from libgraph.edges.score import Scoring
 from libgraph.graph.features import LayerFeatures
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.progress import silent
@@ -427,7 +428,8 @@ def bench_ablation(runs: int) -> list[dict[str, Any]]:
         edges = interactions(network, {"neuron": bases}, data, GRADIENT)["neuron"]
 
         def ablate() -> Any:
-            return ablate_edges(network, backend, bases, edges, data, tolerances=(0.01,))
+            scoring = Scoring(network, backend, data)
+            return ablate_edges(scoring, bases, edges, tolerances=(0.01,))
 
         result, took = measure(ablate, 1)
     (ablation,) = result.values()

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.backend.data import Data
-from libgraph.bases.method import BasisMethod, Truncation
+from libgraph.bases.method import MakeBases, Truncation
 from libgraph.bases.pca import pca
 from libgraph.bases.statistics import Statistics
 from libgraph.errors import UsageError
@@ -29,7 +29,7 @@ from libgraph.progress import Progress
 PARTS = ("decoder", "encoder")
 
 
-def dictionary(path: Path) -> BasisMethod:
+def dictionary(path: Path) -> MakeBases:
     """The basis method that takes directions from a file.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor
 from libgraph.accumulate.kept_activations import Checkpoints
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.data import Data
-from libgraph.bases.method import Truncation, eigenbasis
+from libgraph.bases.method import BasisMethod, Truncation, eigenbasis
 from libgraph.bases.neuron import neuron_basis
 from libgraph.bases.pca import pca_basis
 from libgraph.bases.statistics import Statistics
@@ -107,3 +107,6 @@ def _jacobian_gram(
 
     stage = f"basis at {network.node_layers[index].name}"
     return accumulate(checkpoints.at(index), measure, stage=stage, progress=progress)["gram"]
+
+
+METHOD = BasisMethod(lib, jacobian_gram=True)

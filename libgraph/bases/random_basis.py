@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from libgraph.backend.data import Data
-from libgraph.bases.method import Truncation
+from libgraph.bases.method import BasisMethod, Truncation
 from libgraph.bases.pca import pca
 from libgraph.bases.statistics import Statistics
 from libgraph.network.basis import Basis
@@ -63,3 +63,6 @@ def _rotated(basis: Basis, rng: np.random.Generator) -> Basis:
     whole = torch.block_diag(torch.eye(isolated).to(q), q[:, order])
     importance: Tensor = torch.cat([basis.importance[:isolated], variance[order]])
     return Basis(basis.encoder @ whole, whole.T @ basis.decoder, importance, isolated)
+
+
+METHOD = BasisMethod(random)

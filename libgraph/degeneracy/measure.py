@@ -33,10 +33,10 @@ from libgraph.degeneracy.unit_graph import unit_graph
 from libgraph.degeneracy.weights.jacobians import count_parameters
 from libgraph.degeneracy.weights.ranks import Trial, WeightRanks, try_moves, weight_ranks
 from libgraph.degeneracy.weights.weights import weights_of
-from libgraph.errors import MissingExtra, TooLarge, UsageError
+from libgraph.errors import MissingExtra, TooLarge
 from libgraph.files.atomic import read_json, write_json
 from libgraph.files.run_directory import RunDirectory, hash_of
-from libgraph.pipeline.workload import Inputs, digest_of_basis
+from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress, silent
 from libgraph.report.degeneracy_figure import draw_degeneracy
 from libgraph.report.graphml import write_graphml
@@ -96,7 +96,7 @@ def degeneracy(
     except BaseException:
         if directory is not None and directory.abandon():
             log.warning(
-                "Finished parts are kept in '%s': the same command with --out '%s' goes on there.",
+                "Finished parts are kept in '%s': the same with out='%s' goes on there.",
                 directory.partial,
                 directory.path,
             )
@@ -137,9 +137,9 @@ class _Measurement:
     # What the parts work on
 
     @cached_property
-    def inputs(self) -> Inputs:
+    def inputs(self) -> Workload:
         """The network and its data."""
-        return Inputs(self.backend, self.options)
+        return Workload(self.backend, self.options)
 
     @cached_property
     def few(self) -> Data:
@@ -218,9 +218,9 @@ class _Measurement:
     def _volume(self) -> Part:
         parameters = count_parameters(weights_of(self.inputs.network))
         if parameters > MOST_PARAMETERS:
-            raise UsageError(
-                f"{parameters} parameters are too many to sample their volume: leave out --volume, "
-                f"which takes at most {MOST_PARAMETERS}."
+            raise TooLarge(
+                f"{parameters} parameters are too many to sample their volume: use volume=False; "
+                f"it takes at most {MOST_PARAMETERS}."
             )
         largest = self.kept["behaviour"]["largest"]
         epsilons = (largest * np.logspace(0, -4, 9)).tolist()
@@ -273,7 +273,7 @@ class _Measurement:
                 truncation=options.truncation,
                 progress=self.progress,
             )
-        except UsageError as error:
+        except TooLarge as error:
             # The Jacobians of a large network do not fit: all the rest is known all the same.
             return {"basis": run.options.main, "skipped": str(error)}
         return {
@@ -310,7 +310,7 @@ class _Measurement:
     def _identity(self, name: str) -> Mapping[str, Any]:
         options = self.options.model_dump(mode="json", include={*EVERYWHERE, *READ[name]})
         if name == "modules":
-            options["file"] = digest_of_basis(self.options.basis)
+            options["file"] = basis_method(self.options.basis).digest
         return {**self.facts, "options": options}
 
     def _earlier(self) -> dict[str, Any]:

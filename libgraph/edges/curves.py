@@ -10,7 +10,7 @@ REFINEMENT = 6
 """Numbers of features tried at once on the way to the smallest that is enough."""
 
 
-def schedule(features: int, points: int) -> list[int]:
+def sizes_to_try(features: int, points: int) -> list[int]:
     """Numbers of features to keep, from all down to none, ever closer together towards none."""
     spread = np.geomspace(1, max(features, 1), points).round().astype(int)
     chosen = {0, features, *spread.tolist(), *range(points // 2)}

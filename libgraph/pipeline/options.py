@@ -7,7 +7,6 @@ for a mistake in them.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -16,7 +15,6 @@ from pydantic import ByteSize, Field, field_validator
 from libgraph.backend.options import TypedOptions, by_commas
 from libgraph.bases.method import Truncation
 from libgraph.bases.methods import basis_name
-from libgraph.bases.sparse.options import SparseOptions
 from libgraph.errors import UsageError
 from libgraph.sections.quadrature import Quadrature
 
@@ -124,17 +122,6 @@ class AnalysisOptions(ComputingOptions):
         if not all(0 <= value < math.inf for value in values):
             raise UsageError("A tolerance Δ has to be zero or more.")
         return values
-
-    def sparse(self, directory: Path | None) -> SparseOptions:
-        """Options of the sparse basis, which is taken up again in a directory."""
-        return SparseOptions(
-            self.sparse_features,
-            self.sparse_power,
-            self.sparse_steps,
-            self.sparse_starts,
-            self.seed,
-            directory,
-        )
 
     @property
     def bases(self) -> dict[str, str]:

@@ -71,7 +71,7 @@ def test_before_the_last_section_it_is_lib():
 def test_combinations_of_random_signs_estimate_it(monkeypatch):
     case = Case()
     exact = case.make(global_lib)
-    monkeypatch.setattr(import_module("libgraph.gradients"), "MOST_PASSES", 7)
+    monkeypatch.setattr(import_module("libgraph.accumulate.gradient_grams"), "MOST_PASSES", 7)
     estimates = case.make(global_lib)
     again = case.make(global_lib)
     first = case.network.node_layers[0].name
@@ -196,7 +196,7 @@ def test_names_of_bases():
     for wrong in ("ica", "sae.pt", "lib.safetensors"):
         with pytest.raises(UsageError, match="Unknown basis"):
             basis_name(wrong)
-    assert basis_method("pca") is pca
+    assert basis_method("pca").make is pca
 
 
 def test_a_file_of_directions_on_the_command_line(analyze, tmp_path):

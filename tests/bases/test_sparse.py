@@ -15,8 +15,8 @@ from helpers.sections import KINDS, AppendOne, random_section
 from torch import nn
 
 import libgraph as lg
-from libgraph.analysis.analysis import _Pipeline
 from libgraph.analysis.rotations import rotated_networks
+from libgraph.analysis.stages import AnalysisStages
 from libgraph.backend.options import parse_options
 from libgraph.bases.lib import lib
 from libgraph.bases.method import Truncation
@@ -43,11 +43,12 @@ from libgraph.errors import NumericalError, UsageError
 from libgraph.network.basis import Basis
 from libgraph.network.network import Network, NodeLayer
 from libgraph.pipeline.options import AnalysisOptions
+from libgraph.pipeline.workload import Workload
 from libgraph.progress import silent
 from libgraph.sections import Function, SkipMLP, autodiff
 from libgraph.sections.quadrature import Quadrature
 
-MODULE = import_module("libgraph.bases.sparse")
+MODULE = import_module("libgraph.bases.sparse.sparse")
 WHOLE = Truncation(True, 1e-10)
 ALL = slice(None)
 LAYERS = ["l0", "l1", "l2"]
@@ -581,7 +582,9 @@ def test_hashes_depend_on_sparse_options_where_there_is_a_sparse_basis():
 
     def hashed(basis, **options):
         parsed = parse_options(AnalysisOptions, {"basis": basis, **options}, "the analysis")
-        return _Pipeline(backend, parsed, None, silent)._hash("bases")
+        workload = Workload(backend, parsed)
+        stages = AnalysisStages.of(parsed, workload.network)
+        return stages.bases.hash(parsed, workload.facts())
 
     changes = {
         "sparse_features": 2,

@@ -24,7 +24,7 @@ from libgraph.degeneracy.modules.by_module import (
 from libgraph.degeneracy.modules.feature_weights import parameter_modules
 from libgraph.degeneracy.weights.weights import moved, weights_of
 from libgraph.edges.interactions import interactions
-from libgraph.errors import NumericalError, UsageError
+from libgraph.errors import NumericalError, TooLarge, UsageError
 from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
@@ -528,7 +528,7 @@ def test_mistakes(monkeypatch):
             graph=InteractionGraph(tuple(layers), {}, {}, partition_of({"l0": [0] * len(other)})),
         )
     monkeypatch.setattr("libgraph.degeneracy.modules.block_curvature.JACOBIAN_BYTES", 8 * 15 * 10)
-    with pytest.raises(UsageError, match="leave room for"):
+    with pytest.raises(TooLarge, match="leave room for"):
         call(rows=11)
     with pytest.raises(UsageError, match="ε of interactions is 0"):
         module_strengths(graph, 0.0)

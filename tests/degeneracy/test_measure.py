@@ -1,5 +1,6 @@
 """All that `degeneracy` finds in networks whose free directions were planted."""
 
+import errno
 import json
 import re
 from copy import deepcopy
@@ -23,7 +24,7 @@ from libgraph.degeneracy.unit_graph import unit_graph, with_hidden_layers
 from libgraph.degeneracy.weights.jacobians import output_jacobians
 from libgraph.degeneracy.weights.ranks import weight_ranks
 from libgraph.degeneracy.weights.weights import weights_of
-from libgraph.errors import DataError, UsageError
+from libgraph.errors import DataError, TooLarge, UsageError
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import silent
 from libgraph.report.graphml import write_graphml
@@ -228,6 +229,34 @@ def test_figures_are_drawn_from_the_json(units, tmp_path):
     assert len(drawn) == 3
     for each in drawn:
         assert each.read_bytes() == (path / each.name).read_bytes()
+
+
+def test_a_full_disk_while_figures_are_saved_ends_the_run(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    network, inputs = planted_units()
+    with pytest.raises(UsageError, match=r"Cannot write .*spectra\.png.*free some space"):
+        degeneracy(Fresh(network, inputs), out=tmp_path / "run", **FEW)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", [TooLarge, UsageError])
+def test_modules_are_left_out_where_derivatives_do_not_fit(monkeypatch, kind):
+    """And only there: any other mistake is told."""
+    network, inputs = planted_units()
+
+    def refuse(*arguments, **options):
+        raise kind("No room for this.")
+
+    monkeypatch.setattr(measured, "module_additivity", refuse)
+    if kind is UsageError:
+        with pytest.raises(UsageError, match="No room"):
+            degeneracy(Fresh(network, inputs), **FEW)
+        return
+    found = degeneracy(Fresh(network, inputs), **FEW)
+    assert found["modules"] == {"basis": "lib", "skipped": "No room for this."}
 
 
 def test_volume(monkeypatch, tmp_path):

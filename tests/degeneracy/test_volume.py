@@ -12,7 +12,7 @@ from torch import nn
 from libgraph.degeneracy.behaviour.behaviour import behaviour_spectrum
 from libgraph.degeneracy.behaviour.volume import _folded, local_volume, network_volume
 from libgraph.degeneracy.weights.weights import weights_of
-from libgraph.errors import NumericalError, UsageError
+from libgraph.errors import NumericalError, TooLarge, UsageError
 from libgraph.network.network import Network, NodeLayer
 from libgraph.sections import Linear
 
@@ -241,7 +241,7 @@ def test_mistakes(monkeypatch):
     network = random_network(["tanh"], [3, 2], seed=0)
     data = toy_data(network, normal(seeded(0), 5, 1, 3))
     monkeypatch.setattr("libgraph.degeneracy.behaviour.volume.MOST_PARAMETERS", 10)
-    with pytest.raises(UsageError, match="behaviour_spectrum"):
+    with pytest.raises(TooLarge, match="behaviour_spectrum"):
         network_volume(network, data, [0.1], radius=1.0)
 
 

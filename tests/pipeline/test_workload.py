@@ -13,7 +13,7 @@ import libgraph as lg
 from libgraph.degeneracy.measure import degeneracy
 from libgraph.network.network import Network, NodeLayer
 from libgraph.pipeline.options import ComputingOptions
-from libgraph.pipeline.workload import Inputs
+from libgraph.pipeline.workload import Workload
 from libgraph.sections import SkipMLP
 
 OPTIONS = ComputingOptions()
@@ -41,8 +41,8 @@ def x(network):
 
 
 def facts(backend, options=OPTIONS):
-    inputs = Inputs(backend, options)
-    return inputs.facts(inputs.train, inputs.data("test"))
+    workload = Workload(backend, options)
+    return workload.facts(workload.train, workload.data("test"))
 
 
 def test_facts_are_the_same_for_the_same(network, x):
@@ -84,8 +84,8 @@ def test_facts_depend_on_functions_of_the_same_name(x):
 
 
 def test_record_says_how_to_repeat_it(network, x):
-    inputs = Inputs(Toy(network, x), ComputingOptions(batch_size=8))
-    found = inputs.record(inputs.train)
+    workload = Workload(Toy(network, x), ComputingOptions(batch_size=8))
+    found = workload.record(workload.train)
     assert found["backend"] == "toy"
     assert found["batch_size"] == 8
     assert found["data"] == {"train": facts(Toy(network, x))["data"]["train"]}
@@ -96,28 +96,28 @@ def test_record_says_how_to_repeat_it(network, x):
     ("limit", "most", "samples"), [(None, None, 40), (7, None, 7), (None, 5, 5), (7, 5, 5)]
 )
 def test_limits(network, x, limit, most, samples):
-    inputs = Inputs(Toy(network, x), ComputingOptions(limit=limit))
-    assert sum(len(batch.inputs) for batch in inputs.data("train", most=most)) == samples
+    workload = Workload(Toy(network, x), ComputingOptions(limit=limit))
+    assert sum(len(batch.inputs) for batch in workload.data("train", most=most)) == samples
     # The split for bases is as large as its backend makes it.
-    assert inputs.data("bases", most=most).limit == most
+    assert workload.data("bases", most=most).limit == most
 
 
 def test_precision_is_cast_from_what_is_stored(network, x):
     """Not from float32 to float64, which would keep what the first cast lost."""
-    inputs = Inputs(Toy(network, x), ComputingOptions(dtype="float32"))
-    assert next(iter(inputs.network.state_dict().values())).dtype == torch.float32
+    workload = Workload(Toy(network, x), ComputingOptions(dtype="float32"))
+    assert next(iter(workload.network.state_dict().values())).dtype == torch.float32
     stored = network.state_dict()
-    for name, tensor in inputs.network_in("float64").state_dict().items():
+    for name, tensor in workload.network_in("float64").state_dict().items():
         assert torch.equal(tensor, stored[name])
 
 
 def test_batches_that_fit():
     network = random_network(["linear"], [30, 2])
     x = normal(seeded(1), 4, 1, 30)
-    roomy = Inputs(Toy(network, x), OPTIONS).batch_size
-    tight = Inputs(Toy(network, x), ComputingOptions(memory=2**20)).batch_size
+    roomy = Workload(Toy(network, x), OPTIONS).batch_size
+    tight = Workload(Toy(network, x), ComputingOptions(memory=2**20)).batch_size
     assert tight < roomy
-    assert Inputs(Toy(network, x), ComputingOptions(memory=2**20, batch_size=9)).batch_size == 9
+    assert Workload(Toy(network, x), ComputingOptions(memory=2**20, batch_size=9)).batch_size == 9
 
 
 def test_degeneracy_is_measured_again_where_the_data_have_changed(network, x, tmp_path):

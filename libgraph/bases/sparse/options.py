@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from libgraph.errors import UsageError
 
@@ -74,6 +76,22 @@ class SparseOptions:
 
 
 DEFAULTS = SparseOptions()
+
+
+READS = ("sparse_features", "sparse_power", "sparse_steps", "sparse_starts", "seed", "memory")
+"""Options of an analysis that the sparse basis depends on; memory decides its samples."""
+
+
+def sparse_options(values: Mapping[str, Any], directory: Path | None = None) -> SparseOptions:
+    """The options from those of an analysis; what is not among them is as by default.
+
+    Args:
+        values: by the names in `READS`.
+        directory: where an interrupted run is taken up again; None for nowhere.
+    """
+    prefix = "sparse_"
+    named = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
+    return SparseOptions(**named, seed=values.get("seed", 0), directory=directory)
 
 
 def checkpoint_file(number: int) -> str:

@@ -24,7 +24,7 @@ from libgraph.degeneracy.weights.jacobians import (
     split_change,
 )
 from libgraph.degeneracy.weights.weights import Weight, moved, weights_of
-from libgraph.errors import NumericalError, UsageError
+from libgraph.errors import NumericalError, TooLarge, UsageError
 from libgraph.network.network import Network
 from libgraph.progress import Progress, silent
 
@@ -155,15 +155,18 @@ def network_volume(
         chains, steps, seed, half_width: as for `local_volume`.
 
     Raises:
-        UsageError: for more than `MOST_PARAMETERS` parameters, and as `local_volume`.
+        TooLarge: for more than `MOST_PARAMETERS` parameters.
+        UsageError: for no parameters, and as `local_volume`.
         NumericalError: if the network's outputs are not finite.
     """
     weights = weights_of(network) if weights is None else weights
     parameters = count_parameters(weights)
-    if not 0 < parameters <= MOST_PARAMETERS:
-        raise UsageError(
-            f"{parameters} parameters: sampling a volume takes 1 to {MOST_PARAMETERS}; choose "
-            "weights, or count eigenvalues (behaviour_spectrum) instead."
+    if not parameters:
+        raise UsageError("A volume without parameters: choose weights that are trained.")
+    if parameters > MOST_PARAMETERS:
+        raise TooLarge(
+            f"{parameters} parameters are too many to sample their volume: choose weights with at "
+            f"most {MOST_PARAMETERS}, or count eigenvalues (behaviour_spectrum) instead."
         )
     inputs = torch.cat([batch.inputs for batch in data])
     with torch.no_grad():

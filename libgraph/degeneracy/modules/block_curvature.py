@@ -25,7 +25,7 @@ from libgraph.degeneracy.weights.jacobians import (
     output_jacobians,
 )
 from libgraph.degeneracy.weights.weights import Weight
-from libgraph.errors import NumericalError, UsageError
+from libgraph.errors import NumericalError, TooLarge, UsageError
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import Progress
 from libgraph.sections import Function
@@ -99,7 +99,8 @@ def block_curvature(
         progress: told of it.
 
     Raises:
-        UsageError: if there are no weights, or too many parameters for `LEAST_ROWS`.
+        UsageError: if there are no weights.
+        TooLarge: for too many parameters, so that less than `LEAST_ROWS` would fit.
         NumericalError: if derivatives are not finite.
     """
     if not parts:
@@ -129,7 +130,7 @@ def block_curvature(
         return BlockCurvature(2 * gram / samples, (), samples, samples * outputs, True)
     fitting = JACOBIAN_BYTES // (8 * parameters)
     if fitting < min(rows, LEAST_ROWS):
-        raise UsageError(
+        raise TooLarge(
             f"Derivatives by {parameters} parameters leave room for {fitting} rows of them: "
             "degeneracy by module needs a smaller network."
         )

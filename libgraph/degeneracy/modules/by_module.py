@@ -188,8 +188,8 @@ def module_additivity(
         progress: told of Jacobians and then of partitions.
 
     Raises:
-        UsageError: for options that make no sense, a graph without modules, or Jacobians that do
-            not fit into memory.
+        UsageError: for options that make no sense, or a graph without modules.
+        TooLarge: if Jacobians do not fit into memory.
         NumericalError: if Jacobians are not finite.
     """
     if draws < 2 or rows < 1:
