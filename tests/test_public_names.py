@@ -32,7 +32,7 @@ def python(code: str) -> str:
 
 @pytest.mark.parametrize("module", ["libgraph", "libgraph.errors", "libgraph.backend"])
 def test_an_import_costs_no_torch(module):
-    heavy = "[m for m in ('torch', 'numpy', 'pydantic', 'igraph', 'matplotlib') if m in sys.modules]"
+    heavy = "[m for m in ('torch', 'numpy', 'pydantic', 'igraph') if m in sys.modules]"
     assert python(f"import sys, {module}; print({heavy})") == "[]"
 
 

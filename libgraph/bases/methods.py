@@ -1,6 +1,6 @@
 """The registry of bases: every method by its name, and files of directions.
 
-A new basis is a module beside this one and an entry in `METHODS`.
+A new basis is a module beside this one, a name in `names` and an entry in `METHODS`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from libgraph.bases.dictionary import dictionary
 from libgraph.bases.global_lib import global_lib
 from libgraph.bases.lib import lib
 from libgraph.bases.method import BasisMethod
+from libgraph.bases.names import basis_name
 from libgraph.bases.neuron import neuron
 from libgraph.bases.pca import pca
 from libgraph.bases.random_basis import random
 from libgraph.bases.sparse.options import DEFAULTS, SparseOptions
 from libgraph.bases.sparse.sparse import sparse
-from libgraph.errors import UsageError
 from libgraph.network.basis import Bases
 
 METHODS: dict[str, BasisMethod] = {
@@ -29,26 +29,6 @@ METHODS: dict[str, BasisMethod] = {
     "sparse": sparse,
 }
 """Every basis that needs no file, by name."""
-
-
-FILE = ".safetensors"
-
-
-def basis_name(chosen: str) -> str:
-    """What a basis is called: one of `METHODS`, or the name of a dictionary's file.
-
-    Raises:
-        UsageError: if it is neither.
-    """
-    path = Path(chosen)
-    if path.suffix == FILE and path.stem not in METHODS:
-        return path.stem
-    if chosen not in METHODS:
-        raise UsageError(
-            f"Unknown basis '{chosen}': use {', '.join(METHODS)}, or a file of directions, "
-            f"NAME{FILE}."
-        )
-    return chosen
 
 
 def basis_method(
