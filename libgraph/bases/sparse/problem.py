@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -160,7 +160,7 @@ class Problem:
                 steps=options.steps,
                 directory=directory,
                 settings={
-                    **asdict(replace(options, directory=None)),
+                    **options.model_copy(update={"directory": None}).model_dump(),
                     "start": number,
                     "pairs": {f"{p.source}->{p.target}": p.total for p in self.pairs},
                 },
