@@ -1,13 +1,10 @@
-import json
 import math
 
 import pytest
 import torch
 from helpers.numbers import normal, seeded
 
-from libgraph.backend.contract import Backend
-from libgraph.backend.train import train_model
-from libgraph.errors import BackendError, NumericalError, UsageError
+from libgraph.errors import NumericalError
 from libgraph.files.weights import read_weights
 from libgraph.fit import CHECKPOINT, fit
 from libgraph.progress import silent
@@ -249,44 +246,6 @@ def test_initial_weights_have_the_variance_of_their_fan_in():
     ):
         assert float(weights[name].detach().var()) * fan_in == pytest.approx(1, abs=0.05)
     assert all(not weight.any() for name, weight in weights.items() if ".b_" in name)
-
-
-def test_train_model_records_options_and_outcome(tmp_path):
-    options = {name: str(value) for name, value in TINY.items()}
-    record = train_model(ModularAddition, options, tmp_path / "new" / "model")
-    written = json.loads((tmp_path / "new" / "model" / "training.json").read_text())
-    assert written == record
-    assert record["backend"] == "modular-addition"
-    assert record["options"] == tiny_options().model_dump()
-    assert record["history"][-1]["step"] == 20
-
-
-def test_train_model_replaces_a_model_only_if_told_to(tmp_path):
-    model = tmp_path / "model.safetensors"
-    model.write_bytes(b"precious")
-    with pytest.raises(UsageError, match="--force"):
-        train_model(ModularAddition, TINY, tmp_path)
-    assert model.read_bytes() == b"precious"
-    train_model(ModularAddition, TINY, tmp_path, force=True)
-    assert set(read_weights(model)) == set(PARAMETERS)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [({"step": "3"}, "'step'.*did you mean.*'steps'"), ({"steps": "few"}, "'steps'.*'few'")],
-)
-def test_train_model_names_a_wrong_option(tmp_path, options, said):
-    with pytest.raises(UsageError, match=said):
-        train_model(ModularAddition, options, tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
-def test_train_model_of_a_backend_without_training(tmp_path):
-    class Untrained(Backend):
-        name = "untrained"
-
-    with pytest.raises(BackendError, match="'untrained' has no training"):
-        train_model(Untrained, {}, tmp_path)
 
 
 @pytest.mark.parametrize("stop_at", [None, 13])

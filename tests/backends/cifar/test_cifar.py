@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import libgraph as lg
-from libgraph.backend.train import train_model
+from libgraph.backend.train import train
 from libgraph.files.weights import read_weights
 from libgraph.testing import check_backend
 from libgraph_backends.cifar.backend import BUNDLED, CIFAR
@@ -177,9 +177,9 @@ def test_training_lowers_the_loss_and_goes_on_where_it_stopped(data, tmp_path, m
     from libgraph import fit as training
 
     options = {"data": str(data), **TINY}
-    straight = train_model(CIFAR, options, tmp_path / "straight")
+    straight = train(CIFAR, options, tmp_path / "straight")
     # What a guess would cost is ln 10.
-    assert straight["history"][-1]["test_loss"] < 0.8 * math.log(10)
+    assert straight.history[-1]["test_loss"] < 0.8 * math.log(10)
     saved = training._save
 
     def stop(*arguments):
@@ -188,9 +188,9 @@ def test_training_lowers_the_loss_and_goes_on_where_it_stopped(data, tmp_path, m
 
     monkeypatch.setattr(training, "_save", stop)
     with pytest.raises(KeyboardInterrupt):
-        train_model(CIFAR, options, tmp_path / "resumed")
+        train(CIFAR, options, tmp_path / "resumed")
     monkeypatch.setattr(training, "_save", saved)
-    train_model(CIFAR, options, tmp_path / "resumed")
+    train(CIFAR, options, tmp_path / "resumed")
     assert (tmp_path / "straight" / "model.safetensors").read_bytes() == (
         tmp_path / "resumed" / "model.safetensors"
     ).read_bytes()

@@ -482,13 +482,13 @@ def test_training_and_analysing_on_the_command_line(run, text, tmp_path):
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path, text):
     from safetensors.torch import load_file
 
-    from libgraph.backend.train import train_model
+    from libgraph.backend.train import train
 
     small = {
         "text": text, "n_ctx": 12, "layers": 1, "d_model": 8, "heads": 2, "batch_size": 4,
         "steps": 8,
     }  # fmt: skip
-    train_model(GPT2, small, tmp_path / "whole")
+    train(GPT2, small, tmp_path / "whole")
     stopped = []
 
     def stop(stage, done, total, note):
@@ -502,9 +502,9 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path, text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "fit", lambda *a, **k: fit(*a, **k, evaluate_every=3))
         with pytest.raises(KeyboardInterrupt):
-            train_model(GPT2, small, tmp_path / "parts", progress=stop)
+            train(GPT2, small, tmp_path / "parts", progress=stop)
         assert (tmp_path / "parts" / "checkpoint.safetensors").is_file()
-        train_model(GPT2, small, tmp_path / "parts", progress=lambda *event: stopped.append(event))
+        train(GPT2, small, tmp_path / "parts", progress=lambda *event: stopped.append(event))
     assert stopped[5][1] == 4
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)

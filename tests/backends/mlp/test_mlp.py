@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import libgraph as lg
-from libgraph.backend.train import train_model
+from libgraph.backend.train import train
 from libgraph.errors import BackendError, DataError, NumericalError, UsageError
 from libgraph.files.weights import read_weights
 from libgraph.graph.features import FeatureLabel, LayerFeatures
@@ -339,7 +339,7 @@ def small(**options):
 def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
     from libgraph import fit as training
 
-    straight = train_model(MLP, small(steps=1000), tmp_path / "straight")
+    straight = train(MLP, small(steps=1000), tmp_path / "straight")
     saved = training._save
 
     def stop(*arguments):
@@ -348,14 +348,14 @@ def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "_save", stop)
     with pytest.raises(KeyboardInterrupt):
-        train_model(MLP, small(steps=1000), tmp_path / "resumed")
+        train(MLP, small(steps=1000), tmp_path / "resumed")
     monkeypatch.setattr(training, "_save", saved)
-    resumed = train_model(MLP, small(steps=1000), tmp_path / "resumed")
+    resumed = train(MLP, small(steps=1000), tmp_path / "resumed")
     first, second = (load_file(tmp_path / n / "model.safetensors") for n in ("straight", "resumed"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert [r["step"] for r in resumed["history"]] == [500, 1000]
-    assert resumed["history"][-1]["loss"] == straight["history"][-1]["loss"]
-    assert resumed["sizes"] == [64, 5, 10]
+    assert [r["step"] for r in resumed.history] == [500, 1000]
+    assert resumed.history[-1]["loss"] == straight.history[-1]["loss"]
+    assert resumed.outcome["sizes"] == [64, 5, 10]
     assert sorted(p.name for p in (tmp_path / "resumed").iterdir()) == [
         "model.safetensors", "training.json",
     ]  # fmt: skip
@@ -363,7 +363,7 @@ def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 def test_training_starts_at_the_seed(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train_model(MLP, small(seed=seed), tmp_path / name)
+        train(MLP, small(seed=seed), tmp_path / name)
     a, b, c = (load_file(tmp_path / n / "model.safetensors")["0.weight"] for n in "abc")
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
