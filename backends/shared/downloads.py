@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from libgraph.errors import BackendError, DataError
+from libgraph.backend import BackendError, DataError
 
 ELSEWHERE = "download it elsewhere and give its folder with -o data=DIR"
 
