@@ -1,21 +1,12 @@
-import json
 import math
 
 import pytest
 import torch
 from helpers.numbers import normal, seeded
 
-from libgraph.backend.contract import Backend
-from libgraph.backend.train import train_model
-from libgraph.errors import BackendError, NumericalError, UsageError
+from libgraph.errors import NumericalError
 from libgraph.files.weights import read_weights
 from libgraph.fit import CHECKPOINT, fit
-from libgraph.progress import silent
-from libgraph_backends.modular_addition.backend import ModularAddition
-from libgraph_backends.modular_addition.data import all_pairs
-from libgraph_backends.modular_addition.network import PARAMETERS
-from libgraph_backends.modular_addition.options import ModularAdditionOptions, TrainingOptions
-from libgraph_backends.modular_addition.training import initial_weights, logits
 
 OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.05),
@@ -23,7 +14,6 @@ OPTIMIZERS = {
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
 }
-TINY = {"modulus": 7, "d_model": 8, "d_mlp": 16, "heads": 2, "steps": 20}
 
 
 class Regression:
@@ -175,118 +165,6 @@ def test_a_finished_checkpoint_is_not_trained_further(tmp_path):
     assert again.fit(steps=10) == history
     assert not again.steps_taken
     assert_identical(again.values(), first.values())
-
-
-def tiny_options(**options):
-    return TrainingOptions(**{**TINY, **options})
-
-
-def test_the_modular_addition_trainer_writes_weights_that_load(tmp_path):
-    history = ModularAddition.train(tiny_options(), tmp_path, silent)["history"]
-    path = tmp_path / "model.safetensors"
-    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name]
-    assert [record["step"] for record in history] == [20]
-    backend = ModularAddition(ModularAdditionOptions(weights=path))
-    assert backend.modulus == 7
-    (test,) = backend.batches("test", 100)
-    network = backend.network()
-    right = backend.score(network(test.inputs), test.targets).mean()
-    assert float(right) == pytest.approx(history[0]["test_accuracy"], abs=1e-6)
-    assert list(backend.weights) == list(PARAMETERS)
-
-
-def test_training_modular_addition_learns_its_training_set(tmp_path):
-    options = tiny_options(steps=300, weight_decay=0.0, learning_rate=1e-2)
-    history = ModularAddition.train(options, tmp_path, silent)["history"]
-    assert history[-1]["loss"] < 0.1
-
-
-def test_training_modular_addition_repeats_and_follows_its_seed(tmp_path):
-    found = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        ModularAddition.train(tiny_options(seed=seed), tmp_path / name, silent)
-        found.append((tmp_path / name / "model.safetensors").read_bytes())
-    assert found[0] == found[1] != found[2]
-
-
-def test_an_interrupted_modular_addition_run_is_taken_up(tmp_path):
-    options = tiny_options(steps=510)
-
-    def interrupt(stage, done, total, note):
-        if done == 505:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ModularAddition.train(options, tmp_path / "stopped", interrupt)
-    assert (tmp_path / "stopped" / CHECKPOINT).is_file()
-    told = []
-    ModularAddition.train(options, tmp_path / "stopped", lambda *event: told.append(event))
-    assert told[0][:3] == ("training", 501, 510)
-    ModularAddition.train(options, tmp_path / "whole", silent)
-    stopped, whole = (tmp_path / name / "model.safetensors" for name in ("stopped", "whole"))
-    assert stopped.read_bytes() == whole.read_bytes()
-
-
-@pytest.mark.parametrize("heads", [1, 2, 4])
-@pytest.mark.parametrize("modulus", [3, 7])
-def test_logits_of_the_trainer_are_those_of_the_network(heads, modulus):
-    generator = seeded(heads)
-    weights = {
-        name: normal(generator, *weight.shape)
-        for name, weight in initial_weights(tiny_options(heads=heads, modulus=modulus)).items()
-    }
-    inputs = all_pairs(modulus)
-    expected = ModularAddition(weights=weights).network()(inputs)[:, -1]
-    torch.testing.assert_close(logits(weights, inputs), expected, rtol=1e-10, atol=1e-10)
-
-
-def test_initial_weights_have_the_variance_of_their_fan_in():
-    weights = initial_weights(TrainingOptions())
-    for name, fan_in in (
-        ("embed.W_E", 128),
-        ("blocks.0.attn.W_O", 128),
-        ("blocks.0.mlp.W_out", 512),
-    ):
-        assert float(weights[name].detach().var()) * fan_in == pytest.approx(1, abs=0.05)
-    assert all(not weight.any() for name, weight in weights.items() if ".b_" in name)
-
-
-def test_train_model_records_options_and_outcome(tmp_path):
-    options = {name: str(value) for name, value in TINY.items()}
-    record = train_model(ModularAddition, options, tmp_path / "new" / "model")
-    written = json.loads((tmp_path / "new" / "model" / "training.json").read_text())
-    assert written == record
-    assert record["backend"] == "modular-addition"
-    assert record["options"] == tiny_options().model_dump()
-    assert record["history"][-1]["step"] == 20
-
-
-def test_train_model_replaces_a_model_only_if_told_to(tmp_path):
-    model = tmp_path / "model.safetensors"
-    model.write_bytes(b"precious")
-    with pytest.raises(UsageError, match="--force"):
-        train_model(ModularAddition, TINY, tmp_path)
-    assert model.read_bytes() == b"precious"
-    train_model(ModularAddition, TINY, tmp_path, force=True)
-    assert set(read_weights(model)) == set(PARAMETERS)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [({"step": "3"}, "'step'.*did you mean.*'steps'"), ({"steps": "few"}, "'steps'.*'few'")],
-)
-def test_train_model_names_a_wrong_option(tmp_path, options, said):
-    with pytest.raises(UsageError, match=said):
-        train_model(ModularAddition, options, tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
-def test_train_model_of_a_backend_without_training(tmp_path):
-    class Untrained(Backend):
-        name = "untrained"
-
-    with pytest.raises(BackendError, match="'untrained' has no training"):
-        train_model(Untrained, {}, tmp_path)
 
 
 @pytest.mark.parametrize("stop_at", [None, 13])

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from libgraph.errors import BackendError, DataError, missing_extra
+from libgraph.backend import BackendError, DataError, missing_extra
 
 ELSEWHERE = "download it elsewhere and give its folder with -o data=DIR"
 
@@ -91,8 +91,9 @@ def _pooch(extra: str) -> Any:
         import pooch
         import tqdm  # noqa: F401  # Without it pooch has no progress bar.
     except ImportError as error:
-        need = f"Downloads need pooch and tqdm ({error})"
-        raise BackendError(missing_extra(need, extra)) from error
+        raise BackendError(
+            missing_extra(f"Downloads need pooch and tqdm ({error})", extra)
+        ) from error
     return pooch
 
 

@@ -35,8 +35,7 @@ def train(
     Writes model.safetensors and training.json. Interrupted, the same command goes on from the last
     checkpoint.
     """
-    from libgraph.backend.registry import backend_class
-    from libgraph.backend.train import train_model
+    from libgraph.backend.train import train as train_model
     from libgraph_cli.progress import ProgressDisplay
 
     if seed is not None and option.setdefault("seed", str(seed)) != str(seed):
@@ -44,12 +43,12 @@ def train(
     directory = out or Path("models") / f"{backend}-seed{option.get('seed', 0)}"
     with ProgressDisplay(quiet=quiet, verbose=verbose) as progress:
         record = train_model(
-            backend_class(backend),
+            backend,
             option,
             directory,
             force=force,
             progress=progress,
         )
-    last = record["history"][-1]
-    click.echo(", ".join(f"{name} {value:g}" for name, value in last.items()))
+    for last in record.history[-1:]:
+        click.echo(", ".join(f"{name} {value:g}" for name, value in last.items()))
     click.echo(f"Written to {directory}.")

@@ -1,4 +1,4 @@
-"""All that whoever writes a backend imports: the contract, options, data, networks and labels.
+"""All that whoever writes a backend imports, beside the structures of `libgraph.sections`.
 
 Names are loaded when they are asked for: options alone, and a list of backends, need no torch.
 """
@@ -10,29 +10,52 @@ if TYPE_CHECKING:
     from libgraph.backend.contract import Backend as Backend
     from libgraph.backend.contract import Batch as Batch
     from libgraph.backend.contract import Encode as Encode
+    from libgraph.backend.contract import Json as Json
+    from libgraph.backend.contract import Outcome as Outcome
     from libgraph.backend.contract import Split as Split
+    from libgraph.backend.data import Data as Data
     from libgraph.backend.options import Sizes as Sizes
     from libgraph.backend.options import TypedOptions as TypedOptions
     from libgraph.backend.options import by_commas as by_commas
     from libgraph.errors import BackendError as BackendError
     from libgraph.errors import DataError as DataError
+    from libgraph.errors import NumericalError as NumericalError
     from libgraph.errors import UsageError as UsageError
+    from libgraph.errors import missing_extra as missing_extra
+    from libgraph.files.atomic import writing as writing
+    from libgraph.files.tensors import read_tensors as read_tensors
+    from libgraph.files.tensors import write_tensors as write_tensors
+    from libgraph.files.weights import read_weights as read_weights
+    from libgraph.fit import CHECKPOINT as CHECKPOINT
+    from libgraph.fit import fit as fit
     from libgraph.graph.features import FeatureLabel as FeatureLabel
     from libgraph.network.basis import Bases as Bases
     from libgraph.network.basis import Basis as Basis
     from libgraph.network.network import Network as Network
     from libgraph.network.network import NodeLayer as NodeLayer
     from libgraph.progress import Progress as Progress
+    from libgraph.progress import silent as silent
 else:
     # The same names, by the module that defines them.
     _MODULES = {
-        "libgraph.backend.contract": ("Backend", "Batch", "Encode", "Split"),
+        "libgraph.backend.contract": ("Backend", "Batch", "Encode", "Json", "Outcome", "Split"),
+        "libgraph.backend.data": ("Data",),
         "libgraph.backend.options": ("Sizes", "TypedOptions", "by_commas"),
-        "libgraph.errors": ("BackendError", "DataError", "UsageError"),
+        "libgraph.errors": (
+            "BackendError",
+            "DataError",
+            "NumericalError",
+            "UsageError",
+            "missing_extra",
+        ),
+        "libgraph.files.atomic": ("writing",),
+        "libgraph.files.tensors": ("read_tensors", "write_tensors"),
+        "libgraph.files.weights": ("read_weights",),
+        "libgraph.fit": ("CHECKPOINT", "fit"),
         "libgraph.graph.features": ("FeatureLabel",),
         "libgraph.network.basis": ("Bases", "Basis"),
         "libgraph.network.network": ("Network", "NodeLayer"),
-        "libgraph.progress": ("Progress",),
+        "libgraph.progress": ("Progress", "silent"),
     }
     _HOMES = {name: module for module, names in _MODULES.items() for name in names}
     __all__ = sorted(_HOMES)

@@ -14,3 +14,8 @@ def stream(seed: int, number: int) -> torch.Generator:
     """
     state = np.random.SeedSequence((seed, number)).generate_state(1)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Random numbers of a step of training: the same whenever it is taken."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
