@@ -267,7 +267,7 @@ def test_a_picture_that_cannot_be_drawn_is_left_out(tiny, tmp_path, monkeypatch,
     def refuse(*arguments, **options):
         raise kind("No picture of this.")
 
-    monkeypatch.setattr("libgraph.analysis.analysis.draw_graph", refuse)
+    monkeypatch.setattr("libgraph.report.graph_files.draw", refuse)
     with caplog.at_level(logging.WARNING, "libgraph"):
         lg.analyze(tiny, out=tmp_path / "run", ablate=False)
     assert "graph.png was not drawn: No picture of this." in caplog.text
