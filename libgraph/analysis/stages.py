@@ -66,7 +66,8 @@ class AnalysisStages:
 
     def __iter__(self) -> Iterator[Stage[Any]]:
         checks = (self.halves, self.significance)
-        yield from (self.bases, self.interactions, *self.ablation.values())
+        stages: tuple[Stage[Any], ...] = (self.bases, self.interactions, *self.ablation.values())
+        yield from stages
         yield from (stage for stage in checks if stage is not None)
 
     @classmethod
