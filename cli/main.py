@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from libgraph_cli.failures import Failure, explained
+from libgraph_cli.threads import spin_briefly
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
 
@@ -105,6 +106,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command and exit with its code."""
+    spin_briefly()
     try:
         cli(prog_name="libgraph", standalone_mode=False)
     except click.ClickException as error:
