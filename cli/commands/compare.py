@@ -9,18 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from libgraph_cli.commands.analyze import run_analysis, show_plan
-from libgraph_cli.options import (
-    analysis_options,
-    analysis_values,
-    config_option,
-    pairs_option,
-    verbosity_options,
-)
+from libgraph.pipeline.options import AnalysisOptions
+from libgraph_cli.commands.analyze import show_plan
+from libgraph_cli.options import dry_run_option, json_option, options_of, request_options
+from libgraph_cli.running import Request, Values, run_analysis
 
 if TYPE_CHECKING:
     from libgraph.comparison.side_by_side import Column
@@ -43,11 +39,6 @@ FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}
     help=f"Any of {BASES}, sparse, and files of directions, with commas between.  [{BASES}]",
 )
 @click.option(
-    "--draws",
-    type=click.IntRange(min=0),
-    help=f"Rotated networks that tell modules from chance; 0: none.  [{DRAWS}]",
-)
-@click.option(
     "--basis",
     metavar="NAME",
     help="Of finished runs: which to compare.  [all of one run, the main one of several]",
@@ -57,62 +48,58 @@ FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to draw, as .png.  [comparison.png in a new run, nowhere for finished ones]",
 )
-@analysis_options
-@click.option("--json", "as_json", is_flag=True, help="Print the same numbers, or the plan.")
-@pairs_option("Option of the backend")
-@config_option
-@verbosity_options
+@options_of(
+    AnalysisOptions,
+    without={"basis", "beside", "seeds", "curves", "halves"},
+    defaults={"draws": DRAWS},
+)
+@dry_run_option
+@json_option("Print the same numbers, or the plan.")
+@request_options(
+    out="Run directory.  [runs/BACKEND-TIME]",
+    force="Replace the run directory, reusing what still holds.",
+)
 def compare(
     backend_or_runs: tuple[str, ...],
     bases: str | None,
-    draws: int | None,
     basis: str | None,
     figure: Path | None,
-    out: Path | None,
-    force: bool,
+    options: Values,
     dry_run: bool,
     as_json: bool,
-    tolerance: tuple[float, ...],
-    no_ablation: bool,
-    option: dict[str, str],
-    quiet: bool,
-    verbose: bool,
-    **given: Any,
+    request: Request,
 ) -> None:
-    """Compare bases of BACKEND's model on the same data, or the bases of a RUN, or several RUNs.
+    """Compare bases of BACKEND's model on the same data, or finished RUNs.
 
     A backend is analysed as by `libgraph analyze`, with all --bases and more measures of modules;
     the main basis is lib, or else the first. A RUN is a directory that such an analysis has
     written: of one all bases are compared, of several the main basis of each.
     """
+    from libgraph.analysis.analysis import analyze
     from libgraph.errors import UsageError
 
     if figure is not None and figure.suffix.lower() != ".png":
         raise UsageError(f"The figure '{figure}' would be no .png: choose a name that ends so.")
     if not _is_backend(backend_or_runs):
-        _refuse_analysis(option)
+        _refuse_analysis(request)
         columns = _columns(backend_or_runs, basis)
         _show(columns, figure, as_json=as_json)
         return
     if basis is not None:
         raise click.UsageError(f"--basis is for finished runs: use --bases {basis}.")
-    chosen = [each.strip() for each in (BASES if bases is None else bases).split(",")]
-    chosen = [each for each in chosen if each]
+    chosen = [name.strip() for name in (BASES if bases is None else bases).split(",")]
+    chosen = [name for name in chosen if name]
     if not chosen:
         raise click.UsageError(f"--bases names no basis: give some of {BASES}.")
     main = "lib" if "lib" in chosen else chosen[0]
-    options = analysis_values(given, tolerance, no_ablation) | {
-        "basis": main,
-        "beside": tuple(each for each in chosen if each != main),
-        "draws": DRAWS if draws is None else draws,
-        "halves": True,
-        "curves": True,
-    }
+    beside = tuple(name for name in chosen if name != main)
+    measured = {"basis": main, "beside": beside, "halves": True, "curves": True}
+    options = {"draws": DRAWS, **options, **measured}
     backend = backend_or_runs[0]
     if dry_run:
-        show_plan(backend, option, options, as_json=as_json)
+        show_plan(backend, options, request, as_json=as_json)
         return
-    run = run_analysis(backend, option, options, out, force=force, quiet=quiet, verbose=verbose)
+    run = run_analysis(analyze, backend, options, request)
     if run is None or run.directory is None:
         return
     columns = _columns([str(run.directory)], None, chosen)
@@ -136,7 +123,7 @@ def _is_backend(names: Sequence[str]) -> bool:
     return name in known
 
 
-def _refuse_analysis(option: dict[str, str]) -> None:
+def _refuse_analysis(request: Request) -> None:
     """Options of an analysis say nothing about runs that are finished."""
     from click.core import ParameterSource
 
@@ -145,7 +132,9 @@ def _refuse_analysis(option: dict[str, str]) -> None:
     wanted = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
     for parameter in context.command.params:
         name = parameter.name or ""
-        told = context.get_parameter_source(name) in wanted or (name == "option" and option)
+        told = context.get_parameter_source(name) in wanted or (
+            name == "option" and request.settings
+        )
         if told and parameter.expose_value and name not in FOR_RUNS:
             raise click.UsageError(
                 f"{parameter.opts[-1]} is for a backend: finished runs are compared as they are."

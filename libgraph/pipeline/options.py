@@ -104,7 +104,10 @@ class AnalysisOptions(ComputingOptions):
     )
     signs: int = Field(0, description="estimate interactions from this many random signs; 0: exact")
     resolution: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="γ of Leiden: the larger, the smaller modules"
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="γ of Leiden: the larger, the smaller the modules",
     )
     seeds: int = Field(10, ge=1, description="runs of Leiden, the best of which is kept")
     score_dtype: Literal["float32", "float64"] = Field(
