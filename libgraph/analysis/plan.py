@@ -196,7 +196,7 @@ def _sparse_seconds(
     kept = [len(basis) - basis.isolated for basis in start.values() if basis.rotated]
     # Few samples may have fewer features than all of them do.
     features = chosen.features and min(chosen.features, max(kept, default=2))
-    problem = Problem.of(network, start, data, replace(chosen, features=features))
+    problem = Problem.of(network, start, data, chosen.model_copy(update={"features": features}))
     if not problem.pairs:
         return 0.0
     rotations = {name: each.requires_grad_() for name, each in problem.start(0).items()}
