@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import IO, Any
 
 import click
 
 from libgraph_cli.wording import flags_of, spelt
 
 
-class Failure(click.ClickException):
+class CommandError(Exception):
     """What went wrong and what to do about it.
 
     Args:
@@ -23,26 +22,26 @@ class Failure(click.ClickException):
         super().__init__(sentence)
         self.exit_code = exit_code
 
-    def show(self, file: IO[Any] | None = None) -> None:
+    def show(self) -> None:
         """Print it."""
         from rich.console import Console
 
-        console = Console(file=file, stderr=True, soft_wrap=True, highlight=False)
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
         console.print("[bold red]libgraph:[/] ", end="")
-        console.print(self.message, markup=False)
+        console.print(str(self), markup=False)
 
 
-def explained(error: Exception, command: click.Command) -> Failure | None:
+def explained(error: Exception, command: click.Command) -> CommandError | None:
     """What a user is told of an error, in flags of the command; nothing of a mistake of ours."""
     if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
         # Within an import Ctrl-C may come out as the import's failure.
-        return Failure("Interrupted.", 130)
+        return CommandError("Interrupted.", 130)
     if isinstance(error, BrokenPipeError):
         # Whoever read the output has seen enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     if isinstance(error, OSError):
-        return Failure(f"Cannot write the output ({error.strerror}): free some space.", 2)
+        return CommandError(f"Cannot write the output ({error.strerror}): free some space.", 2)
     # The core is imported by now if it was the core that raised.
     errors = sys.modules.get("libgraph.errors")
     if errors is None:
@@ -51,7 +50,7 @@ def explained(error: Exception, command: click.Command) -> Failure | None:
         advice = "close what else takes it, or use a machine that has more"
         if any(option.name == "batch_size" for option in command.params):
             advice = "choose a smaller --batch-size, or a smaller model"
-        return Failure(f"Not enough memory: {advice}.", 1)
+        return CommandError(f"Not enough memory: {advice}.", 1)
     if isinstance(error, errors.LibgraphError):
-        return Failure(spelt(str(error), flags_of(command)), error.exit_code)
+        return CommandError(spelt(str(error), flags_of(command)), error.exit_code)
     return None

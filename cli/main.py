@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from libgraph_cli.failures import Failure, explained
+from libgraph_cli.failures import CommandError, explained
 from libgraph_cli.threads import spin_briefly
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
@@ -67,7 +67,7 @@ class Commands(click.Group):
         """Run a subcommand.
 
         Raises:
-            Failure: for an error that a user can do something about.
+            CommandError: for an error that a user can do something about.
         """
         try:
             return super().invoke(context)
@@ -109,9 +109,9 @@ def main() -> None:
     spin_briefly()
     try:
         cli(prog_name="libgraph", standalone_mode=False)
-    except click.ClickException as error:
+    except (CommandError, click.ClickException) as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        Failure(str(error) or "Interrupted.", 130).show()
+        CommandError(str(error) or "Interrupted.", 130).show()
         sys.exit(130)

@@ -229,15 +229,15 @@ def config_option(command: Function) -> Function:
 def _config(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
     if path is None:
         return None
-    known = _keys(context.command)
+    options = _keys(context.command)
     defaults: dict[str, object] = {}
     for key, value in _read(path).items():
         name = key.replace("-", "_")
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=2)
+        if name not in options:
+            close = difflib.get_close_matches(name, options, n=2)
             hint = f"; did you mean {' or '.join(close)}?" if close else "."
             raise click.BadParameter(f"'{path}' sets '{key}', which is no option here{hint}")
-        option = known[name]
+        option = options[name]
         if option.name == "option":
             if not isinstance(value, dict):
                 raise click.BadParameter(f"'{path}' has to set '{key}' as a table [option].")

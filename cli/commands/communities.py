@@ -117,8 +117,8 @@ def communities(
             f"modules of {name}, or analyse again with --basis {name}."
         )
     graph = wanted.modules(graph, before)
-    known = saved.modules_known and name == saved.basis
-    modules = module_metrics(graph, known=known)
+    truth = saved.modules_known and name == saved.basis
+    modules = module_metrics(graph, known=truth)
     if sweep:
         swept = wanted.sweep(graph, before, quiet=quiet)
         modules["resolutions"] = {
@@ -129,7 +129,7 @@ def communities(
     if write:
         write_modules(saved, graph, modules)
     if as_json:
-        figures = {**modules, **partition_metrics(graph, name, known=known)}
+        figures = {**modules, **partition_metrics(graph, name, known=truth)}
         click.echo(json.dumps(figures, indent=1))
     else:
         console = Console()

@@ -112,15 +112,15 @@ def _is_backend(names: Sequence[str]) -> bool:
     from libgraph.backend.registry import backend_names
     from libgraph.errors import UsageError
 
-    name, known = names[0], backend_names()
+    name, backends = names[0], backend_names()
     if len(names) > 1 or (Path(name) / "run.json").is_file():
         return False
     partial = Path(name + ".partial")
-    if name not in known and not Path(name).exists() and not partial.exists():
+    if name not in backends and not Path(name).exists() and not partial.exists():
         raise UsageError(
-            f"'{name}' is neither a run nor a backend{near(name, known, 'installed are')}"
+            f"'{name}' is neither a run nor a backend{near(name, backends, 'installed are')}"
         )
-    return name in known
+    return name in backends
 
 
 def _refuse_analysis(request: Request) -> None:
@@ -153,12 +153,12 @@ def _columns(
     saved = [SavedRun(run) for run in runs]
     for run in saved:
         if basis is not None and basis not in run.basis_names:
-            known = ", ".join(run.basis_names)
-            raise UsageError(f"'{run.path}' has no basis '{basis}': choose one of {known}.")
+            names = ", ".join(run.basis_names)
+            raise UsageError(f"'{run.path}' has no basis '{basis}': choose one of {names}.")
     if len(saved) == 1:
-        (one,) = saved
-        every = dict.fromkeys(map(basis_name, order)) if order else one.basis_names
-        return [Column(name, name, one.metrics, one.path) for name in ([basis] if basis else every)]
+        (run,) = saved
+        shown = dict.fromkeys(map(basis_name, order)) if order else run.basis_names
+        return [Column(name, name, run.metrics, run.path) for name in ([basis] if basis else shown)]
     names = [basis or run.basis for run in saved]
     headings = _short_names([run.path for run in saved])
     if len(set(names)) > 1:
@@ -173,13 +173,13 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     """The last parts of each path, as few as tell all of them apart."""
     from libgraph.errors import UsageError
 
-    whole = [path.resolve() for path in paths]
-    for index, path in enumerate(whole):
-        if path in whole[:index]:
+    resolved = [path.resolve() for path in paths]
+    for index, path in enumerate(resolved):
+        if path in resolved[:index]:
             raise UsageError(f"The run '{paths[index]}' is given twice: name each run once.")
-    most = max(len(path.parts) for path in whole)
+    most = max(len(path.parts) for path in resolved)
     lengths = range(1, most + 1)
-    tails = (["/".join(path.parts[-length:]) for path in whole] for length in lengths)
+    tails = (["/".join(path.parts[-length:]) for path in resolved] for length in lengths)
     return next(names for names in tails if len(set(names)) == len(names))
 
 

@@ -94,19 +94,19 @@ def parse_options(model: type[AnyOptions], values: Mapping[str, Any], of: str) -
     Raises:
         UsageError: naming the first option that is unknown (with near names) or has a bad value.
     """
-    known = list(model.model_fields)
+    names = list(model.model_fields)
     for name in values:
-        if name not in known:
-            raise UsageError(f"There is no option '{name}' of {of}{near(name, known, 'there are')}")
+        if name not in names:
+            raise UsageError(f"There is no option '{name}' of {of}{near(name, names, 'there are')}")
     try:
         return model.model_validate(dict(values), context=of)
     except ValidationError as error:
         raise UsageError(_what_is_wrong(error, of)) from None
 
 
-def near(name: str, known: Iterable[str], otherwise: str) -> str:
-    """The known names that look like `name`, or all of them, as the end of a sentence."""
-    names = sorted(known)
+def near(name: str, names: Iterable[str], otherwise: str) -> str:
+    """The names that look like `name`, or all of them, as the end of a sentence."""
+    names = sorted(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:
         return "; did you mean " + " or ".join(f"'{match}'" for match in close) + "?"

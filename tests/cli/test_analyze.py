@@ -238,9 +238,9 @@ def test_two_ranks_find_what_one_does(analyze, model, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Features, LIB / PCA") == 1
-    one, two = (load_file(tmp_path / name / "edges.safetensors") for name in ("one", "two"))
-    for name, edges in one.items():
-        torch.testing.assert_close(two[name], edges, rtol=1e-6, atol=1e-9 * float(edges.max()))
+    alone, shared = (load_file(tmp_path / name / "edges.safetensors") for name in ("one", "two"))
+    for name, edges in alone.items():
+        torch.testing.assert_close(shared[name], edges, rtol=1e-6, atol=1e-9 * float(edges.max()))
 
 
 def test_a_real_interrupt_leaves_no_half_written_file(tmp_path):

@@ -37,9 +37,9 @@ def test_the_modules_of_the_run_are_found_again(run, path):
     assert "Written" not in out
     metrics = json.loads(before["metrics.json"])
     code, out, _ = run("communities", path, "--json")
-    found = json.loads(out)
-    assert found["partition"] == metrics["modules"]["partition"]
-    assert {name: found[name] for name in metrics["bases"]["lib"]["modules"]} == (
+    printed = json.loads(out)
+    assert printed["partition"] == metrics["modules"]["partition"]
+    assert {name: printed[name] for name in metrics["bases"]["lib"]["modules"]} == (
         metrics["bases"]["lib"]["modules"]
     )
     assert files(path) == before
@@ -57,23 +57,23 @@ def test_options_reach_leiden(run, path):
         "communities", path, "--resolution", 2.5, "--seed", 7, "--seeds", 2, "--json"
     )
     assert code == 0
-    found = json.loads(out)
+    printed = json.loads(out)
     expected = graph.with_partition(find_communities(graph, 2.5, 7, 2))
-    assert found["partition"] == expected.communities
-    assert (found["resolution"], found["seed"], found["seeds"]) == (2.5, 7, 2)
-    assert found["agreement"] == expected.partition.agreement
-    assert found["partition"] != graph.communities
+    assert printed["partition"] == expected.communities
+    assert (printed["resolution"], printed["seed"], printed["seeds"]) == (2.5, 7, 2)
+    assert printed["agreement"] == expected.partition.agreement
+    assert printed["partition"] != graph.communities
 
 
 def test_another_basis(run, path):
     code, out, _ = run("communities", path, "--basis", "pca", "--json")
     assert code == 0
-    found = json.loads(out)
+    printed = json.loads(out)
     saved = SavedRun(path)
-    known = saved.metrics["bases"]["pca"]["modules"]
+    of_the_run = saved.metrics["bases"]["pca"]["modules"]
     for name in ("count", "modularity", "agreement"):
-        assert found[name] == known[name]
-    assert [row["size"] for row in found["table"]] == [row["size"] for row in known["table"]]
+        assert printed[name] == of_the_run[name]
+    assert [row["size"] for row in printed["table"]] == [row["size"] for row in of_the_run["table"]]
     assert run("communities", path, "--basis", "pca")[1].startswith("Modules, PCA")
     fails(run("communities", path, "--basis", "pca", "--write"), 2, "lib basis", "--basis pca")
 
@@ -130,8 +130,8 @@ def test_sweep_draws_and_prints(run, path):
     assert after == before
     code, out, err = run("communities", path, "--sweep", "--basis", "pca", "--json", "-q")
     assert (code, err) == (0, "")
-    found = json.loads(out)["resolutions"]
-    assert (found["seed"], found["seeds"], len(found["rows"])) == (0, 5, 25)
+    printed = json.loads(out)["resolutions"]
+    assert (printed["seed"], printed["seeds"], len(printed["rows"])) == (0, 5, 25)
     assert (path / "resolution-pca.png").exists()
     assert files(path)["resolution.png"][:4] == b"\x89PNG"
 
@@ -215,9 +215,9 @@ def test_true_modules_that_are_known_are_scored(run, tmp_path):
     code, _, err = run("analyze", "mlp", "--out", "m", "--no-ablation", *options)
     assert code == 0, err
     metrics = json.loads((tmp_path / "m" / "metrics.json").read_text())
-    found = json.loads(run("communities", "m", "--json")[1])
+    printed = json.loads(run("communities", "m", "--json")[1])
     for name in ("homogeneity", "adjusted_rand_index", "coverage"):
-        assert found[name] == metrics["modules"][name]
+        assert printed[name] == metrics["modules"][name]
     assert "homogeneity" in run("communities", "m")[1]
     assert "block" in run("communities", "m")[1]
     assert "homogeneity" not in json.loads(run("communities", "m", "--basis", "pca", "--json")[1])
