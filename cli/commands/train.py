@@ -31,9 +31,7 @@ def train(backend: str, seed: int | None, request: Request) -> None:
         raise click.UsageError("--seed and -o seed say different things: give one of them.")
     directory = request.out or Path("models") / f"{backend}-seed{settings.get('seed', 0)}"
     with request.display() as progress:
-        record = train_model(
-            backend, settings, directory, force=request.force, progress=progress
-        )
+        record = train_model(backend, settings, directory, force=request.force, progress=progress)
     for last in record.history[-1:]:
         click.echo(", ".join(f"{name} {value:g}" for name, value in last.items()))
     click.echo(f"Written to {directory}.")

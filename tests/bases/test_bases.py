@@ -5,10 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from helpers.examples import examples
 from helpers.networks import random_network, toy_data
 from helpers.numbers import assert_close, normal, seeded
 from helpers.sections import AppendOne
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import jacrev
@@ -88,7 +89,7 @@ def each_pair(setup, bases):
         yield index, bases[a.name], bases[b.name], (a.name, b.name)
 
 
-many = settings(deadline=None, max_examples=20)
+many = examples(8)
 
 
 @pytest.mark.parametrize("method", ["lib", "pca"])

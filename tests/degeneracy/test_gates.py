@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.examples import examples
 from helpers.networks import random_network, toy_data
 from helpers.numbers import assert_close, normal, seeded
 from helpers.sections import ACTIVATIONS, ATTENTIONS, AppendOne, random_section
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import jacrev
@@ -38,7 +39,7 @@ from libgraph.sections import Attention, Chain, Convolution, GatedMLP, Linear, P
 from libgraph_backends.shared.layers import Layer, network_of
 
 GATED = ["relu", "gelu", "tanh", "gated", "convolution-of-3", "chain", "parallel"]
-quick = settings(deadline=None, max_examples=10)
+quick = examples(6)
 
 
 def network_around(*sections, embed=None):
@@ -326,7 +327,7 @@ def test_dead_and_constant_have_tolerances():
     assert unit_groups(nothing).groups == []
 
 
-@settings(deadline=None, max_examples=60)
+@examples(30)
 @given(seed=st.integers(0, 2**16), count=st.integers(1, 30), threshold=st.floats(0, 3))
 def test_no_two_of_a_group_are_further_apart_than_the_tolerance(seed, count, threshold):
     points = normal(seeded(seed), count, 2)
@@ -388,7 +389,7 @@ def projection(generator, size, dimension):
     return q @ q.T
 
 
-@settings(deadline=None, max_examples=80)
+@examples(40)
 @given(seed=st.integers(0, 2**16), data=st.data())
 def test_new_directions_are_counted_as_in_the_explicit_map(seed, data):
     generator = seeded(seed)

@@ -1,7 +1,8 @@
 import igraph
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from helpers.examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libgraph.modules.agreement import (
@@ -17,7 +18,7 @@ divisions = st.integers(1, 60).flatmap(
 
 
 @given(divisions)
-@settings(deadline=None, max_examples=150)
+@examples(50)
 def test_measures_are_those_of_scikit_learn(pair):
     metrics = pytest.importorskip("sklearn.metrics")
     a, b = pair
