@@ -20,7 +20,9 @@ from libgraph.modules.summary import module_table
 from libgraph.network.basis import Basis
 from libgraph.network.network import Network, NodeLayer
 from libgraph.pipeline.options import AnalysisOptions
+from libgraph.report.graph_files import read_graph
 from libgraph.report.graph_picture import draw
+from libgraph.report.graphml import write_graphml
 from libgraph.runs.run import Run
 from libgraph.runs.saved_run import SavedRun
 from libgraph.sections import (
@@ -80,6 +82,8 @@ __all__ = [
     "find_communities",
     "load_backend",
     "module_table",
+    "read_graph",
     "split_norm",
     "windows",
+    "write_graphml",
 ]

@@ -9,7 +9,7 @@ from libgraph.backend.contract import Backend
 from libgraph.backend.train import train_model
 from libgraph.errors import BackendError, NumericalError, UsageError
 from libgraph.files.weights import read_weights
-from libgraph.fit import CHECKPOINT, fit
+from libgraph.fit import CHECKPOINT, Course, fit
 from libgraph.progress import silent
 from libgraph_backends.modular_addition.backend import ModularAddition
 from libgraph_backends.modular_addition.data import all_pairs
@@ -38,7 +38,7 @@ class Regression:
         self.optimizer = OPTIMIZERS[optimizer](self.parameters.values())
         self.steps_taken = []
 
-    def fit(self, steps=20, *, stop_at=None, nan_from=None, **options):
+    def fit(self, steps=20, *, stop_at=None, nan_from=None, keep_every=None, progress=silent):
         def loss(step):
             if step == stop_at:
                 raise KeyboardInterrupt
@@ -51,22 +51,19 @@ class Regression:
         return fit(
             self.parameters,
             loss,
+            Course(steps, self.directory, self.settings, evaluate_every=5, keep_every=keep_every),
             optimizer=self.optimizer,
-            steps=steps,
-            directory=self.directory,
-            settings=self.settings,
             evaluate=lambda: {"norm": float(self.parameters["weight"].norm())},
-            evaluate_every=5,
-            **options,
+            progress=progress,
         )
 
     def values(self):
         return {name: value.detach().clone() for name, value in self.parameters.items()}
 
 
-def assert_identical(found, expected):
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+def assert_identical(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
 def without_seconds(history):
@@ -76,15 +73,15 @@ def without_seconds(history):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("stop_at", [7, 10, 19])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, optimizer, stop_at):
-    whole = Regression(tmp_path / "whole", optimizer)
-    history = whole.fit()
+    straight = Regression(tmp_path / "straight", optimizer)
+    history = straight.fit()
     stopped = Regression(tmp_path / "stopped", optimizer)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(stop_at=stop_at)
     resumed = Regression(tmp_path / "stopped", optimizer)
     resumed_history = resumed.fit()
     assert resumed.steps_taken == list(range(stop_at // 5 * 5, 20))
-    assert_identical(resumed.values(), whole.values())
+    assert_identical(resumed.values(), straight.values())
     assert without_seconds(resumed_history) == without_seconds(history)
 
 
@@ -101,9 +98,9 @@ def test_more_steps_go_on_from_the_last(tmp_path):
     more = Regression(tmp_path / "parts")
     more.fit(steps=15)
     assert more.steps_taken == list(range(10, 15))
-    whole = Regression(tmp_path / "whole")
-    whole.fit(steps=15)
-    assert_identical(more.values(), whole.values())
+    straight = Regression(tmp_path / "straight")
+    straight.fit(steps=15)
+    assert_identical(more.values(), straight.values())
 
 
 def test_other_settings_ignore_the_checkpoint(tmp_path, caplog):
@@ -113,7 +110,7 @@ def test_other_settings_ignore_the_checkpoint(tmp_path, caplog):
     other = Regression(tmp_path, settings={"rate": 0.06})
     other.fit(steps=10)
     assert other.steps_taken == list(range(10))
-    assert [each for each in caplog.messages if "training begins anew" in each]
+    assert any("training begins anew" in message for message in caplog.messages)
 
 
 def test_a_resumed_run_says_so(tmp_path, caplog):
@@ -144,12 +141,9 @@ def test_a_checkpoint_never_holds_parameters_that_are_not_finite(tmp_path):
         fit(
             {"x": x},
             lambda step: (x * 0).sqrt().sum() if step == 4 else x.sum(),
+            Course(steps=10, directory=tmp_path, settings={}, evaluate_every=5),
             optimizer=torch.optim.SGD([x], lr=0.1),
-            steps=10,
-            directory=tmp_path,
-            settings={},
             evaluate=dict,
-            evaluate_every=5,
         )
     path = tmp_path / CHECKPOINT
     assert not path.exists() or bool(read_weights(path)["parameter/x"].isfinite().all())
@@ -184,7 +178,7 @@ def tiny_options(**options):
 def test_the_modular_addition_trainer_writes_weights_that_load(tmp_path):
     history = ModularAddition.train(tiny_options(), tmp_path, silent)["history"]
     path = tmp_path / "model.safetensors"
-    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [path.name]
     assert [record["step"] for record in history] == [20]
     backend = ModularAddition(ModularAdditionOptions(weights=path))
     assert backend.modulus == 7
@@ -202,11 +196,11 @@ def test_training_modular_addition_learns_its_training_set(tmp_path):
 
 
 def test_training_modular_addition_repeats_and_follows_its_seed(tmp_path):
-    found = []
+    models = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         ModularAddition.train(tiny_options(seed=seed), tmp_path / name, silent)
-        found.append((tmp_path / name / "model.safetensors").read_bytes())
-    assert found[0] == found[1] != found[2]
+        models.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert models[0] == models[1] != models[2]
 
 
 def test_an_interrupted_modular_addition_run_is_taken_up(tmp_path):
@@ -222,9 +216,9 @@ def test_an_interrupted_modular_addition_run_is_taken_up(tmp_path):
     told = []
     ModularAddition.train(options, tmp_path / "stopped", lambda *event: told.append(event))
     assert told[0][:3] == ("training", 501, 510)
-    ModularAddition.train(options, tmp_path / "whole", silent)
-    stopped, whole = (tmp_path / name / "model.safetensors" for name in ("stopped", "whole"))
-    assert stopped.read_bytes() == whole.read_bytes()
+    ModularAddition.train(options, tmp_path / "straight", silent)
+    stopped, straight = (tmp_path / name / "model.safetensors" for name in ("stopped", "straight"))
+    assert stopped.read_bytes() == straight.read_bytes()
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
@@ -264,7 +258,7 @@ def test_train_model_records_options_and_outcome(tmp_path):
 def test_train_model_replaces_a_model_only_if_told_to(tmp_path):
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"precious")
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="force=True"):
         train_model(ModularAddition, TINY, tmp_path)
     assert model.read_bytes() == b"precious"
     train_model(ModularAddition, TINY, tmp_path, force=True)
@@ -298,7 +292,7 @@ def test_copies_of_the_parameters_are_kept(tmp_path, stop_at):
     kept = sorted((tmp_path / "kept" / "steps").iterdir())
     assert [path.stem for path in kept] == [f"{step:06d}" for step in range(0, 21, 4)]
     for path in kept:
-        whole = Regression(tmp_path / path.stem)
+        straight = Regression(tmp_path / path.stem)
         if int(path.stem):
-            whole.fit(steps=int(path.stem))
-        assert_identical(read_weights(path), whole.values())
+            straight.fit(steps=int(path.stem))
+        assert_identical(read_weights(path), straight.values())

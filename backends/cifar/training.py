@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from libgraph.errors import UsageError
 from libgraph.files.tensors import write_tensors
-from libgraph.fit import CHECKPOINT, fit
+from libgraph.fit import CHECKPOINT, Course, fit
 from libgraph.progress import Progress
 from libgraph_backends.cifar.data import CLASSES, DEVIATION, MEAN, PIXELS, SHAPE, check_source, read
 from libgraph_backends.cifar.options import TrainingOptions
@@ -72,13 +72,15 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
     history = fit(
         parameters,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(mode="json", exclude={"data", "download", "keep_every"})
+            | {"images": len(images)},
+            keep_every=options.keep_every,
+        ),
         optimizer=optimizer,
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(mode="json", exclude={"data", "download", "keep_every"})
-        | {"images": len(images)},
         evaluate=evaluate,
-        keep_every=options.keep_every,
         progress=progress,
     )
     half = {name: parameter.detach().half() for name, parameter in parameters.items()}

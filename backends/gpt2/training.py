@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from libgraph.errors import DataError
 from libgraph.files.atomic import writing
-from libgraph.fit import CHECKPOINT, fit
+from libgraph.fit import CHECKPOINT, Course, fit
 from libgraph.progress import Progress
 from libgraph_backends.gpt2.loading import quiet
 
@@ -87,10 +87,12 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
     history = fit(
         parameters,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(mode="json") | {"characters": len(tokens)},
+        ),
         optimizer=optimizer,
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(mode="json") | {"characters": len(tokens)},
         evaluate=evaluate,
         progress=progress,
     )

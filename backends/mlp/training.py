@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, linear
 from libgraph.accumulate.streams import stream
 from libgraph.backend.contract import Split
 from libgraph.files.tensors import write_tensors
-from libgraph.fit import CHECKPOINT, fit
+from libgraph.fit import CHECKPOINT, Course, fit
 from libgraph.progress import Progress
 from libgraph_backends.mlp.data import Samples, check_source, digits, mnist
 from libgraph_backends.mlp.options import TrainingOptions
@@ -60,14 +60,16 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
     history = fit(
         weights,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(mode="json", exclude={"steps", "download", "keep_every"}),
+            keep_every=options.keep_every,
+        ),
         optimizer=torch.optim.AdamW(
             weights.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         ),
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(mode="json", exclude={"steps", "download", "keep_every"}),
         evaluate=evaluate,
-        keep_every=options.keep_every,
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, embedding
 from libgraph.backend.contract import Split
 from libgraph.errors import DataError
 from libgraph.files.tensors import write_tensors
-from libgraph.fit import CHECKPOINT, fit
+from libgraph.fit import CHECKPOINT, Course, fit
 from libgraph.progress import Progress
 from libgraph_backends.modular_addition.backend import ModularAddition
 from libgraph_backends.modular_addition.options import ModularAdditionOptions, TrainingOptions
@@ -60,17 +60,19 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
     history = fit(
         weights,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(exclude={"steps", "keep_every"}),
+            keep_every=options.keep_every,
+        ),
         optimizer=torch.optim.AdamW(
             weights.values(),
             lr=options.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=options.weight_decay,
         ),
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(exclude={"steps", "keep_every"}),
         evaluate=evaluate,
-        keep_every=options.keep_every,
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)

@@ -28,6 +28,7 @@ from libgraph.bases.methods import METHODS, basis_method
 from libgraph.bases.sparse.options import CHECKPOINTS
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges.edge_ablation import ablate_edges
+from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.score import base_score
@@ -41,7 +42,6 @@ from libgraph.errors import (
 )
 from libgraph.files.atomic import read_json, write_json
 from libgraph.files.run_directory import RunDirectory, hash_of
-from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.network.basis import Bases
@@ -108,7 +108,7 @@ def analyze(
         wrong = isinstance(error, NumericalError | BackendError | DataError)
         if directory is not None and left and not wrong:
             log.warning(
-                "Finished stages are kept in '%s': the same command with --out '%s' goes on there.",
+                "Finished stages are kept in '%s': the same again with out='%s' goes on there.",
                 directory.partial,
                 directory.path,
             )
@@ -137,13 +137,13 @@ class _Pipeline:
         """All stages in order."""
         # Before anything is computed at length, because this may fail where the rest does not.
         if self.options.halves and self.options.limit == 1:
-            raise UsageError("Halves of the data need at least two samples: use a larger --limit.")
+            raise UsageError("Halves of the data need at least two samples: use a larger limit.")
         for chosen in self.options.bases.values():
             basis_method(chosen)
         if self.options.draws and self.options.main not in METHODS:
             raise UsageError(
                 f"Directions of a file, such as {self.options.basis}, are not those of a rotated "
-                "network: use --draws 0, or another basis for the graph."
+                "network: use draws=0, or another basis for the graph."
             )
         score = base_score(self.score_network, self.backend, self.test)
         names, device = list(self.options.bases), self.options.device
@@ -372,20 +372,9 @@ class _Pipeline:
     ) -> InteractionGraph:
         self.progress(f"modules, {name}", 0, 2)
         labels = self.backend.labels(lambda inputs: self._encode(bases, inputs), bases)
-        layers = tuple(
-            LayerFeatures(
-                layer,
-                basis.importance.cpu().numpy(),
-                isolated=basis.isolated,
-                rotated=basis.rotated,
-                labels=tuple(labels[layer]) if layer in labels else None,
-            )
-            for layer, basis in bases.items()
-        )
-        found = ablation.edges if ablation is not None else {}
-        epsilon = {pair: e.epsilon for pair, e in found.items() if e.epsilon is not None}
-        matrices = {pair: matrix.cpu().numpy() for pair, matrix in edges.items()}
-        graph = InteractionGraph(layers, matrices, epsilon)
+        pairs = ablation.edges if ablation is not None else {}
+        epsilon = {pair: found.epsilon for pair, found in pairs.items()}
+        graph = graph_of(bases, edges, epsilon=epsilon, labels=labels)
         self.progress(f"modules, {name}", 1, 2)
         partition = find_communities(
             graph, self.options.resolution, self.options.seed, self.options.seeds

@@ -1,4 +1,4 @@
-"""What an analysis would cost, from a look at a few samples: for `--dry-run`.
+"""What an analysis would cost, from a look at a few samples.
 
 Nothing is written. Times are measured on a small first batch, most of them in the neuron basis, and
 scaled to all samples, so they are a guide and no promise. What does not grow with the samples,

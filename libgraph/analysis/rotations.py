@@ -22,8 +22,8 @@ from libgraph.bases.methods import basis_method
 from libgraph.bases.random_basis import random_rotation
 from libgraph.bases.sparse.options import SparseOptions
 from libgraph.bases.statistics import node_statistics
+from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import interactions
-from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.null_models import NullModel
 from libgraph.modules.significance import significance
@@ -89,12 +89,7 @@ def rotated_networks(
         bases = basis_method(basis, sparse or SparseOptions())(
             one, statistics, data, truncation, lambda *_: None
         )
-        layers = tuple(
-            LayerFeatures(name, each.importance.cpu().numpy(), each.isolated, each.rotated)
-            for name, each in bases.items()
-        )
-        edges = interactions(one, {basis: bases}, data, quadrature)[basis]
-        return InteractionGraph(layers, {p: m.cpu().numpy() for p, m in edges.items()})
+        return graph_of(bases, interactions(one, {basis: bases}, data, quadrature)[basis])
 
     def rotated(graph: InteractionGraph, rng: np.random.Generator) -> InteractionGraph:
         return measured(rotate(network, rng))

@@ -46,10 +46,10 @@ def train_model(
         raise BackendError(f"The backend '{backend.name}' has no training.")
     parsed = parse_options(backend.Training, options, f"training '{backend.name}'")
     if not directory.name:
-        raise UsageError(f"'{directory}' is no name for a directory: choose another --out.")
+        raise UsageError(f"'{directory}' is no name for a directory: choose another directory.")
     model = directory / "model.safetensors"
     if model.exists() and not force:
-        raise UsageError(f"'{model}' exists: add --force to replace it, or choose another --out.")
+        raise UsageError(f"'{model}' exists: use force=True to replace it, or another directory.")
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
     try:

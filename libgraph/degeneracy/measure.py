@@ -96,7 +96,7 @@ def degeneracy(
     except BaseException:
         if directory is not None and directory.abandon():
             log.warning(
-                "Finished parts are kept in '%s': the same command with --out '%s' goes on there.",
+                "Finished parts are kept in '%s': the same again with out='%s' goes on there.",
                 directory.partial,
                 directory.path,
             )
@@ -219,8 +219,8 @@ class _Measurement:
         parameters = count_parameters(weights_of(self.inputs.network))
         if parameters > MOST_PARAMETERS:
             raise UsageError(
-                f"{parameters} parameters are too many to sample their volume: leave out --volume, "
-                f"which takes at most {MOST_PARAMETERS}."
+                f"{parameters} parameters are too many to sample their volume: leave out "
+                f"volume=True, which takes at most {MOST_PARAMETERS}."
             )
         largest = self.kept["behaviour"]["largest"]
         epsilons = (largest * np.logspace(0, -4, 9)).tolist()

@@ -13,7 +13,7 @@ from torch import Tensor
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
-from libgraph.edges.curves import schedule, sizes_between
+from libgraph.edges.curves import numbers_to_keep, sizes_between
 from libgraph.edges.score import base_score
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
@@ -37,7 +37,9 @@ def ablate_nodes(
     and numbers are measured in one pass over the data, and numbers between the last that is not
     enough for a tolerance Δ and the first that is in a few more. Source: docs/math.md §4.
     """
-    numbers = {name: schedule(len(basis), points) for name, basis in bases.items() if basis.rotated}
+    numbers = {
+        name: numbers_to_keep(len(basis), points) for name, basis in bases.items() if basis.rotated
+    }
     curves: dict[str, dict[int, float]] = {name: {} for name in numbers}
     whole = base_score(network, backend, data) if tolerances else 0.0
     while any(numbers.values()):

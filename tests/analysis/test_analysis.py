@@ -207,7 +207,7 @@ def test_measures_in_total_weigh_layer_pairs_alike(tiny):
 
 def test_a_rotated_network_has_no_directions_of_a_file(tiny, tmp_path):
     save_file({"ln1.0/decoder": torch.eye(8)}, tmp_path / "mine.safetensors")
-    with pytest.raises(UsageError, match="--draws 0"):
+    with pytest.raises(UsageError, match="draws=0"):
         lg.analyze(tiny, basis=str(tmp_path / "mine.safetensors"), draws=2)
 
 

@@ -17,7 +17,7 @@ from libgraph.bases.methods import METHODS
 from libgraph.bases.pca import pca
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges import edge_ablation as ablation
-from libgraph.edges.curves import area, required_features, schedule
+from libgraph.edges.curves import area, numbers_to_keep, required_features
 from libgraph.edges.edge_ablation import ablate_edges, bisect
 from libgraph.edges.interactions import interactions
 from libgraph.edges.node_ablation import ablate_nodes
@@ -148,16 +148,16 @@ def test_the_ends_of_bisection():
 
 @given(features=st.integers(1, 400), points=st.integers(2, 40))
 @settings(deadline=None, max_examples=25)
-def test_the_schedule_goes_from_all_features_to_none(features, points):
-    numbers = schedule(features, points)
+def test_numbers_to_keep_go_from_all_features_to_none(features, points):
+    numbers = numbers_to_keep(features, points)
     assert numbers == sorted(set(numbers), reverse=True)
     assert (numbers[0], numbers[-1]) == (features, 0)
     assert set(range(min(points // 2, features))) <= set(numbers)
     assert len(numbers) <= points + points // 2 + 2
 
 
-def test_the_schedule_of_a_layer_without_features_keeps_none():
-    assert schedule(0, 24) == [0]
+def test_a_layer_without_features_has_none_to_keep():
+    assert numbers_to_keep(0, 24) == [0]
 
 
 @each_score
