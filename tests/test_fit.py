@@ -6,7 +6,8 @@ from helpers.numbers import normal, seeded
 
 from libgraph.errors import NumericalError
 from libgraph.files.weights import read_weights
-from libgraph.fit import CHECKPOINT, fit
+from libgraph.fit import CHECKPOINT, Course, fit
+from libgraph.progress import silent
 
 OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.05),
@@ -28,7 +29,7 @@ class Regression:
         self.optimizer = OPTIMIZERS[optimizer](self.parameters.values())
         self.steps_taken = []
 
-    def fit(self, steps=20, *, stop_at=None, nan_from=None, **options):
+    def fit(self, steps=20, *, stop_at=None, nan_from=None, keep_every=None, progress=silent):
         def loss(step):
             if step == stop_at:
                 raise KeyboardInterrupt
@@ -41,22 +42,19 @@ class Regression:
         return fit(
             self.parameters,
             loss,
+            Course(steps, self.directory, self.settings, evaluate_every=5, keep_every=keep_every),
             optimizer=self.optimizer,
-            steps=steps,
-            directory=self.directory,
-            settings=self.settings,
             evaluate=lambda: {"norm": float(self.parameters["weight"].norm())},
-            evaluate_every=5,
-            **options,
+            progress=progress,
         )
 
     def values(self):
         return {name: value.detach().clone() for name, value in self.parameters.items()}
 
 
-def assert_identical(found, expected):
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+def assert_identical(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
 def without_seconds(history):
@@ -66,15 +64,15 @@ def without_seconds(history):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("stop_at", [7, 10, 19])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, optimizer, stop_at):
-    whole = Regression(tmp_path / "whole", optimizer)
-    history = whole.fit()
+    straight = Regression(tmp_path / "straight", optimizer)
+    history = straight.fit()
     stopped = Regression(tmp_path / "stopped", optimizer)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(stop_at=stop_at)
     resumed = Regression(tmp_path / "stopped", optimizer)
     resumed_history = resumed.fit()
     assert resumed.steps_taken == list(range(stop_at // 5 * 5, 20))
-    assert_identical(resumed.values(), whole.values())
+    assert_identical(resumed.values(), straight.values())
     assert without_seconds(resumed_history) == without_seconds(history)
 
 
@@ -91,9 +89,9 @@ def test_more_steps_go_on_from_the_last(tmp_path):
     more = Regression(tmp_path / "parts")
     more.fit(steps=15)
     assert more.steps_taken == list(range(10, 15))
-    whole = Regression(tmp_path / "whole")
-    whole.fit(steps=15)
-    assert_identical(more.values(), whole.values())
+    straight = Regression(tmp_path / "straight")
+    straight.fit(steps=15)
+    assert_identical(more.values(), straight.values())
 
 
 def test_other_settings_ignore_the_checkpoint(tmp_path, caplog):
@@ -103,7 +101,7 @@ def test_other_settings_ignore_the_checkpoint(tmp_path, caplog):
     other = Regression(tmp_path, settings={"rate": 0.06})
     other.fit(steps=10)
     assert other.steps_taken == list(range(10))
-    assert [each for each in caplog.messages if "training begins anew" in each]
+    assert any("training begins anew" in message for message in caplog.messages)
 
 
 def test_a_resumed_run_says_so(tmp_path, caplog):
@@ -134,12 +132,9 @@ def test_a_checkpoint_never_holds_parameters_that_are_not_finite(tmp_path):
         fit(
             {"x": x},
             lambda step: (x * 0).sqrt().sum() if step == 4 else x.sum(),
+            Course(steps=10, directory=tmp_path, settings={}, evaluate_every=5),
             optimizer=torch.optim.SGD([x], lr=0.1),
-            steps=10,
-            directory=tmp_path,
-            settings={},
             evaluate=dict,
-            evaluate_every=5,
         )
     path = tmp_path / CHECKPOINT
     assert not path.exists() or bool(read_weights(path)["parameter/x"].isfinite().all())
@@ -176,7 +171,7 @@ def test_copies_of_the_parameters_are_kept(tmp_path, stop_at):
     kept = sorted((tmp_path / "kept" / "steps").iterdir())
     assert [path.stem for path in kept] == [f"{step:06d}" for step in range(0, 21, 4)]
     for path in kept:
-        whole = Regression(tmp_path / path.stem)
+        straight = Regression(tmp_path / path.stem)
         if int(path.stem):
-            whole.fit(steps=int(path.stem))
-        assert_identical(read_weights(path), whole.values())
+            straight.fit(steps=int(path.stem))
+        assert_identical(read_weights(path), straight.values())

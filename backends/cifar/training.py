@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from libgraph.backend import CHECKPOINT, Outcome, Progress, UsageError, fit, write_tensors
+from libgraph.backend import CHECKPOINT, Course, Outcome, Progress, UsageError, fit, write_tensors
 from libgraph_backends.cifar.batches import PIXELS, SHAPE
 from libgraph_backends.cifar.data import CLASSES, DEVIATION, MEAN, read
 from libgraph_backends.cifar.options import TrainingOptions, check_source
@@ -64,13 +64,15 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
     history = fit(
         parameters,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(mode="json", exclude={"data", "download", "keep_every"})
+            | {"images": len(images)},
+            keep_every=options.keep_every,
+        ),
         optimizer=optimizer,
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(mode="json", exclude={"data", "download", "keep_every"})
-        | {"images": len(images)},
         evaluate=evaluate,
-        keep_every=options.keep_every,
         progress=progress,
     )
     half = {name: parameter.detach().half() for name, parameter in parameters.items()}

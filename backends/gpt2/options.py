@@ -26,7 +26,7 @@ class GPT2Options(TypedOptions):
     sequences: int | None = Field(None, ge=2, description="rows of text to take")
     test_share: float = Field(0.25, gt=0, lt=1, description="share of rows held out for scores")
     gram_sequences: int | None = Field(
-        None, ge=1, description="rows that bases are made from, where --limit limits the rest"
+        None, ge=1, description="rows that bases are made from, where `limit` limits the rest"
     )
     layers: str | None = Field(None, description="blocks to analyse, such as 4:6; all by default")
     cuts: Cuts = Field(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from libgraph.backend import CHECKPOINT, DataError, Outcome, Progress, fit, writing
+from libgraph.backend import CHECKPOINT, Course, DataError, Outcome, Progress, fit, writing
 from libgraph_backends.gpt2.loading import quiet
 from libgraph_backends.shared.schedules import falling, rising, set_learning_rate
 from libgraph_backends.shared.streams import step_generator
@@ -81,10 +81,12 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
     history = fit(
         parameters,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(mode="json") | {"characters": len(tokens)},
+        ),
         optimizer=optimizer,
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(mode="json") | {"characters": len(tokens)},
         evaluate=evaluate,
         progress=progress,
     )

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from libgraph.backend import CHECKPOINT, Outcome, Progress, Split, fit, write_tensors
+from libgraph.backend import CHECKPOINT, Course, Outcome, Progress, Split, fit, write_tensors
 from libgraph_backends.mlp.data import Samples, digits, mnist
 from libgraph_backends.mlp.mnist import CLASSES
 from libgraph_backends.mlp.options import TrainingOptions, check_source
@@ -45,14 +45,16 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
     history = fit(
         weights,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(mode="json", exclude={"steps", "download", "keep_every"}),
+            keep_every=options.keep_every,
+        ),
         optimizer=torch.optim.AdamW(
             weights.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         ),
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(mode="json", exclude={"steps", "download", "keep_every"}),
         evaluate=evaluate,
-        keep_every=options.keep_every,
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
 
-from libgraph.backend import CHECKPOINT, DataError, Outcome, Progress, fit, write_tensors
+from libgraph.backend import CHECKPOINT, Course, DataError, Outcome, Progress, fit, write_tensors
 from libgraph_backends.modular_addition.data import splits, sums
 from libgraph_backends.modular_addition.options import TrainingOptions
 from libgraph_backends.shared.classification import test_figures
@@ -45,17 +45,19 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
     history = fit(
         weights,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(exclude={"steps", "keep_every"}),
+            keep_every=options.keep_every,
+        ),
         optimizer=torch.optim.AdamW(
             weights.values(),
             lr=options.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=options.weight_decay,
         ),
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(exclude={"steps", "keep_every"}),
         evaluate=evaluate,
-        keep_every=options.keep_every,
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)

@@ -26,13 +26,13 @@ from libgraph.backend.registry import check_backend_kind
 from libgraph.bases.method import BasisMethod, Setting, make_bases
 from libgraph.bases.methods import METHODS
 from libgraph.edges.edge_ablation import ablate_edges
+from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.score import Scoring
 from libgraph.errors import NumericalError
 from libgraph.files.atomic import write_json
 from libgraph.files.run_directory import RunDirectory
-from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.modules.significance import Significance
@@ -235,20 +235,9 @@ class _Analysis:
     ) -> InteractionGraph:
         self.progress(f"modules, {name}", 0, 2)
         labels = self.backend.labels(partial(self._encode, bases), bases)
-        layers = tuple(
-            LayerFeatures(
-                layer,
-                basis.importance.cpu().numpy(),
-                isolated=basis.isolated,
-                rotated=basis.rotated,
-                labels=tuple(labels[layer]) if layer in labels else None,
-            )
-            for layer, basis in bases.items()
-        )
-        ablated = ablation.edges if ablation is not None else {}
-        epsilon = {pair: e.epsilon for pair, e in ablated.items() if e.epsilon is not None}
-        matrices = {pair: matrix.cpu().numpy() for pair, matrix in edges.items()}
-        graph = InteractionGraph(layers, matrices, epsilon)
+        pairs = ablation.edges if ablation is not None else {}
+        epsilon = {pair: found.epsilon for pair, found in pairs.items()}
+        graph = graph_of(bases, edges, epsilon=epsilon, labels=labels)
         self.progress(f"modules, {name}", 1, 2)
         options = self.options
         partition = find_communities(graph, options.resolution, options.seed, options.seeds)

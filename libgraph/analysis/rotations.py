@@ -21,8 +21,8 @@ from libgraph.bases.method import Setting, Truncation
 from libgraph.bases.methods import basis_method
 from libgraph.bases.random_basis import random_rotation
 from libgraph.bases.statistics import node_statistics
+from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import interactions
-from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.null_models import NullModel
 from libgraph.modules.significance import Significance, significance
@@ -87,12 +87,7 @@ def rotated_networks(
     def measured(network: Network) -> InteractionGraph:
         statistics = node_statistics(network, data)
         bases = make(network, statistics, data, truncation, silent)
-        layers = tuple(
-            LayerFeatures(name, b.importance.cpu().numpy(), b.isolated, b.rotated)
-            for name, b in bases.items()
-        )
-        edges = interactions(network, {basis: bases}, data, quadrature)[basis]
-        return InteractionGraph(layers, {p: m.cpu().numpy() for p, m in edges.items()})
+        return graph_of(bases, interactions(network, {basis: bases}, data, quadrature)[basis])
 
     def rotated(graph: InteractionGraph, rng: np.random.Generator) -> InteractionGraph:
         return measured(rotate(network, rng))

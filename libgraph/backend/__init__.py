@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from libgraph.files.tensors import write_tensors as write_tensors
     from libgraph.files.weights import read_weights as read_weights
     from libgraph.fit import CHECKPOINT as CHECKPOINT
+    from libgraph.fit import Course as Course
     from libgraph.fit import fit as fit
     from libgraph.graph.features import FeatureLabel as FeatureLabel
     from libgraph.network.basis import Bases as Bases
@@ -51,7 +52,7 @@ else:
         "libgraph.files.atomic": ("writing",),
         "libgraph.files.tensors": ("read_tensors", "write_tensors"),
         "libgraph.files.weights": ("read_weights",),
-        "libgraph.fit": ("CHECKPOINT", "fit"),
+        "libgraph.fit": ("CHECKPOINT", "Course", "fit"),
         "libgraph.graph.features": ("FeatureLabel",),
         "libgraph.network.basis": ("Bases", "Basis"),
         "libgraph.network.network": ("Network", "NodeLayer"),

@@ -128,7 +128,7 @@ def side(saved: SavedRun, basis: str | None = None) -> Side:
         ):  # fmt: skip
             raise UsageError(
                 f"The bases of '{saved.path}' do not fit its node layer {layer.name}: analyse "
-                "again with --force."
+                "again with force=True."
             )
     if graph.partition is None:
         like = saved.partition

@@ -114,7 +114,9 @@ def decoder_directions(name: str, basis: Basis) -> FloatArray:
     """
     decoder: FloatArray = basis.decoder[basis.isolated :].double().cpu().numpy()
     if not np.isfinite(decoder).all():
-        raise NumericalError(f"Decoders of {name} are NaN or infinite: analyse again with --force.")
+        raise NumericalError(
+            f"Decoders of {name} are NaN or infinite: analyse again with force=True."
+        )
     # Norms differ by many decades; squares of the largest and smallest may leave the range.
     largest = np.abs(decoder).max(axis=1, keepdims=True, initial=0.0)
     scaled = np.divide(decoder, largest, out=np.zeros_like(decoder), where=largest > 0)

@@ -68,7 +68,7 @@ def run_figures(saved: SavedRun, own: Side, last: Side) -> RunFigures:
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"'{saved.path / 'metrics.json'}' cannot be read ({error!r}): analyse again with "
-            "--force."
+            "force=True."
         ) from None
     # A score no better than chance needs no feature, which says nothing of subspaces.
     overlaps = [

@@ -19,8 +19,8 @@ from libgraph.bases.method import Truncation
 from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
 from libgraph.degeneracy.weights.ranks import Spectrum
+from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import interactions
-from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import Progress
@@ -52,7 +52,7 @@ def unit_graph(
     truncation = Truncation.parse(found["options"]["truncate"])
     bases = METHODS["neuron"](unfolded, statistics, data, truncation, progress)
     edges = interactions(unfolded, {"neuron": bases}, data, Quadrature.gradient(), progress)
-    layers, shares, dead, groups = [], {}, {}, {}
+    shares, dead, groups = {}, {}, {}
     for layer in unfolded.node_layers:
         name, basis, known = layer.name, bases[layer.name], statistics[layer.name]
         second = known.covariance + torch.outer(known.mean, known.mean)
@@ -61,9 +61,6 @@ def unit_graph(
         ).projection.diagonal()
         # Nodes are features of the neuron basis: the isolated ones first.
         order = basis.decoder.abs().argmax(1)
-        layers.append(
-            LayerFeatures(name, basis.importance.cpu().numpy(), basis.isolated, basis.rotated)
-        )
         shares[name] = share[order].cpu().numpy()
         dead[name] = (second.diagonal()[order] == 0).long().cpu().numpy()
         if name in units:
@@ -72,8 +69,7 @@ def unit_graph(
             for number, members in enumerate(found["units"][units[name]].get("groups", ())):
                 member[members] = number
             groups[name] = member[order.cpu().numpy()]
-    matrices = {pair: matrix.cpu().numpy() for pair, matrix in edges["neuron"].items()}
-    graph = InteractionGraph(tuple(layers), matrices)
+    graph = graph_of(bases, edges["neuron"])
     return graph, {"rank_share": shares, "dead": dead, "synchronisation_group": groups}
 
 

@@ -110,8 +110,8 @@ class InteractionGraph:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        known = ", ".join(layer.name for layer in self.layers)
-        raise UsageError(f"There is no node layer {name!r}: choose one of {known}.")
+        names = ", ".join(layer.name for layer in self.layers)
+        raise UsageError(f"There is no node layer {name!r}: choose one of {names}.")
 
     def weights(self) -> dict[Pair, FloatArray]:
         """Clustering weights by layer pair, shape ``(out, in)``, as read-only arrays.
@@ -122,12 +122,12 @@ class InteractionGraph:
         Isolated features and unrotated layers have weight 0. The two kinds of weight are not on
         one scale: give an ε to all pairs or to none. Source: arXiv 2405.10928, section 4.
         """
-        known = self._derived.weights
+        weights = self._derived.weights
         for pair in self.edges:
-            if pair not in known:
+            if pair not in weights:
                 matrix = self._between(pair, clustered=True)
-                known[pair] = read_only(_weight(matrix, self.epsilon.get(pair)))
-        return dict(known)
+                weights[pair] = read_only(_weight(matrix, self.epsilon.get(pair)))
+        return dict(weights)
 
     def kept_edges(self, pair: Pair) -> KeptEdges:
         """The edges of a layer pair worth showing, in row-major order of ``[out, in]``.

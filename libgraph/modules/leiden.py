@@ -65,9 +65,9 @@ class Leiden:
         if not self.connected.any():
             return [np.full(len(self.connected), -1, dtype=np.int64)] * seeds
         large = self.network.ecount() > CONVERGED_EDGES
-        found = []
-        for each in range(seed, seed + seeds):
-            with seeded(each):
+        memberships = []
+        for number in range(seed, seed + seeds):
+            with seeded(number):
                 clusters = self.network.community_leiden(
                     objective_function="modularity",
                     weights="weight",
@@ -75,8 +75,8 @@ class Leiden:
                     n_iterations=LARGE_ITERATIONS if large else -1,
                 )
             membership = np.asarray(clusters.membership, dtype=np.int64)
-            found.append(renumber(membership, self.connected))
-        return found
+            memberships.append(renumber(membership, self.connected))
+        return memberships
 
     def quality(self, membership: IndexArray, resolution: float = 1.0) -> float:
         """The weighted modularity Q of a partition at a resolution; 0 without edges."""

@@ -45,14 +45,14 @@ def column_order(
             total, weight = np.zeros((2, len(height[name])))
             for (source, target), edges in kept.items():
                 if target == name:
-                    here, there, other = edges.outputs, edges.inputs, source
+                    here, there, neighbour = edges.outputs, edges.inputs, source
                 elif source == name:
-                    here, there, other = edges.inputs, edges.outputs, target
+                    here, there, neighbour = edges.inputs, edges.outputs, target
                 else:
                     continue
-                seen = ~np.isnan(height[other][there])
+                seen = ~np.isnan(height[neighbour][there])
                 part = edges.weight[seen]
-                np.add.at(total, here[seen], part * height[other][there[seen]])
+                np.add.at(total, here[seen], part * height[neighbour][there[seen]])
                 np.add.at(weight, here[seen], part)
             centre = np.divide(total, weight, out=np.full_like(total, np.inf), where=weight > 0)
             features = shown[name]

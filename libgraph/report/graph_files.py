@@ -96,10 +96,10 @@ def write_modules(run: SavedRun, graph: InteractionGraph, modules: Mapping[str, 
     """
     bases = run.metrics["bases"]
     # A range of resolutions says the same whichever of them was chosen, and its figure stays.
-    kept = {k: v for k, v in bases[run.basis]["modules"].items() if k == "resolutions"}
+    sweep = {k: v for k, v in bases[run.basis]["modules"].items() if k == "resolutions"}
     metrics = {
         **run.metrics,
-        "bases": {**bases, run.basis: {**bases[run.basis], "modules": {**kept, **modules}}},
+        "bases": {**bases, run.basis: {**bases[run.basis], "modules": {**sweep, **modules}}},
         "modules": partition_metrics(graph, run.basis, known=run.modules_known),
     }
     with explained(run.path):

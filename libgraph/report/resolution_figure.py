@@ -64,8 +64,10 @@ def _draw_counts(axes: Axes, sweep: Sweep) -> None:
     for plateau in sweep.plateaus:
         centre = float(np.sqrt(plateau.lowest * plateau.highest))
         number = f"{plateau.modules} module" + "s" * (plateau.modules != 1)
-        place = {"xycoords": ("data", "axes fraction"), "ha": "center", "va": "top"}
-        axes.annotate(number, (centre, 0.98), size=7.5, color=INK, **place)
+        axes.annotate(
+            number, (centre, 0.98), xycoords=("data", "axes fraction"), ha="center", va="top",
+            size=7.5, color=INK,
+        )  # fmt: skip
     # Room above the points for the numbers on the bands.
     axes.set_ylim(0, 1.25 * max(int(counts.max()), 1))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
@@ -85,8 +87,8 @@ def _draw_shares(axes: Axes, sweep: Sweep) -> None:
         (GREEN, gammas, [row.modularity for row in sweep.rows], "modularity at γ = 1"),
     )
     for colour, x, y, label in lines:
-        line = {"markersize": 3, "linewidth": 1, "color": colour}
-        axes.plot(x, np.array(y, dtype=np.float64), "o-", label=label, **line)
+        values = np.array(y, dtype=np.float64)
+        axes.plot(x, values, "o-", label=label, markersize=3, linewidth=1, color=colour)
     axes.set_ylim(top=1.05)
     axes.set_ylabel("AMI, modularity")
     axes.set_xlabel("resolution γ")

@@ -76,8 +76,10 @@ def draw_series(
             for colour, (name, value) in zip(colours, lines.items(), strict=False):
                 y = np.array([value(row) for row in rows], dtype=np.float64)
                 if not np.isnan(y).all():
-                    line = {"markersize": 3.5, "linewidth": 1, "color": colour, "clip_on": False}
-                    axes.plot(x, y, "o-", label=name, **line)
+                    axes.plot(
+                        x, y, "o-", label=name, markersize=3.5, linewidth=1, color=colour,
+                        clip_on=False,
+                    )  # fmt: skip
             axes.set_ylabel(label)
             if len(lines) > 1 and axes.lines:
                 axes.legend(frameon=False, fontsize=7.5, loc="best")

@@ -37,16 +37,19 @@ RESOLUTION, NOTEBOOK_RESOLUTION = 180, 90
 MOST_DOTS = 2**16 - 1
 """Dots of a PNG picture in either direction, which is all that matplotlib can draw."""
 
-PLAIN: dict[Any, Any] = {
+Settings = dict[Any, Any]
+"""Settings of matplotlib by name; its versions know different ones."""
+
+PLAIN: Settings = {
     # A fixed salt and no date make SVG files reproducible; dollar signs in names are no formulas.
     "svg.hashsalt": "libgraph",
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "text.parse_math": False,
 }
-"""How all pictures look, in matplotlib's settings."""
+"""How all pictures look."""
 
-CURVES: dict[Any, Any] = {
+CURVES: Settings = {
     **PLAIN,
     "font.size": 8.5,
     "text.color": INK,
@@ -59,7 +62,7 @@ CURVES: dict[Any, Any] = {
 }
 """How figures of curves look."""
 
-PANELS: dict[Any, Any] = {
+PANELS: Settings = {
     **CURVES,
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -70,7 +73,7 @@ PANELS: dict[Any, Any] = {
 """How figures of many small panels look."""
 
 
-def style(settings: dict[Any, Any] = PLAIN) -> AbstractContextManager[None]:
+def style(settings: Settings = PLAIN) -> AbstractContextManager[None]:
     """Have pictures look like this inside a block, whatever the user has set.
 
     Raises:

@@ -17,10 +17,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import Edges
 from libgraph.errors import DataError, UsageError
 from libgraph.graph.arrays import Pair
-from libgraph.graph.features import LayerFeatures
 from libgraph.graph.graph_json import graph_from_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
@@ -55,7 +55,7 @@ class SavedRun:
         if schema != SCHEMA:
             raise UsageError(
                 f"'{self.path / 'metrics.json'}' has schema {schema}, this version reads {SCHEMA}: "
-                "analyse again with --force."
+                "analyse again with force=True."
             )
         try:
             self.basis_names = tuple(self.metrics["bases"])
@@ -162,30 +162,23 @@ class SavedRun:
         """
         name = self._check(name or self.basis)
         main = name == self.basis
-        names = [f"{name}/{layer}/importance" for layer in self.layers]
-        tensors = self._tensors("bases.safetensors", names)
-        ablation = self.ablation(name)
-        found = ablation.edges if ablation else {}
+        # Encoders and decoders stay on the disk: nobody asks for them here.
+        bases, edges, ablation = self.bases(name), self.edges(name), self.ablation(name)
+        drawn = self._drawn.layers
+        labels = {layer.name: layer.labels for layer in drawn if layer.labels is not None}
+        pairs = ablation.edges if ablation else {}
         try:
-            return InteractionGraph(
-                layers=tuple(
-                    LayerFeatures(
-                        layer.name,
-                        tensor.numpy(),
-                        layer.isolated,
-                        layer.rotated,
-                        layer.labels if main else None,
-                    )
-                    for layer, tensor in zip(self._drawn.layers, tensors.values(), strict=True)
-                ),
-                edges={pair: matrix.numpy() for pair, matrix in self.edges(name).items()},
-                epsilon={p: each.epsilon for p, each in found.items() if each.epsilon is not None},
+            return graph_of(
+                bases,
+                edges,
+                epsilon={pair: found.epsilon for pair, found in pairs.items()},
+                labels=labels if main else None,
                 partition=self.partition if main else None,
             )
         except DataError as error:
             raise UsageError(
                 f"The files of '{self.path}' do not belong together ({error}): analyse again with "
-                "--force."
+                "force=True."
             ) from None
 
     def _check(self, name: str) -> str:
@@ -218,7 +211,7 @@ class SavedRun:
 
     def _damaged(self, file: str, why: str) -> UsageError:
         return UsageError(
-            f"'{self.path / file}' cannot be read ({why}): analyse again with --force."
+            f"'{self.path / file}' cannot be read ({why}): analyse again with force=True."
         )
 
 

@@ -423,7 +423,7 @@ def test_decoders_that_are_not_finite(value):
     a = basis_of(orthogonal(4, 0)[:2])
     broken = a.decoder.clone()
     broken[1, 1] = value
-    with pytest.raises(NumericalError, match=r"Decoders of mid .*--force\."):
+    with pytest.raises(NumericalError, match=r"Decoders of mid .*force=True\."):
         compare_layer("mid", a, replace(a, decoder=broken))
 
 
@@ -580,5 +580,5 @@ def test_a_run_whose_bases_do_not_fit(saved, monkeypatch):
         for name, basis in saved.bases("lib").items()
     }
     monkeypatch.setattr(SavedRun, "bases", lambda self, name: broken)
-    with pytest.raises(UsageError, match=r"do not fit its node layer .*--force\."):
+    with pytest.raises(UsageError, match=r"do not fit its node layer .*force=True\."):
         side(saved)

@@ -316,7 +316,7 @@ def test_force(tmp_path):
     network, inputs = planted_units()
     backend, out = Fresh(network, inputs), tmp_path / "run"
     first = degeneracy(backend, out=out, **FEW)
-    with pytest.raises(UsageError, match="add --force"):
+    with pytest.raises(UsageError, match="force=True"):
         degeneracy(backend, out=out, **FEW)
     progress, stages = watch()
     again = degeneracy(backend, out=out, force=True, progress=progress, **FEW)

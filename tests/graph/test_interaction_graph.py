@@ -171,10 +171,10 @@ def test_what_is_derived_from_edges_is_computed_once(tmp_path, monkeypatch, epsi
     graph = graph.with_partition(find_communities(graph))
     labelled = graph.with_labels({"a": [FeatureLabel("x")] * 3})
     module_table(labelled)
-    for each in (graph, labelled, graph.with_partition(None)):
-        write_graphml(each, tmp_path / "graph.graphml")
-        graph_to_json(each)
-        each.to_igraph()
+    for same in (graph, labelled, graph.with_partition(None)):
+        write_graphml(same, tmp_path / "graph.graphml")
+        graph_to_json(same)
+        same.to_igraph()
     assert len(set(read)) == len(read) == 2 * len(graph.edges)
 
 

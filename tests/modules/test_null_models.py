@@ -118,14 +118,14 @@ def test_matched_keeps_the_matching_and_the_scatter_of_small_entries():
         matrix[np.arange(60), rng.permutation(60)] += 100
     drawn = NULL_MODELS["matched"](graph, np.random.default_rng(0))
     for pair, matrix in blocks(drawn).items():
-        whole = blocks(graph)[pair]
-        mask = greedy_matching(whole)
-        np.testing.assert_allclose(matrix[mask], whole[mask], rtol=1e-12)
+        before = blocks(graph)[pair]
+        mask = greedy_matching(before)
+        np.testing.assert_allclose(matrix[mask], before[mask], rtol=1e-12)
         free = ~mask
-        assert (matrix[free] == whole[free]).mean() < 0.05
+        assert (matrix[free] == before[free]).mean() < 0.05
         far = np.add.outer(np.arange(len(free)), np.arange(free.shape[1]))
         strong, weak = (
-            np.log(matrix[some & free] / whole[some & free]).std() for some in (far < 30, far > 70)
+            np.log(matrix[band & free] / before[band & free]).std() for band in (far < 30, far > 70)
         )
         assert strong < 0.8 < 2 < weak
 
@@ -135,18 +135,18 @@ def test_relabelled_keeps_each_matrix_up_to_names_of_similar_features():
     drawn = NULL_MODELS["relabelled"](graph, np.random.default_rng(0))
     weights = {pair: w[graph.layer(pair[1]).isolated :] for pair, w in graph.weights().items()}
     for (a, b), matrix in blocks(drawn).items():
-        whole = blocks(graph)[a, b]
+        before = blocks(graph)[a, b]
         # Sums identify rows, and columns that only this pair has do not move.
-        place = {value: row for row, value in enumerate(np.round(whole.sum(1), 9))}
+        place = {value: row for row, value in enumerate(np.round(before.sum(1), 9))}
         rows = [place[value] for value in np.round(matrix.sum(1), 9)]
         if (a, b) == ("l0", "l1"):
-            np.testing.assert_array_equal(matrix, whole[rows])
+            np.testing.assert_array_equal(matrix, before[rows])
             rank = weights[a, b].sum(1).argsort(kind="stable").argsort(kind="stable")
             moved = np.abs(rank[rows] - rank)
             assert 0 < moved.max() < ALIKE
         else:
             assert rows == list(range(len(rows)))
-            np.testing.assert_array_equal(np.sort(matrix, 1), np.sort(whole, 1))
+            np.testing.assert_array_equal(np.sort(matrix, 1), np.sort(before, 1))
 
 
 def test_two_layers_have_nothing_to_relabel():
@@ -208,8 +208,8 @@ def test_a_linear_network_stays_diagonal_when_rotated():
     graph, null = rotated_networks(network, data)
     drawn = null(graph, np.random.default_rng(0))
     again = null(graph, np.random.default_rng(0))
-    for one in (graph, drawn):
-        for matrix in list(one.edges.values())[:-1]:
+    for sample in (graph, drawn):
+        for matrix in list(sample.edges.values())[:-1]:
             free = matrix[1:, 1:]
             assert np.abs(free - np.diag(np.diag(free))).max() < 1e-9 * free.max()
     for pair, matrix in drawn.edges.items():

@@ -149,14 +149,14 @@ def test_a_place_that_is_not_there(tmp_path):
         write_graphml(example(), file / "graph.graphml")
 
 
-def same(one, two):
-    assert [layer.name for layer in one.layers] == [layer.name for layer in two.layers]
-    for a, b in zip(one.layers, two.layers, strict=True):
+def same(first, second):
+    assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
+    for a, b in zip(first.layers, second.layers, strict=True):
         np.testing.assert_array_equal(a.importance, b.importance)
         assert (a.isolated, a.rotated, a.labels) == (b.isolated, b.rotated, b.labels)
-    assert one.epsilon == two.epsilon
-    for pair in one.edges:
-        for column, other in zip(one.kept_edges(pair), two.kept_edges(pair), strict=True):
+    assert first.epsilon == second.epsilon
+    for pair in first.edges:
+        for column, other in zip(first.kept_edges(pair), second.kept_edges(pair), strict=True):
             np.testing.assert_array_equal(column, other)
 
 

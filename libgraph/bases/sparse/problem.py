@@ -38,7 +38,7 @@ from libgraph.bases.sparse.pair_edges import (
     pair_edges,
 )
 from libgraph.errors import NumericalError, UsageError
-from libgraph.fit import fit
+from libgraph.fit import Course, fit
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
 from libgraph.progress import Progress
@@ -156,19 +156,21 @@ class Problem:
             fit(
                 angles,
                 loss,
+                Course(
+                    steps=options.steps,
+                    directory=directory,
+                    settings={
+                        **options.model_copy(update={"directory": None}).model_dump(),
+                        "start": number,
+                        "pairs": {f"{p.source}->{p.target}": p.total for p in self.pairs},
+                    },
+                    evaluate_every=EVERY,
+                    checkpoint=checkpoint_file(number),
+                    stage=f"sparse basis{plural}",
+                    advice="check the weights, or use a larger power",
+                ),
                 optimizer=optimizer,
-                steps=options.steps,
-                directory=directory,
-                settings={
-                    **options.model_copy(update={"directory": None}).model_dump(),
-                    "start": number,
-                    "pairs": {f"{p.source}->{p.target}": p.total for p in self.pairs},
-                },
                 evaluate=lambda: {"objective": self.value(rotations())},
-                evaluate_every=EVERY,
-                checkpoint=checkpoint_file(number),
-                stage=f"sparse basis{plural}",
-                advice="check the weights, or use a larger power",
                 progress=progress,
             )
         except NumericalError as error:
