@@ -17,7 +17,15 @@ from torch import Tensor
 from torch.nn.functional import gelu, pad, silu
 
 from libgraph.backend import BackendError, NodeLayer
-from libgraph.sections import Attention, GatedMLP, Parallel, Section, SkipMLP, split_norm
+from libgraph.sections import (
+    Attention,
+    AttentionMask,
+    GatedMLP,
+    Parallel,
+    Section,
+    SkipMLP,
+    split_norm,
+)
 from libgraph_backends.gpt2.loading import config_of
 
 if TYPE_CHECKING:
@@ -156,7 +164,7 @@ def _attention(bridge: TransformerBridge, i: int) -> Attention:
         value,
         pad(weight_of(block.attn, "W_O").flatten(0, 1), (0, 1)),
         heads=cfg.n_heads,
-        window=_window(bridge, i),
+        mask=AttentionMask(window=_window(bridge, i)),
         rotary=rotary,
     )
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from libgraph.backend import BackendError, Network, NodeLayer
-from libgraph.sections import Attention, Linear, SkipMLP
+from libgraph.sections import Attention, AttentionMask, Linear, SkipMLP
 from libgraph_backends.shared.embedding import Embedding
 from libgraph_backends.shared.state_dicts import check_finite, check_shape, read_own_or_bundled
 
@@ -103,7 +103,7 @@ def _attention(weights: Mapping[str, Tensor]) -> Attention:
         heads("V"),
         _no_constant(weights["blocks.0.attn.W_O"].flatten(0, 1)),
         heads=len(weights["blocks.0.attn.W_Q"]),
-        last_only=True,
+        mask=AttentionMask(last_only=True),
     )
 
 
