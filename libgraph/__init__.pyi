@@ -2,11 +2,14 @@
 
 from . import backend, errors, sections, testing
 from .analysis.analysis import analyze
+from .analysis.compare import compare_bases
 from .analysis.plan import plan
 from .backend.contract import Backend, Batch
 from .backend.options import TypedOptions
 from .backend.registry import backend_names, load_backend
+from .backend.train import train
 from .bases.method import Truncation
+from .comparison.difference import diff
 from .errors import (
     BackendError,
     DataError,
@@ -28,7 +31,7 @@ from .report.graph_files import read_graph
 from .report.graph_picture import draw
 from .report.graphml import write_graphml
 from .runs.run import Run
-from .runs.saved_run import SavedRun
+from .runs.saved_run import open_run
 from .sections.quadrature import Quadrature
 from .sections.section import Function, Section
 
@@ -50,7 +53,6 @@ __all__ = [
     "Partition",
     "Quadrature",
     "Run",
-    "SavedRun",
     "Section",
     "TooLarge",
     "Truncation",
@@ -59,14 +61,18 @@ __all__ = [
     "analyze",
     "backend",
     "backend_names",
+    "compare_bases",
+    "diff",
     "draw",
     "errors",
     "find_communities",
     "load_backend",
+    "open_run",
     "plan",
     "read_graph",
     "sections",
     "significance",
     "testing",
+    "train",
     "write_graphml",
 ]

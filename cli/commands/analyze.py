@@ -42,9 +42,9 @@ def analyze(backend: str, options: Values, dry_run: bool, as_json: bool, request
     if run is None:
         return
     if as_json:
-        click.echo(json.dumps(run.metrics, indent=1))
+        click.echo(run.metrics.text())
         return
-    print_metrics(Console(), run.metrics, run.backend.concept)
+    print_metrics(Console(), run.metrics)
     click.echo(f"Written to {run.directory}: open graph.graphml in Gephi, look at graph.png.")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +103,13 @@ def communities(
     from libgraph.errors import UsageError
     from libgraph.report.graph_files import write_modules
     from libgraph.report.resolution_figure import draw_resolutions
-    from libgraph.runs.metrics import module_metrics, partition_metrics
-    from libgraph.runs.saved_run import SavedRun
+    from libgraph.runs.measures import module_metrics, partition_metrics
+    from libgraph.runs.metrics import SweepFigures
+    from libgraph.runs.saved_run import open_run
     from libgraph.runs.tables import print_modules
     from libgraph_cli.tables.plan import print_sweep
 
-    saved, wanted = SavedRun(run), Search(**search)
+    saved, wanted = open_run(run), Search(**search)
     name, before = basis or saved.basis, saved.partition
     graph = saved.graph(name)
     if write and name != saved.basis:
@@ -118,28 +119,32 @@ def communities(
         )
     graph = wanted.modules(graph, before)
     truth = saved.modules_known and name == saved.basis
-    modules = module_metrics(graph, known=truth)
+    modules = module_metrics(graph, modules_known=truth)
     if sweep:
         swept = wanted.sweep(graph, before, quiet=quiet)
-        modules["resolutions"] = {
-            "seed": wanted.first(before),
-            "seeds": wanted.seeds or SWEEP_SEEDS,
-            **asdict(swept),
-        }
+        resolutions = SweepFigures(
+            seed=wanted.first(before),
+            seeds=wanted.seeds or SWEEP_SEEDS,
+            rows=swept.rows,
+            plateaus=swept.plateaus,
+        )
+        modules = modules.model_copy(update={"resolutions": resolutions})
     if write:
         write_modules(saved, graph, modules)
     if as_json:
-        figures = {**modules, **partition_metrics(graph, name, known=truth)}
-        click.echo(json.dumps(figures, indent=1))
+        partition = partition_metrics(graph, name, modules_known=truth)
+        click.echo(json.dumps({**modules.as_dict(), **partition.as_dict()}, indent=1))
     else:
         console = Console()
         if sweep:
-            print_sweep(console, modules["resolutions"], name)
+            print_sweep(console, swept, name)
         print_modules(console, modules, name, saved.layers, saved.concept)
     if sweep:
         # Last, so that the figures are not lost where there is no matplotlib.
         file = run / ("resolution.png" if name == saved.basis else f"resolution-{name}.png")
-        draw_resolutions(swept, file, title=f"{saved.backend}: modules in the {name.upper()} basis")
+        draw_resolutions(
+            swept, file, title=f"{saved.metrics.backend}: modules in the {name.upper()} basis"
+        )
     if not as_json and (write or sweep):
         parts = ["the modules in its files"] * write + ["a picture of the resolutions"] * sweep
         click.echo(f"Written to {run}: {' and '.join(parts)}.")

@@ -8,7 +8,6 @@ that it depends on has changed (`libgraph.pipeline.stages`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from libgraph.edges.interactions import Edges, Interactions, estimate_interactio
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.score import Scoring
 from libgraph.errors import NumericalError
-from libgraph.files.atomic import write_json
 from libgraph.files.run_directory import RunDirectory
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
@@ -42,8 +40,8 @@ from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress, silent
 from libgraph.report.graph_files import graph_title, write_graph_files
-from libgraph.runs.metrics import run_metrics
-from libgraph.runs.run import Ablation, Run
+from libgraph.runs.measures import run_metrics
+from libgraph.runs.run import Ablation, BasisResult, ComputedRun
 from libgraph.runs.stored import save_ablation
 from libgraph.sections.quadrature import Quadrature
 
@@ -55,7 +53,7 @@ def analyze(
     force: bool = False,
     progress: Progress = silent,
     **options: Any,
-) -> Run:
+) -> ComputedRun:
     """Analyse a backend's network: bases, interactions, ablations, graph, modules.
 
     Args:
@@ -96,7 +94,7 @@ class _Analysis:
         self.workload = Workload(backend, options)
         self.stages = Stages(directory, options, lambda: self.workload.facts(*self.measured_on))
 
-    def run(self) -> Run:
+    def run(self) -> ComputedRun:
         """All stages in order, and what they come to."""
         stages = AnalysisStages.of(self.options, self.workload.network)
         # Before anything is computed at length, because this may fail where the rest does not.
@@ -114,12 +112,20 @@ class _Analysis:
                 for name in bases
             }
         checks = self._checks(stages, bases, graphs)
-        found = (bases, edges, errors, ablation, graphs)
-        metrics = run_metrics(
-            self.backend, self.options, *found, checks, score, self.stages.seconds
-        )
+        results = {
+            name: BasisResult(
+                bases[name],
+                edges[name],
+                errors.get(name, {}),
+                graphs[name],
+                ablation.get(name),
+                **checks[name],
+            )
+            for name in bases
+        }
+        metrics = run_metrics(self.backend, self.options, results, score, self.stages.seconds)
         path = self.directory.path if self.directory else None
-        run = Run(self.backend, self.options, *found, metrics, path)
+        run = ComputedRun(self.backend, self.options, results, metrics, path)
         if self.directory is not None:
             self._export(run, self.directory)
         return run
@@ -139,7 +145,7 @@ class _Analysis:
                 checks[name]["halves"] = halves_agree(graph, halves, self.options)
         if stages.significance is not None:
             significance = self.stages.run(stages.significance, self._significance)
-            checks[self.options.main]["significance"] = asdict(significance)
+            checks[self.options.main]["significance"] = significance
         return checks
 
     # What the stages work on
@@ -258,18 +264,19 @@ class _Analysis:
 
     # Results
 
-    def _export(self, run: Run, directory: RunDirectory) -> None:
+    def _export(self, run: ComputedRun, directory: RunDirectory) -> None:
         self.progress("writing", 0, 1)
-        write_json(directory.file("metrics.json"), run.metrics)
+        run.metrics.write(directory.file("metrics.json"))
         # Bases that an earlier run of this name had are not part of this one.
         for old in (directory.file(ABLATION), *_half_done(directory.partial)):
             old.unlink(missing_ok=True)
-        for name, ablation in run.ablation.items():
-            save_ablation(directory.file(ABLATION), ablation, name)
+        for name, result in run.results.items():
+            if result.ablation is not None:
+                save_ablation(directory.file(ABLATION), result.ablation, name)
         title = graph_title(self.backend.name, self.options.main)
         with may_be_left_out("graph.png was"):
             concept = self.backend.concept
-            write_graph_files(run.graph, directory.partial, title=title, concept=concept)
+            write_graph_files(run.graph(), directory.partial, title=title, concept=concept)
         record = self.workload.record(*self.measured_on)
         self.stages.complete({**record, "options": self.options.model_dump(mode="json")})
         self.progress("writing", 1, 1)

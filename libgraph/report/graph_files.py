@@ -11,17 +11,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 
 from libgraph.errors import DataError
-from libgraph.files.atomic import explained, write_json, writing
+from libgraph.files.atomic import explained, writing
 from libgraph.graph.graph_json import graph_from_json, graph_to_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.report.graph_picture import draw
 from libgraph.report.graphml import write_graphml
-from libgraph.runs.metrics import partition_metrics
+from libgraph.runs.measures import partition_metrics
+from libgraph.runs.metrics import ModulesFigures
 from libgraph.runs.saved_run import SavedRun
 
 GRAPHML, JSON, PICTURE, METRICS = "graph.graphml", "graph.json", "graph.png", "metrics.json"
@@ -80,7 +80,7 @@ def write_graph_files(
         draw(graph, directory / PICTURE, title=title, concept=concept)
 
 
-def write_modules(run: SavedRun, graph: InteractionGraph, modules: Mapping[str, object]) -> None:
+def write_modules(run: SavedRun, graph: InteractionGraph, modules: ModulesFigures) -> None:
     """Replace the files of the graph in a finished run, and what `metrics.json` says of modules.
 
     A run without `graph.png`, made without matplotlib, gets none.
@@ -94,28 +94,32 @@ def write_modules(run: SavedRun, graph: InteractionGraph, modules: Mapping[str, 
     Raises:
         UsageError: If a file cannot be made or written.
     """
-    bases = run.metrics["bases"]
-    # A range of resolutions says the same whichever of them was chosen, and its figure stays.
-    sweep = {k: v for k, v in bases[run.basis]["modules"].items() if k == "resolutions"}
-    metrics = {
-        **run.metrics,
-        "bases": {**bases, run.basis: {**bases[run.basis], "modules": {**sweep, **modules}}},
-        "modules": partition_metrics(graph, run.basis, known=run.modules_known),
-    }
-    with explained(run.path):
-        aside = Path(mkdtemp(prefix=".modules.", dir=run.path))
+    figures = run.metrics.bases[run.basis]
+    resolutions = figures.modules.resolutions
+    if modules.resolutions is None and resolutions is not None:
+        # A range of resolutions says the same whichever of them was chosen, and its figure stays.
+        modules = modules.model_copy(update={"resolutions": resolutions})
+    figures = figures.model_copy(update={"modules": modules})
+    metrics = run.metrics.model_copy(
+        update={
+            "bases": {**run.metrics.bases, run.basis: figures},
+            "modules": partition_metrics(graph, run.basis, modules_known=run.modules_known),
+        }
+    )
+    with explained(run.directory):
+        aside = Path(mkdtemp(prefix=".modules.", dir=run.directory))
     try:
-        with explained(run.path):
+        with explained(run.directory):
             write_graph_files(
                 graph,
                 aside,
-                title=graph_title(run.backend, run.basis),
+                title=graph_title(run.metrics.backend, run.basis),
                 concept=run.concept,
-                picture=(run.path / PICTURE).exists(),
+                picture=(run.directory / PICTURE).exists(),
             )
-            write_json(aside / METRICS, metrics)
+            metrics.write(aside / METRICS)
             for file in (GRAPHML, JSON, PICTURE, METRICS):
                 if (aside / file).exists():
-                    os.replace(aside / file, run.path / file)
+                    os.replace(aside / file, run.directory / file)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from copy import copy, deepcopy
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from helpers.metrics import metrics_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 import libgraph as lg
-from libgraph.comparison.difference import Side, compare, side
+from libgraph.comparison.difference import compare_sides, diff
 from libgraph.comparison.edges import rank_correlation
 from libgraph.comparison.layers import (
     compare_layer,
@@ -24,7 +24,8 @@ from libgraph.comparison.layers import (
     orthonormal,
     subspace_overlap,
 )
-from libgraph.comparison.series import places, run_figures
+from libgraph.comparison.series import diff_series, places, run_figures
+from libgraph.comparison.sides import Side, side
 from libgraph.errors import NumericalError, UsageError
 from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
@@ -32,7 +33,8 @@ from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.network.basis import Basis
 from libgraph.report.series_figure import draw_series
-from libgraph.runs.saved_run import SavedRun
+from libgraph.runs.run import ComputedRun
+from libgraph.runs.saved_run import SavedRun, open_run
 from libgraph_backends.modular_addition.backend import ModularAddition
 
 
@@ -73,7 +75,13 @@ def made(sizes: list[int], kept: list[int], seed: int = 0, modules: int = 3) -> 
     for each in membership.values():
         each[0] = -1
     graph = InteractionGraph(layers_of(bases), edges, epsilon, partition(membership))
-    return Side("made", "lib", graph, bases, {})
+    return Side("made", "lib", graph, bases, metrics_of({"lib": {}}))
+
+
+def needing(a: Side, needed: dict[str, int | None]) -> Side:
+    """The same side, of a run whose score needs these features."""
+    required = {layer: {0.001: count} for layer, count in needed.items()}
+    return replace(a, metrics=metrics_of({"lib": {"features_required": required}}))
 
 
 def layers_of(bases) -> tuple[LayerFeatures, ...]:
@@ -140,12 +148,12 @@ shapes = st.lists(st.integers(2, 9), min_size=2, max_size=4)
 def test_a_run_and_itself(sizes, data, seed):
     kept = [data.draw(st.integers(2, size)) for size in sizes]
     a = made(sizes, kept, seed)
-    found = compare(a, a)
+    found = compare_sides(a, a)
     same(found, a)
     for layer in found.layers:
         np.testing.assert_array_equal(layer.matching.a, layer.matching.b)
         assert all(overlap == pytest.approx(1) for overlap in layer.leading.values())
-    json.dumps(found.metrics(), allow_nan=False)
+    json.dumps(found.as_dict(), allow_nan=False)
 
 
 @given(shapes, st.data(), st.integers(0, 999))
@@ -160,7 +168,7 @@ def test_permutations_signs_and_scales_are_found_again(sizes, data, seed):
     names = rng.permutation(3)
     b = chosen(a, orders, names)
     # Even a threshold of 1 forgives rounding.
-    found = compare(a, b, 1.0)
+    found = compare_sides(a, b, 1.0)
     same(found, a)
     for layer in found.layers:
         np.testing.assert_array_equal(orders[layer.name][layer.matching.b], layer.matching.a)
@@ -175,7 +183,7 @@ def test_the_other_way_round(sizes, data, seed):
     """Whatever the two are, B compared with A says the same with lost and gained exchanged."""
     kept = [[data.draw(st.integers(1, size)) for size in sizes] for _ in range(2)]
     a, b = made(sizes, kept[0], seed), made(sizes, kept[1], seed + 1, modules=4)
-    there, back = compare(a, b, 0.3), compare(b, a, 0.3)
+    there, back = compare_sides(a, b, 0.3), compare_sides(b, a, 0.3)
     for one, other in zip(there.layers, back.layers, strict=True):
         assert one.features == other.features[::-1]
         assert one.overlap == pytest.approx(other.overlap)
@@ -244,7 +252,7 @@ def test_a_dropped_feature_takes_its_edges_and_nothing_else():
     a = made([6, 5], [4, 5], seed=5)
     features = {"l0": np.array([0, 1, 2, 4]), "l1": np.arange(6)}
     b = chosen(a, features)
-    found = compare(a, b)
+    found = compare_sides(a, b)
     (pair,) = found.pairs
     kept = a.graph.kept_edges(("l0", "l1"))
     dropped = int((kept.inputs == 3).sum())
@@ -257,7 +265,7 @@ def test_a_dropped_feature_takes_its_edges_and_nothing_else():
     assert first.leading[2] == pytest.approx(1)
     assert first.matching.a.tolist() == [1, 2, 4]
     assert first.matching.b.tolist() == [1, 2, 3]
-    back = compare(b, a).pairs[0]
+    back = compare_sides(b, a).pairs[0]
     assert back.unmatched == (0, dropped)
 
 
@@ -268,14 +276,14 @@ def test_edges_lost_and_gained_are_counted():
     after = np.array([[9, 9, 9, 9], [9, 5, 0, 5], [9, 0, 5, 5], [9, 0, 0, 0.5]])
     a = replace(a, graph=replace(a.graph, edges={pair: before}, epsilon={pair: 1.0}))
     b = replace(a, graph=replace(a.graph, edges={pair: after}, epsilon={pair: 1.0}))
-    found = compare(a, b).pairs[0]
+    found = compare_sides(a, b).pairs[0]
     assert (found.both, found.lost, found.gained) == (2, 2, 2)
     assert found.jaccard == pytest.approx(1 / 3)
     inner = before[1:, 1:].ravel(), after[1:, 1:].ravel()
     assert found.rank_correlation == pytest.approx(spearmanr(*inner).statistic)
     # Every run has its own ε: a tenth of all interactions is the same graph.
     smaller = replace(a.graph, edges={pair: before / 10}, epsilon={pair: 0.1})
-    found = compare(a, replace(a, graph=smaller)).pairs[0]
+    found = compare_sides(a, replace(a, graph=smaller)).pairs[0]
     assert (found.both, found.lost, found.gained) == (4, 0, 0)
     assert found.rank_correlation == pytest.approx(1)
 
@@ -303,7 +311,7 @@ def test_modules_that_split_merge_and_vanish():
         membership = dict(zip(("l0", "l1"), modules, strict=True))
         return replace(a, graph=a.graph.with_partition(partition(membership)))
 
-    found = compare(having(before, none), having(after, extra)).modules
+    found = compare_sides(having(before, none), having(after, extra)).modules
     first, second, third = found.fates
     assert (first.size, first.to, first.shared, first.elsewhere) == (4, 3, 3, {0: 1})
     assert (second.to, second.shared, second.elsewhere) == (0, 3, {})
@@ -314,7 +322,7 @@ def test_modules_that_split_merge_and_vanish():
     assert found.features == known.sum() == 9
     expected = adjusted_mutual_information(before[known], after[known])
     assert found.agreement == pytest.approx(expected)
-    back = compare(having(after, extra), having(before, none)).modules
+    back = compare_sides(having(after, extra), having(before, none)).modules
     assert (back.lost, back.gained) == ((2,), ())
     assert (back.fates[2].to, back.fates[2].shared, back.fates[2].nowhere) == (None, 0, 2)
 
@@ -331,21 +339,21 @@ def test_modules_are_paired_for_the_largest_total():
         )
         for each in (before, after)
     ]
-    fates = compare(*sides).modules.fates
+    fates = compare_sides(*sides).modules.fates
     assert [(fate.to, fate.shared) for fate in fates] == [(1, 3), (0, 5)]
 
 
 def test_modules_without_matched_features():
     a, b = made([9, 9], [3, 3], seed=1), made([9, 9], [3, 3], seed=50)
-    found = compare(a, b, 1.0)
+    found = compare_sides(a, b, 1.0)
     assert found.modules.agreement is None
     assert found.modules.features == 0
     assert found.modules.lost == tuple(range(found.modules.count[0]))
     assert [pair.jaccard for pair in found.pairs] == [None]
     assert [pair.rank_correlation for pair in found.pairs] == [None]
-    json.dumps(found.metrics(), allow_nan=False)
+    json.dumps(found.as_dict(), allow_nan=False)
     # Whatever is assigned counts as matched at 0.
-    everything = compare(a, b, 0.0)
+    everything = compare_sides(a, b, 0.0)
     assert [len(everything.matched(name).a) for name in ("l0", "l1")] == [3, 3]
 
 
@@ -445,27 +453,24 @@ def test_needed_features():
     assert (unknown.needed, unknown.needed_overlap) == (None, None)
     assert compare_layer("l", basis_of(a), basis_of(b), needed=100).needed == 6
     assert compare_layer("l", basis_of(a), basis_of(b), needed=0).needed == 0
-    one = made([8, 5], [6, 3])
-    one = replace(one, needed={"l0": 4, "l1": None})
-    other = replace(
-        one, bases={**one.bases, "l0": basis_of(one.bases["l0"].decoder[1:, :-1].numpy())}
-    )
-    found = compare(other, one)
+    b = needing(made([8, 5], [6, 3]), {"l0": 4, "l1": None})
+    a = replace(b, bases={**b.bases, "l0": basis_of(b.bases["l0"].decoder[1:, :-1].numpy())})
+    found = compare_sides(a, b)
     assert [found.needed_matched(layer) for layer in found.layers] == [3, None]
-    metrics = found.metrics()["layers"]
-    assert (metrics["l0"]["needed"], metrics["l0"]["needed_matched"]) == (3, 3)
-    assert metrics["l0"]["share_matched"] == 1
+    figures = found.as_dict()["layers"]
+    assert (figures["l0"]["needed"], figures["l0"]["needed_matched"]) == (3, 3)
+    assert figures["l0"]["share_matched"] == 1
 
 
 def test_layers_that_are_not_common_are_named():
     a, b = made([6, 5, 4], [4, 4, 3]), made([6, 7], [4, 4])
-    found = compare(a, b)
+    found = compare_sides(a, b)
     assert [layer.name for layer in found.layers] == ["l0"]
     assert found.others == {"l1": (6, 8), "l2": (5, None)}
     assert found.pairs == ()
-    assert compare(b, a).others == {"l1": (8, 6), "l2": (None, 5)}
+    assert compare_sides(b, a).others == {"l1": (8, 6), "l2": (None, 5)}
     with pytest.raises(UsageError, match=r"no node layer .*l0 of 7.*l0 of 4.*same network\."):
-        compare(a, made([3, 3], [2, 2]))
+        compare_sides(a, made([3, 3], [2, 2]))
 
 
 @pytest.mark.parametrize(
@@ -482,24 +487,100 @@ def test_places_of_runs(names, expected):
     assert places(names) == expected
 
 
+TOLERANCES = (0.001, 0.1)
+
+
 @pytest.fixture(scope="module")
-def saved(weights, tmp_path_factory) -> SavedRun:
+def computed(weights, tmp_path_factory) -> ComputedRun:
     out = tmp_path_factory.mktemp("difference") / "run-7"
-    lg.analyze(ModularAddition(weights=weights), out=out, seeds=3, tolerances=(0.001, 0.1))
-    return SavedRun(out)
+    return lg.analyze(ModularAddition(weights=weights), out=out, seeds=3, tolerances=TOLERANCES)
+
+
+@pytest.fixture(scope="module")
+def saved(computed) -> SavedRun:
+    return open_run(computed.directory)
+
+
+@pytest.fixture(scope="module")
+def other(weights) -> ComputedRun:
+    """A run of other weights, which is nowhere but in memory."""
+    moved = {
+        name: tensor + 0.05 * tensor.std() * torch.randn(tensor.shape, generator=seeded())
+        for name, tensor in weights.items()
+    }
+    return lg.analyze(ModularAddition(weights=moved), seeds=3, tolerances=TOLERANCES)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(1)
 
 
 def test_a_real_run_and_itself(saved):
     own = side(saved)
     assert own.basis == "lib"
     assert own.graph.communities == saved.graph().communities
-    found = compare(own, own)
-    for layer in found.layers:
+    difference = compare_sides(own, own)
+    for layer in difference.layers:
         np.testing.assert_allclose(layer.matching.cosine, 1)
         np.testing.assert_array_equal(layer.matching.a, layer.matching.b)
         assert layer.needed_overlap in (None, pytest.approx(1))
-    assert all((pair.lost, pair.gained) == (0, 0) for pair in found.pairs)
-    assert not found.layers[-1].rotated
+    assert all((pair.lost, pair.gained) == (0, 0) for pair in difference.pairs)
+    assert not difference.layers[-1].rotated
+
+
+@pytest.mark.parametrize("basis", [None, "pca"])
+def test_runs_in_memory_and_their_directories_differ_in_the_same(computed, other, basis):
+    """The first in memory, as a run that was read back, and by its path."""
+    path = computed.directory
+    differences = [
+        diff(run, other, basis=basis) for run in (computed, open_run(path), path, str(path))
+    ]
+    figures = [difference.as_dict() for difference in differences]
+    assert figures[0] == figures[1] == figures[2] == figures[3]
+    assert [str(difference) for difference in differences[1:]] == [str(differences[0])] * 3
+    assert str(differences[0]).startswith(
+        f"A: {path}, {(basis or 'lib').upper()}\nB: modular-addition, {(basis or 'lib').upper()}\n"
+    )
+    assert sum(layer["matched"] for layer in figures[0]["layers"].values()) > 0
+    assert figures[0] != diff(other, other, basis=basis).as_dict()
+    assert repr(differences[0]).startswith("<Difference of ")
+
+
+def test_bases_and_threshold_reach_the_difference(computed, other):
+    difference = diff(computed, other, basis="pca", basis_b="lib", threshold=0.25)
+    assert (difference.a.basis, difference.b.basis, difference.threshold) == ("pca", "lib", 0.25)
+    assert diff(computed, other, basis_b="pca").a.basis == "lib"
+    with pytest.raises(UsageError, match="no basis 'ica': choose one of lib, pca"):
+        diff(computed, other, basis_b="ica")
+    with pytest.raises(UsageError, match=r"1\.5 is no \|cosine\|"):
+        diff(computed, other, threshold=1.5)
+
+
+def test_a_series_of_runs_in_memory_and_on_disk(computed, other):
+    series = diff_series([computed, other, computed.directory])
+    assert [row.name for row in series.figures] == ["run-7", "modular-addition", "run-7"]
+    assert series.figures[0] == series.figures[2]
+    for a, b, difference in zip(
+        (computed, other), (other, computed), series.differences, strict=True
+    ):
+        assert difference.as_dict() == diff(a, b).as_dict()
+    assert "Each and the one before it" in str(series)
+    assert series.title == "modular-addition: 3 runs in the LIB basis"
+    plain = series.as_dict(figures=False)
+    assert plain["runs"][1] == {"run": "modular-addition", "basis": "lib"}
+    with_figures = series.as_dict()
+    assert with_figures["differences"] == plain["differences"]
+    assert with_figures["runs"][1]["score"] == other.metrics.score.test
+    bases = diff_series([computed, other], bases=["pca", None])
+    assert [side.basis for side in bases.sides] == ["pca", "lib"]
+    assert bases.title == "modular-addition: 2 runs in the PCA and LIB basis"
+
+
+def test_series_that_are_none(computed):
+    with pytest.raises(UsageError, match="give another"):
+        diff_series([computed])
+    with pytest.raises(UsageError, match="1 bases are not those of 2 runs"):
+        diff_series([computed, computed], bases=["lib"])
 
 
 def test_the_constant_is_in_no_decoder_that_is_compared(saved):
@@ -512,59 +593,61 @@ def test_the_constant_is_in_no_decoder_that_is_compared(saved):
 
 def test_two_bases_of_one_run_span_the_same(saved):
     lib, pca = side(saved), side(saved, "pca")
-    metrics = saved.metrics["bases"]["pca"]["modules"]
-    assert pca.graph.partition.modularity == pytest.approx(metrics["modularity"])
-    assert pca.graph.partition.size == metrics["count"]
-    for layer in compare(lib, pca).layers:
+    modules = saved.metrics.bases["pca"].modules
+    assert pca.graph.partition.modularity == pytest.approx(modules.modularity)
+    assert pca.graph.partition.size == modules.count
+    for layer in compare_sides(lib, pca).layers:
         assert layer.overlap == pytest.approx(1, abs=1e-6)
 
 
 def test_figures_are_those_of_the_run(saved):
     own = side(saved)
-    figures = run_figures(saved, own, own)
-    entry = saved.metrics["bases"]["lib"]
-    assert figures.name == "run-7"
-    assert figures.score == saved.metrics["score"]["test"]
-    required = [found["0.001"] for found in entry["edges_required"].values()]
-    assert figures.edges_needed == (None if None in required else sum(required))
-    ratios = [each["participation_ratio"] for each in entry["sparsity"].values()]
-    assert figures.effective_edges == pytest.approx(sum(ratios))
-    assert figures.modules == entry["modules"]["count"]
-    assert figures.modularity == entry["modules"]["modularity"]
-    assert figures.within_concept == entry["modules"]["within_concept"]
-    assert figures.overlap_last == pytest.approx(1)
+    row = run_figures(own, own)
+    figures = saved.metrics.bases["lib"]
+    assert row.name == "run-7"
+    assert row.score == saved.metrics.score.test
+    required = [counts[0.001] for counts in figures.edges_required.values()]
+    assert row.edges_needed == (None if None in required else sum(required))
+    ratios = [measures.participation_ratio for measures in figures.sparsity.values()]
+    assert row.effective_edges == pytest.approx(sum(ratios))
+    assert row.modules == figures.modules.count
+    assert row.modularity == figures.modules.modularity
+    assert row.within_concept == figures.modules.within_concept
+    assert row.overlap_last == pytest.approx(1)
 
 
-def test_overlap_with_the_last_run(saved):
+def test_overlap_with_the_last_run():
     """Over the features that the last run needs, or over all where none are known to be needed."""
     own, last = made([8, 6], [5, 4], 1), made([8, 6], [5, 4], 60)
-    assert run_figures(saved, last, last).overlap_last == pytest.approx(1)
-    known = replace(last, needed={"l0": 3, "l1": 1})
-    first, second = compare(own, known).layers
+    assert run_figures(last, last).overlap_last == pytest.approx(1)
+    needed = {"l0": 3, "l1": 1}
+    known = needing(last, needed)
+    first, second = compare_sides(own, known).layers
     assert (first.needed, second.needed) == (2, 0)
     expected = (first.leading[2] + second.overlap) / 2
-    assert run_figures(saved, own, known).overlap_last == pytest.approx(expected)
-    whole = np.mean([first.overlap, second.overlap])
-    assert run_figures(saved, replace(own, needed=known.needed), last).overlap_last == whole
+    assert run_figures(own, known).overlap_last == pytest.approx(expected)
+    mean = np.mean([first.overlap, second.overlap])
+    assert run_figures(needing(own, needed), last).overlap_last == mean
 
 
-def test_edges_needed_are_not_known_where_all_are_too_few(saved):
-    other = copy(saved)
-    other.metrics = deepcopy(dict(saved.metrics))
-    required = other.metrics["bases"]["lib"]["edges_required"]
-    own = side(saved)
-    for count, found in enumerate(required.values()):
-        found["0.001"] = count + 5
-    expected = sum(range(5, 5 + len(required)))
-    assert run_figures(other, own, own).edges_needed == expected
-    next(iter(required.values()))["0.001"] = None
-    assert run_figures(other, own, own).edges_needed is None
+def test_edges_needed_are_not_known_where_all_are_too_few():
+    own = made([8, 6, 5], [5, 4, 4])
+
+    def edges_needed(*counts):
+        required = {f"pair {i}": {0.001: count, 0.1: 1} for i, count in enumerate(counts)}
+        metrics = metrics_of({"lib": {"edges_required": required}})
+        a = replace(own, metrics=metrics)
+        return run_figures(a, a).edges_needed
+
+    assert edges_needed(5, 6, 7) == 18
+    assert edges_needed(None, 6, 7) is None
+    assert edges_needed() is None
 
 
 def test_the_figure_places_runs_by_their_numbers(saved, tmp_path):
     pytest.importorskip("matplotlib")
     own = side(saved)
-    row = run_figures(saved, own, own)
+    row = run_figures(own, own)
     images = []
     for names in (("s1", "s2", "s9"), ("s1", "s2", "s3"), ("s1", "s2", "t")):
         rows = [replace(row, name=name, modules=i) for i, name in enumerate(names)]
@@ -574,9 +657,13 @@ def test_the_figure_places_runs_by_their_numbers(saved, tmp_path):
     assert len(set(images)) == 3
 
 
-def test_a_run_whose_bases_do_not_fit(saved, monkeypatch):
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [("decoder", lambda decoder: decoder[:, 1:]), ("encoder", lambda encoder: encoder[:, 1:])],
+)
+def test_a_run_whose_bases_do_not_fit(saved, monkeypatch, part, change):
     broken = {
-        name: replace(basis, decoder=basis.decoder[:, 1:])
+        name: replace(basis, **{part: change(getattr(basis, part))})
         for name, basis in saved.bases("lib").items()
     }
     monkeypatch.setattr(SavedRun, "bases", lambda self, name: broken)

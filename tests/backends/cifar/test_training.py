@@ -49,10 +49,10 @@ def test_a_trained_network_is_what_is_analysed(arch, small_data, tmp_path, run, 
 @pytest.mark.parametrize("arch", ["conv", "mlp"])
 def test_the_whole_analysis(arch, small_data, tmp_path):
     run = lg.analyze(small_backend(arch, small_data, tmp_path, samples=40))
-    assert run.metrics["score"]["name"] == "accuracy"
-    required = run.sparsity["lib"]["edges_required"]
-    assert set(required["input->" + FIRST[arch]]) == {"0.001", "0.01"}
-    labels = run.graph.layer("input").labels
+    assert run.metrics.score.name == "accuracy"
+    required = run.sparsity["lib"].edges_required
+    assert set(required["input->" + FIRST[arch]]) == {0.001, 0.01}
+    labels = run.graph().layer("input").labels
     assert labels[0].text == "constant"
     assert any(" 3" in label.text for label in labels)
 

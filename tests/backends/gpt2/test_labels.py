@@ -19,10 +19,10 @@ def analysed(bridges, text):
 
 def test_features_are_labelled(analysed):
     backend, run = analysed
-    labels = run.graph.layer("0.resid_mid").labels
+    labels = run.graph().layer("0.resid_mid").labels
     assert labels[0].text == "constant"
     # What drives a feature most, found again from the feature itself.
-    basis, network = run.bases["lib"]["0.resid_mid"], backend.network()
+    basis, network = run.bases("lib")["0.resid_mid"], backend.network()
     rows = torch.cat([batch.inputs for batch in backend.batches("train", 100)])
     index = [layer.name for layer in network.node_layers].index("0.resid_mid")
     x = network.activations_at(index, rows)
@@ -38,14 +38,14 @@ def test_features_are_labelled(analysed):
 def test_the_variance_of_a_norm_is_called_that(bridges, text):
     backend = language_model(bridges["gpt2"], text, layers="0:1", sequences=20)
     run = lg.analyze(backend, ablate=False)
-    assert run.graph.layer("0.ln1.scale").labels[1].text.startswith("variance")
+    assert run.graph().layer("0.ln1.scale").labels[1].text.startswith("variance")
 
 
 def test_effects_on_logits(analysed, bridges):
     backend, run = analysed
     bridge = bridges["gpt2-untied"]
-    label = run.graph.layer("1.resid_post").labels[3]
-    decoder = run.bases["lib"]["1.resid_post"].decoder[3, :-1]
+    label = run.graph().layer("1.resid_post").labels[3]
+    decoder = run.bases("lib")["1.resid_post"].decoder[3, :-1]
     centred = decoder - decoder.mean()
     logits = (centred * bridge.ln_final.weight.double()) @ bridge.W_U.double()
     most, least = (

@@ -48,7 +48,7 @@ def test_bases_may_come_from_more_text_than_interactions(bridges, ids):
     def variance(**options):
         backend = language_model(bridges["gpt2"], ids, layers="0:1", cuts="sublayers", **options)
         run = lg.analyze(backend, limit=3, ablate=False)
-        return float(run.bases["pca"]["0.resid_pre"].importance[1:].sum())
+        return float(run.bases("pca")["0.resid_pre"].importance[1:].sum())
 
     backend = language_model(bridges["gpt2"], ids)
     with torch.no_grad():

@@ -42,8 +42,8 @@ def test_the_bundled_weights_know_their_digits(digits):
 
 def test_digits_are_analysed(digits):
     run = lg.analyze(digits, limit=200, tolerances=(0.01,))
-    assert [layer.name for layer in run.graph.layers] == ["input", "hidden1", "hidden2", "output"]
-    assert "homogeneity" not in run.metrics["modules"]
+    assert [layer.name for layer in run.graph().layers] == ["input", "hidden1", "hidden2", "output"]
+    assert "homogeneity" not in run.metrics.modules.as_dict()
 
 
 # MNIST

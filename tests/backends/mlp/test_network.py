@@ -48,7 +48,7 @@ def test_inputs_with_more_dimensions_are_flattened():
     backend = MLP(module=module, inputs=inputs, targets=torch.arange(20) % 3)
     assert backend.classifies
     assert_close(backend.network()(inputs)[:, 0], module(inputs).detach())
-    assert lg.analyze(backend).metrics["score"]["name"] == "accuracy"
+    assert lg.analyze(backend).metrics.score.name == "accuracy"
 
 
 def test_inputs_may_be_whole_numbers():

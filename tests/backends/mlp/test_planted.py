@@ -29,10 +29,10 @@ def modular(**options):
 
 def inner(run, name="lib"):
     """Edges between features that are clustered, by layer pair."""
-    bases = run.bases[name]
+    bases = run.bases(name)
     return {
         (a, b): edges[bases[b].isolated :, bases[a].isolated :]
-        for (a, b), edges in run.edges[name].items()
+        for (a, b), edges in run.edges(name).items()
         if bases[b].rotated
     }
 
@@ -153,10 +153,10 @@ def test_lib_does_not_depend_on_hiding(activation):
         lg.analyze(modular(hide=hide, activation=activation, seed=3), ablate=False)
         for hide in (False, True)
     )
-    for name, basis in plain.bases["lib"].items():
-        assert_close(hidden.bases["lib"][name].importance, basis.importance, 1e-8)
-    for pair, edges in plain.edges["lib"].items():
-        assert_close(hidden.edges["lib"][pair], edges, 1e-8)
+    for name, basis in plain.bases("lib").items():
+        assert_close(hidden.bases("lib")[name].importance, basis.importance, 1e-8)
+    for pair, edges in plain.edges("lib").items():
+        assert_close(hidden.edges("lib")[pair], edges, 1e-8)
 
 
 def test_lib_interactions_of_a_linear_network_are_diagonal():
@@ -171,8 +171,8 @@ def test_dead_and_duplicated_directions_are_no_features():
     few, more = (
         lg.analyze(modular(dead=count, duplicated=count, seed=2), ablate=False) for count in (0, 4)
     )
-    for name, basis in few.bases["lib"].items():
-        assert_close(more.bases["lib"][name].importance, basis.importance, 1e-8)
+    for name, basis in few.bases("lib").items():
+        assert_close(more.bases("lib")[name].importance, basis.importance, 1e-8)
 
 
 # What is found again
@@ -195,21 +195,21 @@ def run_of():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_planted_modules_are_found_again_in_lib_and_not_in_pca(seed, run_of):
     run = run_of(seed)
-    lib, pca = (run.metrics["bases"][name]["modules"] for name in ("lib", "pca"))
-    assert lib["homogeneity"] >= 0.95
-    assert pca["homogeneity"] < 0.1
-    assert abs(pca["adjusted_rand_index"]) < 0.1
-    main = run.metrics["modules"]
-    assert main["homogeneity"] == lib["homogeneity"]
-    assert main["adjusted_rand_index"] == lib["adjusted_rand_index"]
-    assert 0.3 < main["coverage"] <= 1
+    lib, pca = (run.metrics.bases[name].modules for name in ("lib", "pca"))
+    assert lib.homogeneity >= 0.95
+    assert pca.homogeneity < 0.1
+    assert abs(pca.adjusted_rand_index) < 0.1
+    main = run.metrics.modules
+    assert main.homogeneity == lib.homogeneity
+    assert main.adjusted_rand_index == lib.adjusted_rand_index
+    assert 0.3 < main.coverage <= 1
     # The truth, from the graph itself.
     truth = [
         label.concept
-        for layer in run.graph.layers
+        for layer in run.graph().layers
         if layer.labels
         for label, module in zip(
-            layer.labels, run.graph.membership(layer.name).tolist(), strict=True
+            layer.labels, run.graph().membership(layer.name).tolist(), strict=True
         )
         if module >= 0
     ]
@@ -217,11 +217,11 @@ def test_planted_modules_are_found_again_in_lib_and_not_in_pca(seed, run_of):
 
 
 def test_coarser_modules_are_the_blocks(run_of):
-    graph = run_of(1).graph
+    graph = run_of(1).graph()
     coarse = find_communities(graph, resolution=0.5, seeds=3)
     agreement = agreement_with_concepts(graph.with_partition(coarse))
     assert (agreement["homogeneity"], agreement["adjusted_rand_index"]) == (1, 1)
 
 
 def test_neurons_show_nothing(run_of):
-    assert run_of(0).metrics["bases"]["neuron"]["modules"]["homogeneity"] < 0.1
+    assert run_of(0).metrics.bases["neuron"].modules.homogeneity < 0.1

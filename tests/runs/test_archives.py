@@ -1,0 +1,90 @@
+"""Runs that an earlier version has written: they open, and say what that version said of them.
+
+`archives/` holds small run directories of 0.1.0, without pictures, and what its commands printed of
+them (`0.1.0-outputs.json`, by command line). Numbers that are computed anew agree to rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from libgraph.runs.saved_run import open_run
+
+ARCHIVES = Path(__file__).parent / "archives"
+OUTPUTS = json.loads((ARCHIVES / "0.1.0-outputs.json").read_text(encoding="utf-8"))
+NAMES = ("ablation", "compare", "planted", "signs")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    """A directory with all archived runs in it, which tests only read."""
+    path = tmp_path_factory.mktemp("archives")
+    for archive in ARCHIVES.glob("*.tar.gz"):
+        with tarfile.open(archive) as opened:
+            opened.extractall(path, filter="data")
+    return path
+
+
+def close(value, expected) -> None:
+    """The same JSON: floats to rounding, all else exactly, in the same order."""
+    assert type(value) is type(expected)
+    if isinstance(expected, dict):
+        assert list(value) == list(expected)
+        for key, item in expected.items():
+            close(value[key], item)
+    elif isinstance(expected, list):
+        assert len(value) == len(expected)
+        for item, expected_item in zip(value, expected, strict=True):
+            close(item, expected_item)
+    elif isinstance(expected, float):
+        assert value == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    else:
+        assert value == expected
+
+
+def close_text(text: str, expected: str) -> None:
+    """The same table: as many decimals, the last of which may be rounded the other way."""
+    number = re.compile(r"-?\d+\.\d+")
+    assert number.sub("#", text) == number.sub("#", expected)
+    for found, known in zip(number.findall(text), number.findall(expected), strict=True):
+        decimals = len(known.partition(".")[2])
+        assert float(found) == pytest.approx(float(known), abs=1.01 * 10**-decimals)
+
+
+@pytest.mark.parametrize("command", [each for each in OUTPUTS if each.endswith("--json")])
+def test_commands_say_the_same_of_them(run, directory, monkeypatch, command):
+    monkeypatch.chdir(directory)
+    code, out, err = run(*command.split())
+    assert (code, err) == (0, "")
+    close(json.loads(out), OUTPUTS[command])
+
+
+TABLES = [each for each in OUTPUTS if not each.endswith("--json") and not each.startswith("print")]
+
+
+@pytest.mark.parametrize("command", TABLES)
+def test_commands_print_the_same_of_them(run, directory, monkeypatch, command):
+    monkeypatch.chdir(directory)
+    code, out, err = run(*command.split())
+    assert (code, err) == (0, "")
+    close_text(out, OUTPUTS[command])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_print_the_same(directory, name):
+    assert str(open_run(directory / name)) == OUTPUTS[f"print {name}"]
+
+
+def test_graphs_of_all_bases_open(directory):
+    for name in NAMES:
+        run = open_run(directory / name)
+        for basis in run.basis_names:
+            graph = run.graph(basis)
+            assert [layer.name for layer in graph.layers] == list(run.layers)
+            assert (run.ablation(basis) is None) == (name == "signs")
+            assert bool(run.errors(basis)) == (name == "signs")
