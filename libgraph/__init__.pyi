@@ -33,7 +33,8 @@ from .report.graphml import write_graphml
 from .runs.run import Run
 from .runs.saved_run import open_run
 from .sections.quadrature import Quadrature
-from .sections.section import Function, Section
+from .sections.function import Function
+from .sections.section import Section
 
 __all__ = [
     "AnalysisOptions",
