@@ -32,8 +32,8 @@ from .report.graph_picture import draw
 from .report.graphml import write_graphml
 from .runs.run import Run
 from .runs.saved_run import open_run
-from .sections.quadrature import Quadrature
 from .sections.function import Function
+from .sections.quadrature import Quadrature
 from .sections.section import Section
 
 __all__ = [

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from libgraph.accumulate.streams import stream
 from libgraph_backends.shared.layers import Activation, Layer
-from libgraph_backends.shared.streams import stream
 
 BIAS = 0.1
 """Standard deviation of biases; that of a unit's input is of the order of 1."""

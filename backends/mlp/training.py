@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
+from libgraph.accumulate.streams import stream
 from libgraph.backend import CHECKPOINT, Course, Outcome, Progress, Split, fit, write_tensors
 from libgraph_backends.mlp.data import Samples, digits, mnist
 from libgraph_backends.mlp.mnist import CLASSES
 from libgraph_backends.mlp.options import TrainingOptions, check_source
 from libgraph_backends.shared.classification import test_figures
 from libgraph_backends.shared.layers import ACTIVATIONS, Activation
-from libgraph_backends.shared.streams import stream
 
 
 def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outcome:

@@ -160,7 +160,7 @@ def _colours(columns: Sequence[Column]) -> list[str]:
 
 def _draw_curves(
     part: SubFigure,
-    kind: str,
+    kind: Kind,
     shown: Sequence[str],
     total: int,
     columns: Sequence[Column],

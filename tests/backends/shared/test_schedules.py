@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from libgraph.accumulate.streams import stream
 from libgraph_backends.shared.schedules import falling, rising, set_learning_rate
-from libgraph_backends.shared.streams import step_generator, stream
+from libgraph_backends.shared.streams import step_generator
 
 
 def test_a_rise_ends_at_one():
