@@ -9,10 +9,7 @@ from torch.func import jacrev
 
 from helpers.numbers import normal, seeded
 from helpers.sections import random_section
-from libgraph.sections import (
-    autodiff,
-    section,
-)
+from libgraph.sections import autodiff, chunks
 
 RULES = ["gradient", "trapezoid:3", "gauss-legendre:2"]
 
@@ -79,6 +76,6 @@ def dense_interactions(section, x, features, decoder, rule):
 @contextlib.contextmanager
 def chunks_of(size):
     with pytest.MonkeyPatch.context() as patch:
-        for module in (autodiff, section):
+        for module in (autodiff, chunks):
             patch.setattr(module, "CHUNK_BYTES", size)
         yield

@@ -419,7 +419,7 @@ class Positions(Toy):
 
 @pytest.fixture
 def run_positions(run, monkeypatch, tmp_path):
-    entry = EntryPoint("positions", "test_estimate:Positions", ENTRY_POINTS)
+    entry = EntryPoint("positions", f"{Positions.__module__}:Positions", ENTRY_POINTS)
     monkeypatch.setattr("libgraph.backend.registry.entry_points", lambda group: [entry])
     return lambda *given: run("analyze", "positions", "--out", tmp_path / "run", *given)
 
