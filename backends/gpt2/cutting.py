@@ -20,7 +20,16 @@ from torch.nn.functional import gelu, pad, silu
 
 from libgraph.errors import BackendError
 from libgraph.network.network import Network, NodeLayer
-from libgraph.sections import Attention, GatedMLP, Parallel, Section, SkipMLP, chain, split_norm
+from libgraph.sections import (
+    Attention,
+    AttentionMask,
+    GatedMLP,
+    Parallel,
+    Section,
+    SkipMLP,
+    chain,
+    split_norm,
+)
 from libgraph_backends.shared.embedding import Embedding
 
 
@@ -259,7 +268,7 @@ def _attention(bridge: Any, i: int, skip: Tensor) -> Attention:
         value,
         pad(_of(block.attn, "W_O").flatten(0, 1), (0, 1)),
         heads=cfg.n_heads,
-        window=window if local else None,
+        mask=AttentionMask(window=window if local else None),
         rotary=rotary,
     )
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from libgraph.errors import BackendError, NumericalError
-from libgraph.sections import Attention, Linear, SkipMLP
+from libgraph.sections import Attention, AttentionMask, Linear, SkipMLP
 
 # Every parameter, its shape in terms of sizes, and the node layer whose activations it shapes.
 PARAMETERS: dict[str, tuple[str, str]] = {
@@ -95,7 +95,7 @@ def sections(w: Mapping[str, Tensor]) -> tuple[Attention, SkipMLP, Linear]:
         heads("V"),
         no_constant(w["blocks.0.attn.W_O"].flatten(0, 1)),
         heads=len(w["blocks.0.attn.W_Q"]),
-        last_only=True,
+        mask=AttentionMask(last_only=True),
     )
     mlp = SkipMLP(
         residual(w["blocks.0.mlp.b_out"]),

@@ -175,7 +175,7 @@ def test_chunks_do_not_matter_and_hold_no_more_than_they_may(monkeypatch):
         lambda self, x, *others: (sizes.append(len(x)), inner(self, x, *others))[1],
     )
     results = []
-    for most in (2**23, 2 * section._elements_per_effect(4) * 3 * 8):
+    for most in (2**23, 2 * section.elements_per_effect(4) * 3 * 8):
         monkeypatch.setattr("libgraph.sections.chunks.CHUNK_BYTES", most)
         q = orthogonal(3, 1).requires_grad_()
         total = way(ALL, q, q)

@@ -34,7 +34,16 @@ from libgraph.degeneracy.synchrony.heads import (
 )
 from libgraph.errors import NumericalError, UsageError
 from libgraph.network.network import Network, NodeLayer
-from libgraph.sections import Attention, Chain, Convolution, GatedMLP, Linear, Parallel, SkipMLP
+from libgraph.sections import (
+    Attention,
+    AttentionMask,
+    Chain,
+    Convolution,
+    GatedMLP,
+    Linear,
+    Parallel,
+    SkipMLP,
+)
 from libgraph_backends.shared.layers import Layer, network_of
 
 GATED = ["relu", "gelu", "tanh", "gated", "convolution-of-3", "chain", "parallel"]
@@ -517,7 +526,7 @@ def test_patterns_are_those_of_the_forward_pass(kind):
     x = normal(seeded(1), 3, 5, 4)
     queries = section.queries(x)
     a, p = section.attention_pattern(x), section.project(x)
-    assert a.shape == (3, 2, 1 if section.last_only else 5, 5 + section.before)
+    assert a.shape == (3, 2, 1 if section.mask.last_only else 5, 5 + section.before)
     assert_close(a.sum(-1), torch.ones_like(a[..., 0]))
     y = (a @ p.v).transpose(1, 2).flatten(2) @ section.output
     assert_close(y + x[:, queries.start - section.before :] @ section.skip, section(x))
@@ -541,10 +550,10 @@ def test_head_distances_are_total_variations(kind, seed, samples, positions, hea
     for head in range(heads):
         own = slice(2 * head, 2 * head + 2)
         scores = x @ section.query[:, own] @ (x @ section.key[:, own]).transpose(1, 2) / 2**0.5
-        if section.causal:
+        if section.mask.causal:
             scores = scores + torch.full((positions, positions), -torch.inf).triu(1)
         a = scores.exp() / scores.exp().sum(-1, keepdim=True)
-        patterns.append(a[:, -1:] if section.last_only else a)
+        patterns.append(a[:, -1:] if section.mask.last_only else a)
     expected = torch.tensor(
         [[float((a - b).abs().sum(-1).mean() / 2) for b in patterns] for a in patterns],
         dtype=torch.float64,
@@ -555,8 +564,8 @@ def test_head_distances_are_total_variations(kind, seed, samples, positions, hea
 
 PLANTED_HEADS = {
     "plain": {},
-    "full": {"causal": False},
-    "last": {"last_only": True},
+    "full": {"mask": AttentionMask(causal=False)},
+    "last": {"mask": AttentionMask(last_only=True)},
     "rotary": {"rotary": torch.tensor([0.7]).double()},
 }
 

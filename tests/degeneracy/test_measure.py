@@ -27,7 +27,7 @@ from libgraph.errors import DataError, UsageError
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import silent
 from libgraph.report.graphml import write_graphml
-from libgraph.sections import Attention, Linear, SkipMLP
+from libgraph.sections import Attention, AttentionMask, Linear, SkipMLP
 
 FEW = {"samples": 300, "draws": 2}
 LIVE, DEAD = 7, 2
@@ -56,13 +56,16 @@ def planted_units():
     return mlp([inner, normal(generator, LIVE + DEAD + 1, 4)]), inputs
 
 
+FULL = AttentionMask(causal=False)
+
+
 def planted_heads():
     """Three heads of width 2, of which the first two have the same queries and keys."""
     generator = seeded(5)
     query, key, value = (normal(generator, 5, 6) for _ in range(3))
     query[:, 2:4], key[:, 2:4] = query[:, :2], key[:, :2]
     skip = torch.eye(5, 7).double()
-    section = Attention(skip, query, key, value, normal(generator, 6, 7), heads=3, causal=False)
+    section = Attention(skip, query, key, value, normal(generator, 6, 7), heads=3, mask=FULL)
     layers = [NodeLayer("in", 5), NodeLayer("out", 7, constant=False, rotated=False)]
     return Network(AppendOne(), [section], layers), normal(generator, 60, 4, 4)
 

@@ -105,7 +105,7 @@ def attend(section, x):
     """Attention on one sample, one head and one query at a time."""
     last = len(x) - 1
     rows = []
-    for t in [last] if section.last_only else range(len(x)):
+    for t in [last] if section.mask.last_only else range(len(x)):
         y = x[t] @ section.skip
         width = section.query.shape[1] // section.heads
         for head in range(section.heads):
@@ -118,8 +118,8 @@ def attend(section, x):
                 keys = torch.cat([section.prefix_key[:, shared], keys])
                 values = torch.cat([section.prefix_value[:, shared], values])
             here = before + t
-            start = max(0, here + 1 - section.window) if section.window else 0
-            stop = here + 1 if section.causal else len(keys)
+            start = max(0, here + 1 - section.mask.window) if section.mask.window else 0
+            stop = here + 1 if section.mask.causal else len(keys)
             keys, values, query = (
                 keys[start:stop],
                 values[start:stop],
@@ -211,10 +211,10 @@ def spy_on_modes(monkeypatch):
 
 def test_small_chunks_attend_to_samples_apart(monkeypatch):
     sizes = []
-    attend = Attention._attend
+    attend = Attention.attend
     monkeypatch.setattr(
         Attention,
-        "_attend",
+        "attend",
         lambda self, p, queries: (
             sizes.append((len(p.v), queries.stop - queries.start)) or attend(self, p, queries)
         ),
@@ -372,9 +372,9 @@ def test_factors_follow_the_dtype_and_are_saved(kind):
     assert torch.equal(again(x), section(x))
 
 
-def test_a_section_without_forward_says_so():
-    with pytest.raises(TypeError, match="Section does not say how to map forward"):
-        Section(2, 2)(torch.ones(1, 1, 2))
+def test_a_section_must_say_how_it_maps_forward():
+    with pytest.raises(TypeError, match=r"abstract.*forward"):
+        Section(2, 2)
 
 
 @pytest.mark.parametrize("keep", [True, False])

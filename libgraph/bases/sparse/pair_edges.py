@@ -130,7 +130,7 @@ class StructuredEdges:
             encoder, decoder = encoder @ source, source.T @ decoder
         out = self.target.encoder if target is None else self.target.encoder @ target
         total = x.new_zeros(out.shape[1], len(decoder))
-        elements = self.section._elements_per_effect(x.shape[1]) * len(decoder)
+        elements = self.section.elements_per_effect(x.shape[1]) * len(decoder)
         for some in chunks(len(x), elements, x):
             total = total + checkpoint(
                 self._squares, x[some], encoder, decoder, out, use_reentrant=False
@@ -248,7 +248,7 @@ def _jacobians(
     positions = x.shape[1]
     at = torch.eye(positions).to(x)
     tangents = (at[:, None, :, None] * decoder[:, None]).flatten(0, 1).unsqueeze(0)
-    elements = tangents.shape[1] * section._elements_per_effect(positions)
+    elements = tangents.shape[1] * section.elements_per_effect(positions)
     found = [
         section.linearize(x[samples])(tangents).unflatten(1, (positions, -1)).movedim(3, 1)
         for samples in chunks(len(x), elements, x)
