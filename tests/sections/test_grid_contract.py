@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from libgraph.sections.quadrature import Quadrature
 from libgraph.testing import Jacobians, check_section
 
-quick = settings(deadline=None, max_examples=30)
+quick = settings(deadline=None, max_examples=20)
 each_structure = pytest.mark.parametrize("make", [build_convolution, build_pooling])
 
 
