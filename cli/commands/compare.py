@@ -145,7 +145,7 @@ def _columns(
     runs: Sequence[str], basis: str | None, order: Sequence[str] | None = None
 ) -> list[Column]:
     """One for each basis of a single run, else one for each run."""
-    from libgraph.bases.names import basis_name
+    from libgraph.bases.methods import basis_name
     from libgraph.comparison.side_by_side import Column
     from libgraph.errors import UsageError
     from libgraph.runs.saved_run import SavedRun

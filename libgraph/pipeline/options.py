@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import ByteSize, Field, field_validator
 
 from libgraph.backend.options import Shown, TypedOptions, by_commas, option_of
-from libgraph.bases.names import FILE, NAMES, basis_name
+from libgraph.bases.methods import FILE, METHODS, basis_name
 from libgraph.bases.sparse.options import SparseOptions
 from libgraph.errors import UsageError
 
@@ -94,7 +94,7 @@ class AnalysisOptions(ComputingOptions):
     whose = "the analysis"
 
     basis: Annotated[str, Shown("NAME")] = Field(
-        "lib", description=f"of the graph: {', '.join(NAMES)}, or a file of directions, *{FILE}"
+        "lib", description=f"of the graph: {', '.join(METHODS)}, or a file of directions, *{FILE}"
     )
     beside: Annotated[tuple[str, ...], Shown("NAMES")] = Field(
         ("pca",), description="bases that are measured beside it, with commas between"

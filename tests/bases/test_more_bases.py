@@ -16,8 +16,7 @@ from libgraph.bases.dictionary import dictionary
 from libgraph.bases.global_lib import global_lib
 from libgraph.bases.lib import lib, lib_basis
 from libgraph.bases.method import Truncation
-from libgraph.bases.methods import basis_method
-from libgraph.bases.names import basis_name
+from libgraph.bases.methods import basis_method, basis_name
 from libgraph.bases.pca import pca
 from libgraph.bases.random_basis import random, random_rotation
 from libgraph.bases.statistics import node_statistics
