@@ -9,7 +9,7 @@ by TransformerLens's hooks: `0.ln1.scale` is `blocks.0.ln1.hook_scale`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -46,6 +46,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": silu,
     "swish": silu,
 }
+
+
+Component: TypeAlias = Any
+"""A part of a model; TransformerLens gives it the parameters by their names."""
 
 
 class Step(NamedTuple):
@@ -87,7 +91,7 @@ def unembedding(bridge: TransformerBridge) -> Float[Tensor, "d_plus_1 vocabulary
 # What is read of a model
 
 
-def weight_of(part: Any, name: str) -> Tensor:
+def weight_of(part: Component, name: str) -> Tensor:
     """A parameter in float64, in which norms are folded.
 
     Raises:
@@ -99,13 +103,13 @@ def weight_of(part: Any, name: str) -> Tensor:
     return tensor
 
 
-def _bias(part: Any, name: str, size: int) -> Float[Tensor, " size"]:
+def _bias(part: Component, name: str, size: int) -> Float[Tensor, " size"]:
     """A parameter in float64; zeros where there is none."""
     tensor = _parameter(part, name)
     return torch.zeros(size, dtype=torch.float64) if tensor is None else tensor
 
 
-def _parameter(part: Any, name: str) -> Tensor | None:
+def _parameter(part: Component, name: str) -> Tensor | None:
     try:
         value = getattr(part, name)
     except AttributeError:
@@ -113,7 +117,7 @@ def _parameter(part: Any, name: str) -> Tensor | None:
     return None if value is None else value.detach().cpu().double()
 
 
-def _folded(norm: Any, weight: Float[Tensor, "d_plus_1 m"]) -> Float[Tensor, "d_plus_1 m"]:
+def _folded(norm: Component, weight: Float[Tensor, "d_plus_1 m"]) -> Float[Tensor, "d_plus_1 m"]:
     """A weight with its bias in the last row, seen from before the norm's scale and shift."""
     scale = weight_of(norm, "weight").unsqueeze(1)
     shift = _bias(norm, "bias", len(scale))
@@ -121,7 +125,7 @@ def _folded(norm: Any, weight: Float[Tensor, "d_plus_1 m"]) -> Float[Tensor, "d_
     return torch.cat([scale * weight[:-1], bias[None]])
 
 
-def _reader(norm: Any, weight: Tensor, bias: Tensor) -> Float[Tensor, "d_in m"]:
+def _reader(norm: Component, weight: Tensor, bias: Tensor) -> Float[Tensor, "d_in m"]:
     """A weight that reads (y, r, 1) through a norm: nothing is read from r."""
     folded = _folded(norm, torch.cat([weight, bias[None]]))
     return torch.cat([folded[:-1], torch.zeros_like(weight), folded[-1:]])
@@ -169,7 +173,7 @@ def _attention(bridge: TransformerBridge, i: int) -> Attention:
     )
 
 
-def _heads(block: Any, which: str, order: Tensor | None) -> Float[Tensor, "d_in m"]:
+def _heads(block: Component, which: str, order: Tensor | None) -> Float[Tensor, "d_in m"]:
     """Queries, keys or values of all heads, seen from before the norm."""
     weight = weight_of(block.attn, f"W_{which}")
     heads, _, size = weight.shape
@@ -209,7 +213,7 @@ def _rotary(bridge: TransformerBridge) -> tuple[Tensor | None, Tensor | None]:
     return order, pad(angles, (0, cfg.d_head // 2 - turned))
 
 
-def _mlp(bridge: TransformerBridge, i: int, norm: Any, skip: Tensor) -> SkipMLP:
+def _mlp(bridge: TransformerBridge, i: int, norm: Component, skip: Tensor) -> SkipMLP:
     cfg, mlp = bridge.cfg, bridge.blocks[i].mlp
     weight = weight_of(mlp, "W_in")
     outer = pad(weight_of(mlp, "W_out"), (0, 1))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -47,8 +48,7 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
     tokenizer = character_tokenizer(text)
     tokens = torch.tensor(tokenizer(text)["input_ids"])
     split = len(tokens) - len(tokens) // HELD_OUT
-    training, validation = tokens[:split], tokens[split:]
-    _check_length(options, validation)
+    training, blocks = tokens[:split], _validation_blocks(options, tokens[split:])
     model = initial_model(options, len(tokenizer))
     # Autocast makes products in bfloat16 where the weights and their updates stay in float32.
     mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bfloat16)
@@ -63,9 +63,6 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
         windows = training[starts + torch.arange(options.n_ctx + 1)]
         with mixed:
             return _loss(model, windows)
-
-    length = options.n_ctx + 1
-    blocks = validation[: len(validation) // length * length].unflatten(0, (-1, length))
 
     def evaluate() -> dict[str, float]:
         losses = [float(_loss(model, part)) * len(part) for part in blocks.split(EVALUATION_BATCH)]
@@ -99,12 +96,15 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
     return {"history": history, "parameters": sum(p.numel() for p in parameters.values())}
 
 
-def _check_length(options: TrainingOptions, validation: Tensor) -> None:
+def _validation_blocks(options: TrainingOptions, validation: Tensor) -> Int[Tensor, "n length"]:
+    """What is held out in blocks, each a character longer than a window of text."""
     if len(validation) <= options.n_ctx:
         raise DataError(
             f"'{options.text}' is too short: the tenth of it that is held out has "
             f"{len(validation)} characters, and needs more than n_ctx, {options.n_ctx}."
         )
+    length = options.n_ctx + 1
+    return validation[: len(validation) // length * length].unflatten(0, (-1, length))
 
 
 def read_text(path: Path) -> str:

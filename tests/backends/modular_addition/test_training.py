@@ -34,7 +34,7 @@ def test_the_trainer_writes_weights_that_load(tmp_path):
 
 
 def test_training_learns_its_training_set(tmp_path):
-    options = tiny_options(steps=300, weight_decay=0.0, learning_rate=1e-2)
+    options = tiny_options(steps=150, weight_decay=0.0, learning_rate=1e-2)
     history = ModularAddition.train(options, tmp_path, silent)["history"]
     assert history[-1]["loss"] < 0.1
 
