@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import libgraph as lg
 from libgraph.degeneracy.measure import degeneracy
+from libgraph.degeneracy.modules.by_module import STAGE
 from libgraph.network.network import Network, NodeLayer
 from libgraph.pipeline.options import ComputingOptions
 from libgraph.pipeline.workload import Inputs
@@ -124,8 +125,12 @@ def test_degeneracy_is_measured_again_where_the_data_have_changed(network, x, tm
     targets = Toy(network, x).targets
     options = {"samples": 12, "draws": 2, "out": tmp_path / "run"}
     first = degeneracy(Toy(network, x, targets), **options)
-    again = degeneracy(Toy(network, x, targets), **options, force=True)
+    told = []
+    again = degeneracy(
+        Toy(network, x, targets), **options, force=True, progress=lambda *step: told.append(step)
+    )
     assert first["behaviour"]["samples"] == 12
+    assert not {stage for stage, *_ in told} & {"behavioural loss", "interactions"}
     assert again["seconds"] == first["seconds"]
     other = degeneracy(Toy(network, 2 * x, targets), **options, force=True)
     assert other["behaviour"]["effective"] != first["behaviour"]["effective"]
@@ -153,8 +158,14 @@ def test_degeneracy_is_measured_again_where_the_file_of_a_basis_has_changed(tmp_
     network = random_network(["relu", "linear"], [5, 4, 3])
     backend, file = Toy(network, normal(seeded(1), 40, 1, 5)), tmp_path / "mine.safetensors"
     options = {"samples": 12, "draws": 2, "out": tmp_path / "run", "basis": str(file)}
-    sums = []
+    measured, results = [], []
     for seed in (1, 1, 2):
         save_file({"l0/decoder": normal(seeded(seed), 4, 5)}, file)
-        sums.append(degeneracy(backend, **options, force=True)["seconds"]["modules"])
-    assert sums[0] == sums[1] != sums[2]
+        told = set()
+        found = degeneracy(
+            backend, **options, force=True, progress=lambda stage, *_, told=told: told.add(stage)
+        )
+        measured.append(STAGE in told)
+        results.append(found["modules"])
+    assert measured == [True, False, True]
+    assert results[0] == results[1] != results[2]
