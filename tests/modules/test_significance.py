@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers.chance import FALSE_ALARM
 
 from libgraph.errors import UsageError
 from libgraph.graph.features import LayerFeatures
@@ -71,16 +72,18 @@ def test_a_graph_that_is_its_own_null_model_is_not_significant():
     assert (result.p, result.z, result.deviation) == (1, None, 0)
 
 
-def test_p_is_even_on_graphs_from_the_null_model():
+@pytest.mark.parametrize("graphs", [60, pytest.param(400, marks=pytest.mark.slow)])
+def test_p_is_even_on_graphs_from_the_null_model(graphs):
     p = []
-    for seed in range(80):
+    for seed in range(graphs):
         graph = planted(1.0, (9, 9, 9), epsilon=0.5)
         observed = NULL_MODELS["permuted"](graph, np.random.default_rng([7, seed]))
         p.append(significance(observed, "permuted", draws=19, seed=seed).p)
-    steps = np.random.default_rng(0).random(80) / 20
+    steps = np.random.default_rng(0).random(graphs) / 20
     even = np.sort(np.array(p) - steps)
-    # Kolmogorov–Smirnov: 1.63 / √80 is exceeded once in a hundred.
-    assert np.abs(even - (np.arange(80) + 0.5) / 80).max() < 1.63 / np.sqrt(80)
+    # Dvoretzky, Kiefer, Wolfowitz, Massart: P(distance > t) is at most 2 exp(-2nt²).
+    allowed = np.sqrt(np.log(2 / FALSE_ALARM) / 2 / graphs)
+    assert np.abs(even - (np.arange(graphs) + 0.5) / graphs).max() < allowed
 
 
 def test_a_null_model_of_ones_own_is_compared_at_the_same_number_of_edges():
