@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ def degeneracy(
     from rich.console import Console
 
     from libgraph.backend.registry import load_backend
-    from libgraph.degeneracy.measure import degeneracy as measure
+    from libgraph.degeneracy.measure import measure_degeneracy
     from libgraph_cli.progress import ProgressDisplay
     from libgraph_cli.tables.degeneracy import print_degeneracy
 
@@ -74,9 +73,11 @@ def degeneracy(
     model = load_backend(backend, **option)
     directory = out or Path("runs") / time.strftime(f"{backend}-degeneracy-%Y%m%d-%H%M%S")
     with ProgressDisplay(quiet=quiet, verbose=verbose) as progress:
-        found = measure(model, out=directory, force=force, progress=progress, **options)
+        figures = measure_degeneracy(
+            model, out=directory, force=force, progress=progress, **options
+        )
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(figures.text())
         return
-    print_degeneracy(Console(), found)
+    print_degeneracy(Console(), figures)
     click.echo(f"Written to {directory}: look at spectra.png and effective.png.")

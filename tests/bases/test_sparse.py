@@ -1,7 +1,6 @@
 """The sparse basis: its edges against the interactions, its rotations on planted networks."""
 
 import logging
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +22,8 @@ from libgraph.bases.method import Truncation
 from libgraph.bases.pca import pca
 from libgraph.bases.random_basis import random_rotation
 from libgraph.bases.sparse import pair_edges as edges_module
+from libgraph.bases.sparse import problem as problem_module
+from libgraph.bases.sparse import sparse as sparse_module
 from libgraph.bases.sparse.options import SparseOptions
 from libgraph.bases.sparse.pair_edges import (
     BATCHES,
@@ -48,7 +49,6 @@ from libgraph.progress import silent
 from libgraph.sections import Function, SkipMLP, autodiff
 from libgraph.sections.quadrature import Quadrature
 
-MODULE = import_module("libgraph.bases.sparse.sparse")
 WHOLE = Truncation(True, 1e-10)
 ALL = slice(None)
 LAYERS = ["l0", "l1", "l2"]
@@ -61,7 +61,7 @@ def orthogonal(size, seed):
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     """A checkpoint every ten steps, so that interrupted runs are short."""
-    monkeypatch.setattr(MODULE, "EVERY", 10)
+    monkeypatch.setattr(problem_module, "EVERY", 10)
 
 
 class Case:
@@ -384,7 +384,7 @@ def test_the_objective_never_ends_above_its_start(tmp_path, number, power):
 
 def test_steps_that_only_do_harm_are_not_taken(tmp_path, monkeypatch):
     problem = Case().problem(steps=2)
-    monkeypatch.setattr(MODULE, "LEARNING_RATE", 10.0)
+    monkeypatch.setattr(problem_module, "LEARNING_RATE", 10.0)
     start = problem.start(0)
     value, rotations = problem.minimise(0, tmp_path, silent)
     assert value == problem.value(start)
@@ -713,7 +713,7 @@ def test_interactions_that_cancel_are_left_out(monkeypatch, none, left):
 @pytest.mark.parametrize("number", [0, 1])
 def test_all_ranks_have_the_rotations_of_the_first(monkeypatch, number):
     sent = []
-    monkeypatch.setattr(MODULE, "ranks", lambda: (number, 2))
+    monkeypatch.setattr(sparse_module, "ranks", lambda: (number, 2))
 
     def broadcast(rotation, source):
         assert source == 0
@@ -722,7 +722,7 @@ def test_all_ranks_have_the_rotations_of_the_first(monkeypatch, number):
         if number:
             rotation.copy_(torch.eye(len(rotation)))
 
-    monkeypatch.setattr(MODULE.dist, "broadcast", broadcast)
+    monkeypatch.setattr(sparse_module.dist, "broadcast", broadcast)
     case = Case()
     start, found = case.lib(), case.sparse(steps=5)
     assert [len(rotation) for rotation in sent] == [4, 4]

@@ -10,7 +10,8 @@ from helpers.sections import AppendOne
 from torch import nn
 
 from libgraph.degeneracy.behaviour.behaviour import behaviour_spectrum
-from libgraph.degeneracy.behaviour.volume import _folded, local_volume, network_volume
+from libgraph.degeneracy.behaviour.chains import Sampling, folded
+from libgraph.degeneracy.behaviour.volume import local_volume, network_volume
 from libgraph.degeneracy.weights.weights import weights_of
 from libgraph.errors import NumericalError, TooLarge, UsageError
 from libgraph.network.network import Network, NodeLayer
@@ -35,7 +36,7 @@ def agrees(curve, expected, largest):
 
 def test_reflection():
     u = torch.tensor([3.0, 12, -12, 29, 34, -51]).double() / 10
-    x, sign, shift = _folded(u)
+    x, sign, shift = folded(u)
     assert_close(10 * x, torch.tensor([3.0, 8, -8, -9, -6, -9]).double())
     assert_close(sign * x + shift, u)
 
@@ -45,7 +46,7 @@ def test_singular(scale):
     """L = λ w₁²w₂²: each weight is free where the other is zero (arXiv 2405.10927)."""
     epsilons = [0.3, 0.1, 0.03, 0.01, 0.003, 0.001]
     curve = local_volume(
-        lambda w: scale * (w[0] * w[1]).square(), origin(2), epsilons, radius=1.0, steps=1500
+        lambda w: scale * (w[0] * w[1]).square(), origin(2), epsilons, Sampling(1.0, steps=1500)
     )
     s = torch.log(scale / torch.tensor(epsilons).double()) / 2
     agrees(curve, s / (1 + s), 0.03)
@@ -57,7 +58,7 @@ def test_singular_elsewhere():
     centre = torch.tensor([3.0, -2.0]).double()
     epsilons = [0.001, 0.3, 0.03]
     curve = local_volume(
-        lambda w: ((w - centre).prod() * 4).square(), centre, epsilons, radius=0.5, steps=1500
+        lambda w: ((w - centre).prod() * 4).square(), centre, epsilons, Sampling(0.5, steps=1500)
     )
     s = torch.log(1 / torch.tensor(epsilons).double()) / 2
     agrees(curve, s / (1 + s), 0.03)
@@ -67,12 +68,11 @@ def test_singular_elsewhere():
 def test_quadratic():
     """An ellipsoid that fits into the box: all 20 parameters count, whatever their curvature."""
     loss, matrix = quadratic(torch.logspace(4, 0, 20).double())
-    curve = local_volume(
-        loss, origin(20), [0.1, 0.01, 0.001], radius=1.0, steps=1500, hessian=matrix
-    )
+    sampling = Sampling(1.0, steps=1500)
+    curve = local_volume(loss, origin(20), [0.1, 0.01, 0.001], sampling, hessian=matrix)
     agrees(curve, [20.0] * 3, 0.2)
     assert bool((curve.drift.abs() < 6 * curve.errors).all())
-    curve = local_volume(loss, origin(20), [0.1, 0.01, 0.001], radius=1.0, steps=1500)
+    curve = local_volume(loss, origin(20), [0.1, 0.01, 0.001], sampling)
     agrees(curve, [20.0] * 3, 0.2)
     assert bool((curve.acceptance - 0.574).abs().max() < 0.1)
 
@@ -84,8 +84,7 @@ def test_flat_directions():
         lambda w: (values * w.square()).sum() / 2,
         origin(5),
         [0.1, 0.03, 0.01],
-        radius=1.0,
-        steps=1200,
+        Sampling(1.0, steps=1200),
         hessian=values.diag(),
     )
     agrees(curve, [2.0] * 3, 0.1)
@@ -109,10 +108,8 @@ def test_walls():
             lambda w: w @ matrix @ w / 2,
             origin(2),
             epsilons.tolist(),
-            radius=1.0,
-            steps=900,
+            Sampling(1.0, steps=900, half_width=width),
             hessian=hessian,
-            half_width=width,
         )
         agrees(curve, expected, 0.07)
         assert curve.half_widths.tolist() == [width] * 3
@@ -128,8 +125,7 @@ def test_many_parameters():
         lambda w: (values * w.square()).sum() / 2,
         origin(100),
         epsilons,
-        radius=1.0,
-        steps=1000,
+        Sampling(1.0, steps=1000),
         hessian=values.diag(),
     )
     grid = torch.linspace(-1, 1, 4001).double()
@@ -152,14 +148,14 @@ def test_many_parameters():
 
 def test_everything_below():
     """A tolerance that the loss never reaches within the box: nothing counts."""
-    curve = local_volume(lambda w: w.square().sum(), origin(2), [5.0], radius=1.0, steps=90)
+    curve = local_volume(lambda w: w.square().sum(), origin(2), [5.0], Sampling(1.0, steps=90))
     assert curve.effective.tolist() == [0.0]
 
 
 def test_seed():
     def curve(seed):
-        options = {"radius": 1.0, "steps": 60, "chains": 4, "seed": seed}
-        return local_volume(lambda w: w.square().sum(), origin(2), [0.1, 0.2], **options).effective
+        sampling = Sampling(1.0, steps=60, chains=4, seed=seed)
+        return local_volume(lambda w: w.square().sum(), origin(2), [0.1, 0.2], sampling).effective
 
     assert torch.equal(curve(1), curve(1))
     assert not torch.equal(curve(1), curve(2))
@@ -172,10 +168,7 @@ def test_errors_are_what_seeds_scatter_by():
             lambda w: (values * w.square()).sum(),
             origin(3),
             [0.01, 0.1],
-            radius=1.0,
-            steps=300,
-            chains=16,
-            seed=seed,
+            Sampling(1.0, steps=300, chains=16, seed=seed),
         )
         for seed in range(12)
     ]
@@ -196,7 +189,7 @@ def test_network_with_a_quadratic_loss():
     data = toy_data(network, inputs)
     spectrum = behaviour_spectrum(network, data)
     assert (spectrum.parameters, spectrum.rank) == (8, 6)
-    curve = network_volume(network, data, [0.03, 0.01], radius=1.0, steps=900)
+    curve = network_volume(network, data, [0.03, 0.01], Sampling(1.0, steps=900))
     agrees(curve, [6.0] * 2, 0.15)
 
 
@@ -207,7 +200,8 @@ def test_network_whose_weights_are_free_one_at_a_time():
     network = Network(torch.nn.Identity(), [Linear(each) for each in factors], layers)
     inputs = normal(seeded(0), 20, 1, 1)
     epsilons = [0.3, 0.1, 0.03, 0.01]
-    curve = network_volume(network, toy_data(network, inputs), epsilons, radius=0.9, steps=1500)
+    sampling = Sampling(0.9, steps=1500)
+    curve = network_volume(network, toy_data(network, inputs), epsilons, sampling)
     grid = 0.9 * ((torch.arange(3000).double() + 0.5) / 1500 - 1)
     losses = inputs.square().mean() * (torch.outer(1.25 + grid, 0.8 + grid) - 1).square()
     expected = []
@@ -225,24 +219,28 @@ def test_network_near_its_parameters():
     radius = 1e-2
     values = behaviour_spectrum(network, data, chosen).values * radius**2
     epsilon = float(values[values > 1e-9 * values[0]].min()) / 50
-    curve = network_volume(network, data, [epsilon], chosen, radius=radius, steps=900)
+    curve = network_volume(network, data, [epsilon], Sampling(radius, steps=900), chosen)
     agrees(curve, [float((values > epsilon).sum())], 0.3)
 
 
 def test_mistakes(monkeypatch):
     with pytest.raises(UsageError, match="positive"):
-        local_volume(lambda w: w.square().sum(), origin(2), [0.1, -1.0], radius=1.0)
+        local_volume(lambda w: w.square().sum(), origin(2), [0.1, -1.0], Sampling(1.0))
     with pytest.raises(UsageError, match="positive"):
-        local_volume(lambda w: w.square().sum(), origin(2), [0.1], radius=0.0)
+        Sampling(0.0)
+    with pytest.raises(UsageError, match="positive"):
+        Sampling(1.0, half_width=0.0)
     with pytest.raises(UsageError, match="at least 2 chains"):
-        local_volume(lambda w: w.square().sum(), origin(2), [0.1], radius=1.0, chains=1)
+        Sampling(1.0, chains=1)
     with pytest.raises(NumericalError, match="centre"):
-        local_volume(lambda w: 0 / w.sum(), origin(2), [0.1], radius=1.0)
+        local_volume(lambda w: 0 / w.sum(), origin(2), [0.1], Sampling(1.0))
     network = random_network(["tanh"], [3, 2], seed=0)
     data = toy_data(network, normal(seeded(0), 5, 1, 3))
     monkeypatch.setattr("libgraph.degeneracy.behaviour.volume.MOST_PARAMETERS", 10)
     with pytest.raises(TooLarge, match="behaviour_spectrum"):
-        network_volume(network, data, [0.1], radius=1.0)
+        network_volume(network, data, [0.1], Sampling(1.0))
+    with pytest.raises(UsageError, match="without parameters"):
+        network_volume(network, data, [0.1], Sampling(1.0), [])
 
 
 def test_all_batches_count():
@@ -250,9 +248,9 @@ def test_all_batches_count():
     layers = [NodeLayer("l0", 4), NodeLayer("l1", 2, constant=False)]
     network = Network(nn.Identity(), [Linear(normal(seeded(0), 4, 2))], layers)
     x = normal(seeded(1), 100, 1, 4)
-    options = {"radius": 50.0, "steps": 300, "chains": 64}
+    sampling = Sampling(50.0, steps=300, chains=64)
     one, whole = (
-        network_volume(network, toy_data(network, x, batch_size=size), [1e-3], **options)
+        network_volume(network, toy_data(network, x, batch_size=size), [1e-3], sampling)
         for size in (1, 100)
     )
     assert one.effective.tolist() == whole.effective.tolist()
