@@ -114,12 +114,12 @@ class _Analysis:
                 for name in bases
             }
         checks = self._checks(stages, bases, graphs)
-        found = (bases, edges, errors, ablation, graphs)
+        results = (bases, edges, errors, ablation, graphs)
         metrics = run_metrics(
-            self.backend, self.options, *found, checks, score, self.stages.seconds
+            self.backend, self.options, *results, checks, score, self.stages.seconds
         )
         path = self.directory.path if self.directory else None
-        run = Run(self.backend, self.options, *found, metrics, path)
+        run = Run(self.backend, self.options, *results, metrics, path)
         if self.directory is not None:
             self._export(run, self.directory)
         return run

@@ -115,6 +115,6 @@ def _save(
     path: Path, part: Part, *, name: str, kind: TypeAdapter[Part], header: Mapping[str, JsonValue]
 ) -> None:
     """Write a part beside the others, of which later ones of an earlier run may still hold."""
-    others = read_json(path) if path.is_file() else {}
+    parts = read_json(path) if path.is_file() else {}
     plain = kind.dump_python(part, by_alias=True, exclude_unset=True)
-    write_json(path, {**header, **others, **header, name: plain})
+    write_json(path, {**header, **parts, **header, name: plain})

@@ -97,8 +97,8 @@ class AnalysisOptions(ComputingOptions):
     @field_validator("beside")
     @classmethod
     def _all_known(cls, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        for each in chosen:
-            basis_name(each)
+        for basis in chosen:
+            basis_name(basis)
         return chosen
 
     @field_validator("signs")

@@ -105,8 +105,8 @@ class ModuleAdditivity:
         together = self.together.effective
         gap = self.random_mean - together
         ratio = (self.sum - together) / gap
-        others = (self.random - self.sum).abs().amax(0)
-        told = (gap > NO_GAP * together) & (others > NO_GAP * together)
+        spread = (self.random - self.sum).abs().amax(0)
+        told = (gap > NO_GAP * together) & (spread > NO_GAP * together)
         if not self.exact:
             told &= together <= SATURATED * self.rows
         return torch.where(told, ratio, torch.nan)

@@ -109,7 +109,6 @@ def block_curvature(
     samples = sum(len(batch.inputs) for batch in data)
     with torch.no_grad():
         outputs = network(next(iter(data)).inputs[:1]).numel()
-    told = partial(progress, stage)
     if parameters <= rows:
         hessian = _hessian(network, data, weights, stage, progress) / samples
         return BlockCurvature(hessian, (), samples, samples * outputs, True)
@@ -120,16 +119,14 @@ def block_curvature(
             "degeneracy by module needs a smaller network."
         )
     most = min(rows, fitting)
-    if samples * outputs <= most:
-        matrices = [weight.weight for weight in weights]
-        pieces = (p for batch in data for p in jacobian_rows(network, batch.inputs, matrices))
-        jacobian = _gathered(pieces, weights, samples, samples * outputs, told)
-        return BlockCurvature(None, jacobian, samples, samples * outputs, True)
-    samples = min(samples, most)
-    draws = most // samples
-    signed = _signed_rows(network, data, weights, samples, draws, seed)
-    jacobian = _gathered(signed, weights, samples, samples * draws, told)
-    return BlockCurvature(None, jacobian, samples, samples * draws, False)
+    if exact := samples * outputs <= most:
+        count, pieces = samples * outputs, _exact_rows(network, data, weights)
+    else:
+        samples = min(samples, most)
+        count, draws = samples * (most // samples), most // samples
+        pieces = _signed_rows(network, data, weights, samples, draws, seed)
+    jacobian = _gathered(pieces, weights, samples, count, partial(progress, stage))
+    return BlockCurvature(None, jacobian, samples, count, exact)
 
 
 def _hessian(
@@ -184,6 +181,15 @@ def _gathered(
         done += len(rows)
     told(count, count)
     return jacobian
+
+
+def _exact_rows(
+    network: Network, data: Data, weights: Sequence[FeatureWeight]
+) -> Iterator[Float[Tensor, "rows P"]]:
+    """J of all samples, some of them at a time."""
+    matrices = [weight.weight for weight in weights]
+    for batch in data:
+        yield from jacobian_rows(network, batch.inputs, matrices)
 
 
 def _signed_rows(

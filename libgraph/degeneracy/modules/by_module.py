@@ -7,7 +7,7 @@ a weight that reads a node layer by its input features, one that only writes by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from libgraph.degeneracy.behaviour.lanczos import SHARP
 from libgraph.degeneracy.modules.additivity import BlockCounts, ModuleAdditivity
 from libgraph.degeneracy.modules.block_curvature import BlockCurvature, block_curvature
 from libgraph.degeneracy.modules.feature_weights import (
+    FeatureWeight,
     memberships,
     module_count,
     parameter_modules,
@@ -103,38 +104,44 @@ def module_additivity(
     if not len(tolerances) or not bool(((tolerances > 0) & tolerances.isfinite()).all()):
         raise UsageError("Effective parameters need tolerances ε that are positive: pass some.")
     weights = parameter_modules(network, bases, graph)
+    rows, seed = counting.rows, counting.seed
     curvature = block_curvature(
-        network,
-        data,
-        weights,
-        rows=counting.rows,
-        seed=counting.seed,
-        stage=STAGE,
-        progress=progress,
+        network, data, weights, rows=rows, seed=seed, stage=STAGE, progress=progress
     )
     own = [weight.modules for weight in weights]
     eigenvalues = curvature.eigenvalues([modules >= -1 for modules in own])
     blocks = _Blocks(curvature, eigenvalues, tolerances, counting.truncation, module_count(graph))
-    membership = memberships(network, graph)
-    rng = np.random.default_rng(counting.seed)
-    random = []
-    for draw in range(counting.draws):
-        progress(f"{STAGE}, random partitions", draw, counting.draws)
-        shuffled = {name: _shuffled(modules, rng) for name, modules in membership.items()}
-        drawn = blocks.by_module([weight.modules_under(shuffled) for weight in weights])
-        random.append(torch.stack([module.effective for module in drawn]).sum(0))
-    progress(f"{STAGE}, random partitions", counting.draws, counting.draws)
+    random = _random_sums(blocks, weights, memberships(network, graph), counting, progress)
     return ModuleAdditivity(
         epsilons=tolerances,
         modules=blocks.by_module(own),
         together=blocks.counts([modules >= 0 for modules in own]),
         unassigned=blocks.counts([modules < 0 for modules in own]),
         whole=blocks.counts([modules >= -1 for modules in own]),
-        random=torch.stack(random),
+        random=random,
         samples=curvature.samples,
         rows=curvature.rows,
         exact=curvature.exact,
     )
+
+
+def _random_sums(
+    blocks: _Blocks,
+    weights: Sequence[FeatureWeight],
+    membership: Mapping[str, IndexArray],
+    counting: Counting,
+    progress: Progress,
+) -> Float[Tensor, "draws E"]:
+    """Σ_m d_m(ε) of partitions at random, one row each."""
+    rng = np.random.default_rng(counting.seed)
+    sums = []
+    for draw in range(counting.draws):
+        progress(f"{STAGE}, random partitions", draw, counting.draws)
+        shuffled = {name: _shuffled(modules, rng) for name, modules in membership.items()}
+        drawn = blocks.by_module([weight.modules_under(shuffled) for weight in weights])
+        sums.append(torch.stack([module.effective for module in drawn]).sum(0))
+    progress(f"{STAGE}, random partitions", counting.draws, counting.draws)
+    return torch.stack(sums)
 
 
 @dataclass

@@ -174,22 +174,22 @@ def _directions(
     decoder = basis.decoder.double().contiguous()
     features = torch.arange(len(basis), device=weight.rows.device)
     places = weight.columns
-    directions, others = (decoder, encoder)
+    directions, duals = (decoder, encoder)
     if by_input:
         # A convolution has the coordinates once for each offset, one below the other.
         assert isinstance(weight.module, Section)  # noqa: S101
         offsets = len(weight.module.factor(weight.factor)) // len(basis.encoder)
         apart = torch.eye(offsets).to(encoder)
-        directions, others = torch.kron(apart, encoder), torch.kron(apart, decoder)
+        directions, duals = torch.kron(apart, encoder), torch.kron(apart, decoder)
         features, places = features.repeat(offsets), weight.rows
-    here = places.to(directions.device)
-    seen, other = directions[:, here], others[:, here]
+    places = places.to(directions.device)
+    seen, dual = directions[:, places], duals[:, places]
     # What is not there at all, such as the constant where only others are written, is no parameter.
-    there = (seen.norm(dim=1) > ABSENT * directions.norm(dim=1)) & (
-        other.norm(dim=1) > ABSENT * others.norm(dim=1)
+    is_there = (seen.norm(dim=1) > ABSENT * directions.norm(dim=1)) & (
+        dual.norm(dim=1) > ABSENT * duals.norm(dim=1)
     )
-    present = seen[there]
-    return present / present.norm(dim=1, keepdim=True), features[there.to(features.device)]
+    present = seen[is_there]
+    return present / present.norm(dim=1, keepdim=True), features[is_there.to(features.device)]
 
 
 def _shape(weight: Weight, by_input: bool, directions: Tensor | None) -> tuple[int, int]:
