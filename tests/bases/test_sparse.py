@@ -447,7 +447,7 @@ def test_gradients_may_be_off_and_stay_out_of_the_users_modules():
     network = Network(nn.Identity(), [s.double() for s in sections], layers)
     data = toy_data(network, normal(seeded(0), 30, 3, 4))
     with torch.no_grad():
-        graph, _ = rotated_networks(network, data, "sparse", sparse=SparseOptions(steps=3))
+        graph, _ = rotated_networks(network, data, "sparse", options={"sparse_steps": 3})
     assert len(graph.layers) == 4
     assert inner.weight.grad is None
     assert inner.weight.requires_grad
