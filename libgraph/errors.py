@@ -24,11 +24,16 @@ class UsageError(LibgraphError):
 
 
 class MissingExtra(UsageError):  # noqa: N818
-    """An optional dependency that is not installed."""
+    """A library that is not installed; its message is made by :func:`missing_extra`."""
 
 
 class TooLarge(UsageError):  # noqa: N818
-    """Something too large for what was asked."""
+    """More than can be shown or held, where less can be asked for."""
+
+
+def missing_extra(need: str, extra: str) -> str:
+    """The message about a library that is not installed: `need` says who needs it."""
+    return f"{need}: run pip install 'libgraph[{extra}]'."
 
 
 class BackendError(LibgraphError):

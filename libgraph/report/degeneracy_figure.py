@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from libgraph.errors import MissingExtra
+from libgraph.errors import MissingExtra, missing_extra
 from libgraph.files.atomic import writing
 from libgraph.report.style import CURVES, FAINT, RESOLUTION
 
@@ -124,9 +124,7 @@ def _style() -> AbstractContextManager[None]:
     try:
         import matplotlib
     except ImportError as error:
-        raise MissingExtra(
-            "Pictures need matplotlib: run pip install 'libgraph[report]'."
-        ) from error
+        raise MissingExtra(missing_extra("Pictures need matplotlib", "report")) from error
     return matplotlib.rc_context(CURVES)
 
 

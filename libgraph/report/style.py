@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from libgraph.errors import MissingExtra
+from libgraph.errors import MissingExtra, missing_extra
 from libgraph.files.atomic import writing
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def style() -> AbstractContextManager[None]:
     try:
         import matplotlib
     except ImportError as error:
-        raise MissingExtra(
-            "Pictures need matplotlib: run pip install 'libgraph[report]'."
-        ) from error
+        raise MissingExtra(missing_extra("Pictures need matplotlib", "report")) from error
     # A fixed salt and no date make SVG files reproducible; dollar signs in names are no formulas.
     settings: dict[Any, Any] = {
         "svg.hashsalt": "libgraph",
