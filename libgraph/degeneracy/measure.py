@@ -7,6 +7,7 @@ an interrupted run goes on after it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import JsonValue
+from torch import Tensor
 
 from libgraph.analysis.analysis import analyze
 from libgraph.backend.contract import Backend
@@ -23,6 +25,7 @@ from libgraph.backend.options import parse_options
 from libgraph.backend.registry import check_backend_kind
 from libgraph.degeneracy.behaviour.behaviour import Probes, behaviour_spectrum
 from libgraph.degeneracy.behaviour.chains import Sampling
+from libgraph.degeneracy.behaviour.lanczos import HessianSpectrum
 from libgraph.degeneracy.behaviour.volume import network_volume, sampled_parameters
 from libgraph.degeneracy.figures import (
     SCHEMA,
@@ -42,7 +45,7 @@ from libgraph.degeneracy.pictures import draw_figures
 from libgraph.degeneracy.stages import FILE, DegeneracyStages, ModuleFigures
 from libgraph.degeneracy.synchrony.synchrony import Synchrony
 from libgraph.degeneracy.unit_graph import unit_graph
-from libgraph.degeneracy.weights.ranks import WeightRanks, try_moves, weight_ranks
+from libgraph.degeneracy.weights.ranks import MoveTrial, WeightRanks, try_moves, weight_ranks
 from libgraph.degeneracy.weights.weights import weights_of
 from libgraph.edges.score import Scoring
 from libgraph.errors import TooLarge
@@ -105,7 +108,7 @@ class _Measurement:
         self.directory = directory
         self.progress = progress
         self.workload = Workload(backend, options)
-        self.stages = Stages(directory, options, lambda: self.workload.facts(*self.measured_on))
+        self.runner = Stages(directory, options, lambda: self.workload.facts(*self.measured_on))
 
     def run(self) -> DegeneracyFigures:
         """All parts in order, and what they come to."""
@@ -119,7 +122,7 @@ class _Measurement:
         stages = DegeneracyStages.of(self.options, header)
         if stages.volume is not None:
             sampled_parameters(weights_of(self.workload.network))
-        run = self.stages.run
+        run = self.runner.run
         weights = run(stages.weights, self._weights)
         units = run(stages.units, self._units)
         heads = run(stages.heads, self._heads)
@@ -137,7 +140,7 @@ class _Measurement:
             **volume,
             modules=modules,
             totals=_totals(weights, units, heads),
-            seconds=self.stages.seconds,
+            seconds=self.runner.seconds,
         )
         if self.directory is not None:
             self._export(figures, self.directory)
@@ -178,24 +181,7 @@ class _Measurement:
         trials = try_moves(
             network, data, self.ranks, seed=self.options.seed, progress=self.progress
         )
-        figures = {}
-        for ranks in self.ranks:
-            weight = ranks.weight
-            trial, (rows, columns) = trials[weight.name], weight.shape
-            figures[weight.name] = WeightFigures(
-                pair=weight.pair,
-                rows=rows,
-                columns=columns,
-                parameters=ranks.parameters,
-                input_rank=ranks.inputs.rank,
-                gradient_rank=ranks.gradients.rank,
-                free=ranks.free,
-                moved_free=trial.free,
-                moved_used=trial.used,
-                input_spectrum=ranks.inputs.values.tolist(),
-                gradient_spectrum=ranks.gradients.values.tolist(),
-            )
-        return figures
+        return {r.weight.name: _weight_figures(r, trials[r.weight.name]) for r in self.ranks}
 
     def _units(self) -> dict[str, UnitFigures | Skipped]:
         return self.synchrony.units(lambda: self.ranks)
@@ -212,20 +198,8 @@ class _Measurement:
             probes=Probes(options.probes, options.steps, options.seed),
             progress=self.progress,
         )
-        # Where nothing changes the outputs, any ε will do.
-        largest = float(spectrum.values.max()) or 1.0
-        epsilons = _tolerances(largest, DECADES, DECADES * PER_DECADE + 1)
-        tolerances = torch.tensor(epsilons, dtype=torch.float64)
-        return BehaviourFigures(
-            parameters=spectrum.parameters,
-            samples=min(self.backend.samples("train"), self.few.limit or 0),
-            exact=spectrum.exact,
-            rank=spectrum.rank,
-            largest=largest,
-            epsilons=epsilons,
-            effective=spectrum.effective(tolerances).tolist(),
-            errors=spectrum.error(tolerances).tolist(),
-        )
+        samples = min(self.backend.samples("train"), self.few.limit or 0)
+        return _behaviour_figures(spectrum, samples)
 
     def _volume(self, largest: float) -> VolumeFigures:
         options = self.options
@@ -237,17 +211,12 @@ class _Measurement:
             Sampling(options.radius, seed=options.seed),
             progress=self.progress,
         )
-        columns = (
-            [None if np.isnan(x) else x for x in column.tolist()]
-            for column in (curve.effective, curve.errors, curve.drift)
-        )
-        effective, errors, drift = columns
         return VolumeFigures(
             radius=options.radius,
             epsilons=epsilons,
-            effective=effective,
-            errors=errors,
-            drift=drift,
+            effective=_numbers(curve.effective),
+            errors=_numbers(curve.errors),
+            drift=_numbers(curve.drift),
         )
 
     def _modules(self, largest: float) -> ModuleFigures:
@@ -295,8 +264,47 @@ class _Measurement:
         with may_be_left_out("Figures were"):
             draw_figures(figures, directory.partial)
         record = self.workload.record(*self.measured_on)
-        self.stages.complete({**record, "degeneracy": self.options.model_dump(mode="json")})
+        self.runner.complete({**record, "degeneracy": self.options.model_dump(mode="json")})
         self.progress("writing", 1, 1)
+
+
+def _weight_figures(ranks: WeightRanks, trial: MoveTrial) -> WeightFigures:
+    rows, columns = ranks.weight.shape
+    return WeightFigures(
+        pair=ranks.weight.pair,
+        rows=rows,
+        columns=columns,
+        parameters=ranks.parameters,
+        input_rank=ranks.inputs.rank,
+        gradient_rank=ranks.gradients.rank,
+        free=ranks.free,
+        moved_free=trial.free,
+        moved_used=trial.used,
+        input_spectrum=ranks.inputs.values.tolist(),
+        gradient_spectrum=ranks.gradients.values.tolist(),
+    )
+
+
+def _behaviour_figures(spectrum: HessianSpectrum, samples: int) -> BehaviourFigures:
+    # Where nothing changes the outputs, any ε will do.
+    largest = float(spectrum.values.max()) or 1.0
+    epsilons = _tolerances(largest, DECADES, DECADES * PER_DECADE + 1)
+    tolerances = torch.tensor(epsilons, dtype=torch.float64)
+    return BehaviourFigures(
+        parameters=spectrum.parameters,
+        samples=samples,
+        exact=spectrum.exact,
+        rank=spectrum.rank,
+        largest=largest,
+        epsilons=epsilons,
+        effective=spectrum.effective(tolerances).tolist(),
+        errors=spectrum.error(tolerances).tolist(),
+    )
+
+
+def _numbers(curve: Tensor) -> list[float | None]:
+    """None for what is not a number."""
+    return [None if math.isnan(x) else x for x in curve.tolist()]
 
 
 def _tolerances(largest: float, decades: int, count: int) -> list[float]:
