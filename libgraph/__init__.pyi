@@ -10,6 +10,7 @@ from .backend.registry import backend_names, load_backend
 from .backend.train import train
 from .bases.method import Truncation
 from .comparison.difference import diff
+from .degeneracy.measure import measure_degeneracy
 from .errors import (
     BackendError,
     DataError,
@@ -68,6 +69,7 @@ __all__ = [
     "errors",
     "find_communities",
     "load_backend",
+    "measure_degeneracy",
     "open_run",
     "plan",
     "read_graph",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from libgraph.degeneracy.options import DegeneracyOptions
@@ -27,15 +25,17 @@ def degeneracy(backend: str, options: Values, as_json: bool, request: Request) -
     """
     from rich.console import Console
 
-    from libgraph.degeneracy.measure import degeneracy as measure
+    from libgraph.degeneracy.measure import measure_degeneracy
     from libgraph_cli.tables.degeneracy import print_degeneracy
 
     model = request.backend(backend)
     directory = request.directory(f"{backend}-degeneracy")
     with request.display() as progress:
-        figures = measure(model, out=directory, force=request.force, progress=progress, **options)
+        figures = measure_degeneracy(
+            model, out=directory, force=request.force, progress=progress, **options
+        )
     if as_json:
-        click.echo(json.dumps(figures, indent=1))
+        click.echo(figures.text())
         return
     print_degeneracy(Console(), figures)
     click.echo(f"Written to {directory}: look at spectra.png and effective.png.")

@@ -12,9 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from libgraph.analysis.graphs import labelled_graph
 from libgraph.analysis.halves import HALVES, halves_agree, interactions_of_halves
 from libgraph.analysis.rotations import against_rotations
 from libgraph.analysis.stages import ABLATION, AnalysisStages
@@ -25,20 +23,18 @@ from libgraph.backend.registry import check_backend_kind
 from libgraph.bases.method import BasisMethod, Setting, make_bases
 from libgraph.bases.methods import METHODS
 from libgraph.edges.edge_ablation import ablate_edges
-from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.score import Scoring
 from libgraph.errors import NumericalError
 from libgraph.files.run_directory import RunDirectory
 from libgraph.graph.interaction_graph import InteractionGraph
-from libgraph.modules.communities import find_communities
 from libgraph.modules.significance import Significance
 from libgraph.network.basis import Bases
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
-from libgraph.progress import Progress, silent
+from libgraph.progress import Progress, renamed, silent
 from libgraph.report.graph_files import graph_title, write_graph_files
 from libgraph.runs.measures import run_metrics
 from libgraph.runs.run import Ablation, BasisResult, ComputedRun
@@ -92,26 +88,27 @@ class _Analysis:
         self.directory = directory
         self.progress = progress
         self.workload = Workload(backend, options)
-        self.stages = Stages(directory, options, lambda: self.workload.facts(*self.measured_on))
+        self.runner = Stages(directory, options, lambda: self.workload.facts(*self.measured_on))
 
     def run(self) -> ComputedRun:
         """All stages in order, and what they come to."""
         stages = AnalysisStages.of(self.options, self.workload.network)
         # Before anything is computed at length, because this may fail where the rest does not.
         score = self.scoring.base_score
-        bases = self.stages.run(stages.bases, partial(self._bases, stages.methods))
+        bases = self.runner.run(stages.bases, partial(self._bases, stages.methods))
         self._refuse_empty(bases)
-        edges, errors = self.stages.run(stages.interactions, partial(self._interactions, bases))
+        edges, errors = self.runner.run(stages.interactions, partial(self._interactions, bases))
         ablation = {
-            name: self.stages.run(stage, partial(self._ablation, name, bases[name], edges[name]))
+            name: self.runner.run(stage, partial(self._ablation, name, bases[name], edges[name]))
             for name, stage in stages.ablation.items()
         }
-        with self.stages.timed("graph"):
+        with self.runner.timed("graph"):
             graphs = {
                 name: self._graph(name, bases[name], edges[name], ablation.get(name))
                 for name in bases
             }
-        checks = self._checks(stages, bases, graphs)
+        halves = self._halves(stages, bases, graphs)
+        significance = self._significance(stages)
         results = {
             name: BasisResult(
                 bases[name],
@@ -119,34 +116,41 @@ class _Analysis:
                 errors.get(name, {}),
                 graphs[name],
                 ablation.get(name),
-                **checks[name],
+                halves[name],
+                significance[name],
             )
             for name in bases
         }
-        metrics = run_metrics(self.backend, self.options, results, score, self.stages.seconds)
+        metrics = run_metrics(self.backend, self.options, results, score, self.runner.seconds)
         path = self.directory.path if self.directory else None
         run = ComputedRun(self.backend, self.options, results, metrics, path)
         if self.directory is not None:
             self._export(run, self.directory)
         return run
 
-    def _checks(
+    def _halves(
         self,
         stages: AnalysisStages,
         bases: Mapping[str, Bases],
         graphs: Mapping[str, InteractionGraph],
-    ) -> dict[str, dict[str, Any]]:
-        """What was asked for to tell modules from chance, by basis."""
-        checks: dict[str, dict[str, Any]] = {name: {} for name in bases}
-        if stages.halves is not None:
-            edges, _ = self.stages.run(stages.halves, partial(self._interactions_of_halves, bases))
-            for name, graph in graphs.items():
-                halves = [edges[f"{name} {half}"] for half in HALVES]
-                checks[name]["halves"] = halves_agree(graph, halves, self.options)
+    ) -> dict[str, float | None]:
+        """How alike the modules of even and of odd samples are, by basis, if asked for."""
+        if stages.halves is None:
+            return dict.fromkeys(bases)
+        edges, _ = self.runner.run(stages.halves, partial(self._interactions_of_halves, bases))
+        return {
+            name: halves_agree(graph, [edges[f"{name} {half}"] for half in HALVES], self.options)
+            for name, graph in graphs.items()
+        }
+
+    def _significance(self, stages: AnalysisStages) -> dict[str, Significance | None]:
+        """Modules of the main basis against rotated networks, by basis, if asked for."""
+        significance: dict[str, Significance | None] = dict.fromkeys(self.options.bases)
         if stages.significance is not None:
-            significance = self.stages.run(stages.significance, self._significance)
-            checks[self.options.main]["significance"] = significance
-        return checks
+            significance[self.options.main] = self.runner.run(
+                stages.significance, self._against_rotations
+            )
+        return significance
 
     # What the stages work on
 
@@ -231,7 +235,7 @@ class _Analysis:
             self.progress,
         )
 
-    def _significance(self) -> Significance:
+    def _against_rotations(self) -> Significance:
         return against_rotations(
             self.workload.network, self.workload.train, self.options, self.progress
         )
@@ -239,28 +243,8 @@ class _Analysis:
     def _graph(
         self, name: str, bases: Bases, edges: Edges, ablation: Ablation | None
     ) -> InteractionGraph:
-        self.progress(f"modules, {name}", 0, 2)
-        labels = self.backend.labels(partial(self._encode, bases), bases)
-        pairs = ablation.edges if ablation is not None else {}
-        epsilon = {pair: found.epsilon for pair, found in pairs.items()}
-        graph = graph_of(bases, edges, epsilon=epsilon, labels=labels)
-        self.progress(f"modules, {name}", 1, 2)
-        options = self.options
-        partition = find_communities(graph, options.resolution, options.seed, options.seeds)
-        self.progress(f"modules, {name}", 2, 2)
-        return graph.with_partition(partition)
-
-    def _encode(self, bases: Bases, inputs: Tensor) -> dict[str, Tensor]:
-        network, dtype = self.workload.network, self.workload.train.dtype
-        if inputs.is_floating_point():
-            inputs = inputs.to(dtype)
-        with torch.no_grad():
-            activations = network.activations(inputs.to(self.options.device))
-            return {
-                layer.name: x @ bases[layer.name].encoder.to(dtype)
-                for layer, x in zip(network.node_layers, activations, strict=True)
-                if layer.rotated
-            }
+        told = renamed(self.progress, f"modules, {name}")
+        return labelled_graph(self.workload, bases, edges, ablation, self.options, told)
 
     # Results
 
@@ -278,7 +262,7 @@ class _Analysis:
             concept = self.backend.concept
             write_graph_files(run.graph(), directory.partial, title=title, concept=concept)
         record = self.workload.record(*self.measured_on)
-        self.stages.complete({**record, "options": self.options.model_dump(mode="json")})
+        self.runner.complete({**record, "options": self.options.model_dump(mode="json")})
         self.progress("writing", 1, 1)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from libgraph.modules.communities import find_communities
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
-from libgraph.progress import Progress
+from libgraph.progress import Progress, renamed
 from libgraph.sections.quadrature import Quadrature
 
 HALVES = ("even", "odd")
@@ -42,7 +41,7 @@ def interactions_of_halves(
             bases,
             replace(data, part=(number, len(HALVES))),
             Quadrature.parse(integration),
-            partial(_renamed, progress, f"interactions, {half} samples"),
+            renamed(progress, f"interactions, {half} samples"),
         )
         edges |= {f"{name} {half}": by_pair for name, by_pair in of_half.items()}
     return Interactions(edges, {})
@@ -62,10 +61,3 @@ def halves_agree(
         for edges in halves
     ]
     return mean_agreement([np.concatenate([*p.membership.values()]) for p in partitions])
-
-
-def _renamed(
-    progress: Progress, stage: str, _: str, done: int, total: int | None, note: str = ""
-) -> None:
-    """Progress under another name."""
-    progress(stage, done, total, note)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +66,7 @@ def rotated_networks(
     basis: str = "lib",
     truncation: Truncation | None = None,
     quadrature: Quadrature | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> tuple[InteractionGraph, NullModel]:
     """The graph of a network on some data, and the null model of its rotations on the same data.
 

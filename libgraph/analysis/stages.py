@@ -65,10 +65,13 @@ class AnalysisStages:
     significance: Stage[Significance] | None
 
     def __iter__(self) -> Iterator[Stage[Any]]:
-        checks = (self.halves, self.significance)
-        stages: tuple[Stage[Any], ...] = (self.bases, self.interactions, *self.ablation.values())
-        yield from stages
-        yield from (stage for stage in checks if stage is not None)
+        yield self.bases
+        yield self.interactions
+        yield from self.ablation.values()
+        if self.halves is not None:
+            yield self.halves
+        if self.significance is not None:
+            yield self.significance
 
     @classmethod
     def of(cls, options: AnalysisOptions, network: Network) -> AnalysisStages:

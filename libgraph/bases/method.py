@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -84,7 +84,7 @@ class Setting:
         bases: those that were made before, by name.
     """
 
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     directory: Path | None = None
     bases: Mapping[str, Bases] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ class Probe:
     positions: int
     limit: int | None
     truncation: Truncation
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     seconds: Callable[[Callable[[], object]], float]
 
 

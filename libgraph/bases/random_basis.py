@@ -60,9 +60,9 @@ def _rotated(basis: Basis, rng: np.random.Generator) -> Basis:
     # Uncorrelated before, so that variances after are a weighted mean of theirs.
     variance = basis.importance[isolated:] @ q.square()
     order = variance.argsort(descending=True, stable=True)
-    whole = torch.block_diag(torch.eye(isolated).to(q), q[:, order])
+    rotation = torch.block_diag(torch.eye(isolated).to(q), q[:, order])
     importance: Tensor = torch.cat([basis.importance[:isolated], variance[order]])
-    return Basis(basis.encoder @ whole, whole.T @ basis.decoder, importance, isolated)
+    return Basis(basis.encoder @ rotation, rotation.T @ basis.decoder, importance, isolated)
 
 
 METHOD = BasisMethod(random)

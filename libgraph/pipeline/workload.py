@@ -138,6 +138,6 @@ class Workload:
             for batch in split:
                 for digest, tensor in zip(digests, batch, strict=True):
                     digest.update(tensor.cpu().contiguous().numpy().tobytes())
-            both = b"".join(digest.digest() for digest in digests)
-            self._hashes[split.split] = hashlib.sha256(both).hexdigest()
+            joined = b"".join(digest.digest() for digest in digests)
+            self._hashes[split.split] = hashlib.sha256(joined).hexdigest()
         return {split.split: self._hashes[split.split] for split in data}

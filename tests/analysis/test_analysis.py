@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import libgraph as lg
-from libgraph.degeneracy.measure import degeneracy
+from libgraph.degeneracy.measure import measure_degeneracy
 from libgraph.edges.score import base_score
 from libgraph.errors import MissingExtra, NumericalError, TooLarge, UsageError
 from libgraph.runs.metrics import sparsity, sparsity_in_total
@@ -251,7 +251,7 @@ def test_bisections_alone_make_no_area(tiny):
 
 @pytest.mark.parametrize("wrong", ["mlp", torch.nn.Linear(2, 2)])
 def test_what_is_no_backend(wrong):
-    for function in (lg.analyze, degeneracy):
+    for function in (lg.analyze, measure_degeneracy):
         with pytest.raises(UsageError, match="load_backend"):
             function(wrong)
 

@@ -133,7 +133,7 @@ def test_edges_are_the_interactions_of_turned_bases(kind, rotated):
     for way in both(section, case.network.embed(case.inputs), source, target, 5):
         pair = LayerPair(a.name, b.name, way, target)
         assert_close(pair.edges(q, ALL), expected["l0", "l1"], 1e-9)
-        assert_close(pair.whole(q), expected["l0", "l1"], 1e-9)
+        assert_close(pair.on_all(q), expected["l0", "l1"], 1e-9)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "convolution-of-3"])
@@ -523,7 +523,7 @@ def test_gradients_may_be_off_and_stay_out_of_the_users_modules():
     network = Network(nn.Identity(), [s.double() for s in sections], layers)
     data = toy_data(network, normal(seeded(0), 30, 3, 4))
     with torch.no_grad():
-        graph, _ = rotated_networks(network, data, "sparse", sparse=SparseOptions(steps=3))
+        graph, _ = rotated_networks(network, data, "sparse", options={"sparse_steps": 3})
     assert len(graph.layers) == 4
     assert inner.weight.grad is None
     assert inner.weight.requires_grad
@@ -768,17 +768,17 @@ def test_a_node_layer_without_features_stays_so():
 def test_interactions_that_cancel_are_left_out(monkeypatch, none, left):
     case = Case()
     start = case.lib()
-    inner = LayerPair.whole
+    inner = LayerPair.on_all
     monkeypatch.setattr(
         LayerPair,
-        "whole",
+        "on_all",
         lambda self, q: inner(self, q) * (1e-30 if self.source == none else 1),
     )
     problem = Problem.of(case.network, start, case.data, SparseOptions())
     assert none not in [pair.source for pair in problem.pairs]
     assert len(problem.pairs) == 1
     assert list(problem.features) == left
-    monkeypatch.setattr(LayerPair, "whole", lambda self, q: 0 * inner(self, q))
+    monkeypatch.setattr(LayerPair, "on_all", lambda self, q: 0 * inner(self, q))
     assert not Problem.of(case.network, start, case.data, SparseOptions()).pairs
     assert same(case.sparse(start=start), start)
 

@@ -12,12 +12,12 @@ from torch.func import functional_call, hessian
 
 from libgraph.bases.method import Truncation
 from libgraph.degeneracy.behaviour.behaviour import (
-    _signs,
+    Probes,
     behaviour_hessian,
     behaviour_spectrum,
     behavioural_loss,
 )
-from libgraph.degeneracy.behaviour.lanczos import NOTHING, Spectrum, lanczos
+from libgraph.degeneracy.behaviour.lanczos import NOTHING, HessianSpectrum, lanczos
 from libgraph.degeneracy.weights.jacobians import count_parameters, output_jacobians, split_change
 from libgraph.degeneracy.weights.weights import moved, weights_of
 from libgraph.errors import NumericalError, UsageError
@@ -145,8 +145,10 @@ def test_both_sides(samples, monkeypatch):
         assert spectrum.exact
         assert_close(spectrum.values, expected)
     monkeypatch.setattr("libgraph.degeneracy.behaviour.behaviour.KERNEL_BYTES", room - 1)
-    assert behaviour_spectrum(network, data, most_exact=smaller, steps=2).exact == (samples == 30)
-    assert not behaviour_spectrum(network, data, most_exact=smaller - 1, steps=2).exact
+    probes = Probes(steps=2)
+    spectrum = behaviour_spectrum(network, data, most_exact=smaller, probes=probes)
+    assert spectrum.exact == (samples == 30)
+    assert not behaviour_spectrum(network, data, most_exact=smaller - 1, probes=probes).exact
 
 
 def test_known_spectrum():
@@ -160,7 +162,7 @@ def test_known_spectrum():
     assert_close(exact.values, expected)
     assert exact.rank == 8
     # Three eigenvalues, so that three steps find all; and signs hit every entry alike.
-    estimated = behaviour_spectrum(network, data, most_exact=0, steps=3, probes=2)
+    estimated = behaviour_spectrum(network, data, most_exact=0, probes=Probes(2, 3))
     assert not estimated.exact
     assert estimated.resolved
     assert estimated.rank == 8
@@ -224,7 +226,7 @@ def test_bounds_hold():
     expected = (along.mean(0) * (values > epsilons[:, None])).sum(1)
     for steps in (2, 5, 20):
         nodes, shares, _ = lanczos(lambda x: x * values, probes, steps)
-        found = Spectrum(80, nodes.flatten(), shares.flatten() / 2, False, 2, False)
+        found = HessianSpectrum(80, nodes.flatten(), shares.flatten() / 2, False, 2, False)
         low, high = found.bounds(epsilons)
         assert (low <= expected + 1e-9).all()
         assert (expected <= high + 1e-9).all()
@@ -238,7 +240,8 @@ def test_estimate_agrees_with_exact():
     inputs, probes = normal(seeded(0), 60, 1, 6), 20
     data = toy_data(network, inputs, batch_size=25)
     exact = behaviour_spectrum(network, data)
-    found = behaviour_spectrum(network, data, most_exact=0, steps=50, probes=probes, seed=1)
+    chosen = Probes(probes, 50, seed=1)
+    found = behaviour_spectrum(network, data, most_exact=0, probes=chosen)
     counts, errors = found.effective(EPSILONS), found.error(EPSILONS)
     assert (errors < 0.15 * exact.parameters).all()
     off = (counts - exact.effective(EPSILONS)).abs()
@@ -246,7 +249,7 @@ def test_estimate_agrees_with_exact():
     assert float(found.shares.sum()) == pytest.approx(exact.parameters)
     # Of these probes themselves everything is known: what lies above ε of their own spectral
     # measure is within the bounds, and its mean needs no resolution.
-    matrix, signs = autodiff_hessian(network, inputs), _signs(probes, exact.parameters, 1)
+    matrix, signs = autodiff_hessian(network, inputs), chosen.vectors(exact.parameters)
     assert signs.abs().unique().tolist() == [1]
     values, vectors = torch.linalg.eigh(matrix)
     along = (signs @ vectors).square().mean(0)
@@ -263,7 +266,7 @@ def test_estimate_agrees_with_exact():
 def test_estimates_are_no_more_than_there_are_outputs():
     network = random_network(["gelu", "linear"], [5, 5, 2], rotated=False)
     data = toy_data(network, normal(seeded(0), 4, 1, 5))
-    found = behaviour_spectrum(network, data, most_exact=2, steps=3)
+    found = behaviour_spectrum(network, data, most_exact=2, probes=Probes(steps=3))
     assert not found.exact
     rows = 4 * 2
     assert found.most == rows < found.parameters
@@ -278,7 +281,7 @@ def test_estimate_does_not_depend_on_batches_or_memory():
     found = []
     for options in ({"batch_size": 12}, {"batch_size": 5, "memory": 1}):
         data = toy_data(network, inputs, **options)
-        found.append(behaviour_spectrum(network, data, most_exact=0, steps=5, probes=3))
+        found.append(behaviour_spectrum(network, data, most_exact=0, probes=Probes(3, 5)))
     assert_close(found[1].values, found[0].values)
     assert_close(found[1].shares, found[0].shares, 1e-8)
 
@@ -335,7 +338,7 @@ def test_loss(case):
 def test_truncation():
     values = torch.tensor([1.0, 1e-3, 1e-12]).double()
     for truncation, rank in (("rel:1e-10", 2), ("abs:1e-15", 3), ("rel:1e-2", 1)):
-        spectrum = Spectrum(
+        spectrum = HessianSpectrum(
             3, values, torch.ones(3).double(), True, truncation=Truncation.parse(truncation)
         )
         assert spectrum.rank == rank
@@ -345,7 +348,7 @@ def test_progress():
     network = random_network(["tanh"], [3, 2], seed=0)
     data = toy_data(network, normal(seeded(0), 5, 1, 3), memory=1)
     told: list[tuple[str, int, int]] = []
-    for options in ({}, {"most_exact": 0, "steps": 3, "probes": 2}):
+    for options in ({}, {"most_exact": 0, "probes": Probes(2, 3)}):
         told.clear()
         behaviour_spectrum(network, data, **options, progress=lambda *step: told.append(step))
         assert told == sorted(told)
@@ -356,7 +359,7 @@ def test_mistakes():
     network = random_network(["tanh"], [3, 2], seed=0)
     data = toy_data(network, normal(seeded(0), 5, 1, 3))
     with pytest.raises(UsageError, match="at least 2 probes"):
-        behaviour_spectrum(network, data, probes=1)
+        behaviour_spectrum(network, data, probes=Probes(1))
     with pytest.raises(UsageError, match="no weights"):
         behaviour_spectrum(network, data, [])
     weights_of(network)[0].module.inner[0, 0] = torch.nan

@@ -20,12 +20,8 @@ from libgraph.bases.method import Truncation
 from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
 from libgraph.degeneracy.behaviour.behaviour import behaviour_hessian, behaviour_spectrum
-from libgraph.degeneracy.modules.by_module import (
-    ModuleAdditivity,
-    Part,
-    module_additivity,
-    module_strengths,
-)
+from libgraph.degeneracy.modules.additivity import BlockCounts, ModuleAdditivity
+from libgraph.degeneracy.modules.by_module import Counting, module_additivity, module_strengths
 from libgraph.degeneracy.modules.feature_weights import parameter_modules
 from libgraph.degeneracy.weights.weights import moved, weights_of
 from libgraph.edges.interactions import interactions
@@ -58,6 +54,10 @@ EYE = torch.eye(5).double()
 class AsIs(torch.nn.Module):
     def forward(self, x):
         return x
+
+
+def additivity(network, data, bases, graph, *, epsilons, **options):
+    return module_additivity(network, data, bases, graph, epsilons, Counting(**options))
 
 
 def partition_of(membership):
@@ -161,7 +161,7 @@ def test_against_dense_blocks(name, samples):
     rows = 2000 if samples == 12 else outputs
     assert (len(modules) <= rows) == (samples == 12)
     data = toy_data(network, inputs, batch_size=5)
-    found = module_additivity(network, data, bases, graph, epsilons=EPSILONS, draws=2, rows=rows)
+    found = additivity(network, data, bases, graph, epsilons=EPSILONS, draws=2, rows=rows)
     assert (found.samples, found.rows, found.exact) == (samples, outputs, True)
     kinds = [*found.modules, found.together, found.unassigned, found.whole]
     chosen = [modules == 0, modules == 1, modules >= 0, modules < 0, modules >= -1]
@@ -180,7 +180,7 @@ def test_against_dense_blocks(name, samples):
 def test_complete_orthogonal_bases_change_nothing():
     network, inputs, bases, graph = case_of("attention", method="neuron")
     data = toy_data(network, inputs)
-    found = module_additivity(network, data, bases, graph, epsilons=EPSILONS, draws=2)
+    found = additivity(network, data, bases, graph, epsilons=EPSILONS, draws=2)
     spectrum = behaviour_spectrum(network, data)
     assert found.whole.parameters == spectrum.parameters
     assert found.whole.rank == spectrum.rank
@@ -327,7 +327,7 @@ def test_modules_that_do_not_interact_add_up(rows):
     parts = parameter_modules(network, bases, graph)
     # The last column of the first network's writer is zero, which is how a constant looks.
     assert {part.shape for part in parts} == {(2, 3), (3, 4), (4, 5)}
-    found = module_additivity(network, data, bases, graph, epsilons=EPSILONS, draws=4, rows=rows)
+    found = additivity(network, data, bases, graph, epsilons=EPSILONS, draws=4, rows=rows)
     assert found.exact
     assert found.unassigned.parameters == 0
     assert_close(found.sum, found.whole.effective, 1e-9)
@@ -348,7 +348,7 @@ def test_zeros_between_modules_are_parameters_too():
     bases = bases_of(network, inputs, "neuron")
     graph = graph_of(network, bases, inputs).with_partition(partition_of(PLANTED))
     data = toy_data(network, inputs)
-    found = module_additivity(network, data, bases, graph, epsilons=[1e-2, 1e-1], draws=8)
+    found = additivity(network, data, bases, graph, epsilons=[1e-2, 1e-1], draws=8)
     assert bool((found.sum > found.together.effective).all())
     assert bool((found.ratio > 0).all() & (found.ratio < 1).all())
 
@@ -361,7 +361,7 @@ def test_numbers_of_modules_do_not_matter():
         for name, each in graph.partition.membership.items()
     }
     first, second = (
-        module_additivity(network, data, bases, each, epsilons=EPSILONS, draws=3)
+        additivity(network, data, bases, each, epsilons=EPSILONS, draws=3)
         for each in (graph, graph.with_partition(partition_of(other)))
     )
     assert_close(first.sum, second.sum)
@@ -380,11 +380,11 @@ def test_random_partitions_keep_sizes():
         for number, (name, each) in enumerate(graph.partition.membership.items())
     }
     graph = graph.with_partition(partition_of(layered))
-    found = module_additivity(network, data, bases, graph, epsilons=EPSILONS, draws=3)
+    found = additivity(network, data, bases, graph, epsilons=EPSILONS, draws=3)
     assert_close(found.random, found.sum.expand(3, -1))
     one = {name: np.where(each >= 0, 0, each) for name, each in layered.items()}
     graph = graph.with_partition(partition_of(one))
-    found = module_additivity(network, data, bases, graph, epsilons=EPSILONS, draws=2)
+    found = additivity(network, data, bases, graph, epsilons=EPSILONS, draws=2)
     assert_close(found.sum, found.together.effective)
     assert bool(found.ratio.isnan().all())
     assert found.ranks_add_up
@@ -403,7 +403,7 @@ def test_random_partitions_are_some_that_keep_sizes():
         modules = torch.cat([part.modules_under(membership) for part in parts])
         sums.append(sum(counts(expected, modules == number, [1.0]) for number in range(2)))
     data = toy_data(network, inputs)
-    found = module_additivity(network, data, bases, graph, epsilons=[1.0], draws=12)
+    found = additivity(network, data, bases, graph, epsilons=[1.0], draws=12)
     distance = (found.random - torch.stack(sums).T).abs().min(1)
     assert float(distance.values.max()) < 1e-8
     assert len(set(distance.indices.tolist())) > 2
@@ -422,7 +422,7 @@ def of_signs(rows, seed=0):
     """
     large = 1e9
     options = {"epsilons": [large], "draws": 2, "rows": rows, "seed": seed}
-    found = module_additivity(*attention_of_six_samples(), **options)
+    found = additivity(*attention_of_six_samples(), **options)
     return found, torch.cat([found.whole.effective, found.modules[0].effective]) * large
 
 
@@ -469,21 +469,19 @@ def test_signed_rows_converge_and_do_not_depend_on_batches(monkeypatch):
     monkeypatch.setattr("libgraph.degeneracy.modules.block_curvature.LEAST_ROWS", 1)
     options = {"epsilons": [*EPSILONS, 1e5], "draws": 2, "rows": 30, "seed": 4}
     whole, parts = (
-        module_additivity(
-            network, toy_data(network, inputs, batch_size=size), bases, graph, **options
-        )
+        additivity(network, toy_data(network, inputs, batch_size=size), bases, graph, **options)
         for size in (8, 3)
     )
     assert (whole.samples, whole.rows) == (8, 24)
     assert_close(parts.whole.effective, whole.whole.effective)
     assert_close(parts.random, whole.random)
-    few = module_additivity(
+    few = additivity(
         network, toy_data(network, inputs, batch_size=3), bases, graph, **options | {"rows": 5}
     )
     assert (few.samples, few.rows, few.exact) == (5, 5, False)
     assert few.whole.rank <= 5
     assert bool(few.ratio[:2].isnan().all())
-    assert few.as_dict()["ratio"][0] is None
+    assert few.figures("pca", np.zeros((2, 2))).ratio[0] is None
     told = few.together.effective <= 2.5
     assert bool(told.any())
     assert torch.equal(few.ratio.isfinite(), told)
@@ -491,10 +489,10 @@ def test_signed_rows_converge_and_do_not_depend_on_batches(monkeypatch):
 
 def test_dictionary():
     network, inputs, bases, graph = case_of("tanh")
-    found = module_additivity(
-        network, toy_data(network, inputs), bases, graph, epsilons=EPSILONS, draws=2
-    )
-    kept = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    found = additivity(network, toy_data(network, inputs), bases, graph, epsilons=EPSILONS, draws=2)
+    figures = found.figures("pca", module_strengths(graph))
+    kept = json.loads(json.dumps(figures.as_dict(), allow_nan=False))
+    assert kept["basis"] == "pca"
     assert kept["sum"] == found.sum.tolist()
     assert kept["together"]["rank"] == found.together.rank
     assert [each["parameters"] for each in kept["modules"]] == [p.parameters for p in found.modules]
@@ -503,9 +501,7 @@ def test_dictionary():
 def test_communities_of_a_network():
     network, inputs, bases, graph = case_of("gated", samples=30, rotated=False)
     graph = graph.with_partition(find_communities(graph, 1.0, 0, 2))
-    found = module_additivity(
-        network, toy_data(network, inputs), bases, graph, epsilons=EPSILONS, draws=2
-    )
+    found = additivity(network, toy_data(network, inputs), bases, graph, epsilons=EPSILONS, draws=2)
     size = graph.partition.size
     assert len(found.modules) == size
     assert module_strengths(graph).shape == (size, size)
@@ -549,7 +545,7 @@ def test_mistakes(monkeypatch):
     data = toy_data(network, inputs)
 
     def call(bases=bases, graph=graph, **options):
-        return module_additivity(
+        return additivity(
             network, data, bases, graph, **{"epsilons": EPSILONS, "draws": 2, **options}
         )
 
@@ -589,10 +585,10 @@ def test_modules_that_are_whole_node_layers_have_no_ratio():
     """Features of one layer that change places change nothing there."""
     found = ModuleAdditivity(
         epsilons=torch.tensor([1.0]),
-        modules=(Part(4, 4, torch.tensor([2.0])), Part(4, 4, torch.tensor([1.0]))),
-        together=Part(8, 8, torch.tensor([2.5])),
-        unassigned=Part(0, 0, torch.tensor([0.0])),
-        whole=Part(8, 8, torch.tensor([2.5])),
+        modules=(BlockCounts(4, 4, torch.tensor([2.0])), BlockCounts(4, 4, torch.tensor([1.0]))),
+        together=BlockCounts(8, 8, torch.tensor([2.5])),
+        unassigned=BlockCounts(0, 0, torch.tensor([0.0])),
+        whole=BlockCounts(8, 8, torch.tensor([2.5])),
         random=torch.tensor([[3.0], [3.0]]),
         samples=10,
         rows=10,

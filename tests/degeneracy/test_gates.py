@@ -17,22 +17,16 @@ from torch.func import jacrev
 
 from libgraph.degeneracy.synchrony import gates
 from libgraph.degeneracy.synchrony import watchers as products
+from libgraph.degeneracy.synchrony.directions import GatedBlock, extra_directions
 from libgraph.degeneracy.synchrony.gates import (
     GateStatistics,
-    extra_directions,
     gate_statistics,
     ungated,
     unit_groups,
 )
 from libgraph.degeneracy.synchrony.groups import complete_linkage
-from libgraph.degeneracy.synchrony.heads import (
-    HeadStatistics,
-    SwapLoss,
-    head_groups,
-    head_statistics,
-    swap_loss,
-    swapped,
-)
+from libgraph.degeneracy.synchrony.heads import HeadStatistics, head_groups, head_statistics
+from libgraph.degeneracy.synchrony.swaps import SwapLoss, swap_loss, swapped
 from libgraph.errors import NumericalError, UsageError
 from libgraph.network.network import Network, NodeLayer
 from libgraph.sections import (
@@ -414,7 +408,8 @@ def test_new_directions_are_counted_as_in_the_explicit_map(seed, data):
     every = [(i, j) for i in range(c) for j in range(c)]
     expected = explicit_rank(group, inner, outer, projections, every)
     expected -= explicit_rank(group, inner, outer, projections, [(i, i) for i in range(c)])
-    assert extra_directions(group, inner, outer, *projections) == (c * c - c, expected)
+    block = GatedBlock(inner, outer, *projections)
+    assert extra_directions(group, block) == (c * c - c, expected)
 
 
 def test_directions_of_gates_of_different_size():
@@ -444,9 +439,9 @@ def test_directions_of_gates_of_different_size():
         images.append(torch.cat([first.flatten(), second.flatten()]))
     images = torch.stack(images)
     expected = rank(images) - rank(images[[0, 4, 8]])
-    assert (6, expected) != extra_directions(group, inner, outer, *projections)
-    found = extra_directions(group, inner, outer, *projections, scale=size)
-    assert found == (6, expected)
+    block = GatedBlock(inner, outer, *projections)
+    assert extra_directions(group, block) != (6, expected)
+    assert extra_directions(group, replace(block, scale=size)) == (6, expected)
 
 
 def nullity(function, *weights):
@@ -485,7 +480,7 @@ def test_directions_of_a_planted_group_are_free_in_the_network(d_out, new, low_r
         range_of(on * (rows @ inner)),
         torch.eye(d_out).double(),
     )
-    assert extra_directions([0, 1, 2], inner, outer, *projections) == (6, new)
+    assert extra_directions([0, 1, 2], GatedBlock(inner, outer, *projections)) == (6, new)
     ranks = [round(float(each.trace())) for each in projections]
     assert 36 - ranks[0] * ranks[1] + 6 * d_out - ranks[2] * ranks[3] == low_rank
     # Each unit can be rescaled besides.

@@ -12,12 +12,8 @@ from helpers.sections import AppendOne
 from torch import nn
 
 from libgraph.degeneracy.behaviour.behaviour import behaviour_spectrum
-from libgraph.degeneracy.behaviour.volume import (
-    ACCEPTANCE,
-    _folded,
-    local_volume,
-    network_volume,
-)
+from libgraph.degeneracy.behaviour.chains import ACCEPTANCE, Sampling, folded
+from libgraph.degeneracy.behaviour.volume import local_volume, network_volume
 from libgraph.degeneracy.weights.weights import weights_of
 from libgraph.errors import NumericalError, TooLarge, UsageError
 from libgraph.network.network import Network, NodeLayer
@@ -40,8 +36,9 @@ class Effort(NamedTuple):
     chains: int
     shorter: int
 
-    def options(self, steps):
-        return {"chains": self.chains, "steps": steps // self.shorter, "radius": 1.0}
+    def sampling(self, steps, radius=1.0, half_width=0.3):
+        steps //= self.shorter
+        return Sampling(radius, chains=self.chains, steps=steps, half_width=half_width)
 
 
 EVERY_DAY, THOROUGH = Effort(128, 4), Effort(512, 1)
@@ -67,7 +64,7 @@ def has_spread(curve, effort):
 
 def test_reflection():
     u = torch.tensor([3.0, 12, -12, 29, 34, -51]).double() / 10
-    x, sign, shift = _folded(u)
+    x, sign, shift = folded(u)
     assert_close(10 * x, torch.tensor([3.0, 8, -8, -9, -6, -9]).double())
     assert_close(sign * x + shift, u)
 
@@ -92,7 +89,7 @@ def test_singular(scale, effort):
     """L = λ w₁²w₂²: each weight is free where the other is zero (arXiv 2405.10927)."""
     epsilons = [0.3, 0.1, 0.03, 0.01, 0.003, 0.001]
     curve = local_volume(
-        lambda w: scale * (w[0] * w[1]).square(), origin(2), epsilons, **effort.options(1500)
+        lambda w: scale * (w[0] * w[1]).square(), origin(2), epsilons, effort.sampling(1500)
     )
     agrees(curve, growth_between_axes(scale, epsilons, curve), 0.03, effort)
     has_spread(curve, effort)
@@ -106,8 +103,8 @@ def test_singular_elsewhere(effort):
     """The same with another centre and radius, tolerances in any order: the box moves along."""
     centre = torch.tensor([3.0, -2.0]).double()
     epsilons = [0.001, 0.3, 0.03]
-    options = effort.options(1500) | {"radius": 0.5}
-    curve = local_volume(lambda w: ((w - centre).prod() * 4).square(), centre, epsilons, **options)
+    sampling = effort.sampling(1500, radius=0.5)
+    curve = local_volume(lambda w: ((w - centre).prod() * 4).square(), centre, epsilons, sampling)
     agrees(curve, growth_between_axes(1, epsilons, curve), 0.03, effort)
     assert curve.epsilons.tolist() == epsilons
 
@@ -117,7 +114,7 @@ def test_quadratic(effort):
     """An ellipsoid that fits into the box: all 20 parameters count, whatever their curvature."""
     loss, matrix = quadratic(torch.logspace(4, 0, 20).double())
     epsilons = [0.1, 0.01, 0.001]
-    curve = local_volume(loss, origin(20), epsilons, **effort.options(1500), hessian=matrix)
+    curve = local_volume(loss, origin(20), epsilons, effort.sampling(1500), hessian=matrix)
     agrees(curve, [20.0] * 3, 0.2, effort)
     has_spread(curve, effort)
 
@@ -126,7 +123,7 @@ def test_quadratic(effort):
 def test_curvatures_are_learnt():
     """The same without a Hessian, which takes as many steps as it should."""
     loss, _ = quadratic(torch.logspace(4, 0, 20).double())
-    curve = local_volume(loss, origin(20), [0.1, 0.01, 0.001], **THOROUGH.options(1500))
+    curve = local_volume(loss, origin(20), [0.1, 0.01, 0.001], THOROUGH.sampling(1500))
     agrees(curve, [20.0] * 3, 0.2, THOROUGH)
     # Led to its best value, up to what is left of the last corrections.
     assert bool((curve.acceptance - ACCEPTANCE).abs().max() < 0.1)
@@ -140,7 +137,7 @@ def test_flat_directions(effort):
         lambda w: (values * w.square()).sum() / 2,
         origin(5),
         [0.1, 0.03, 0.01],
-        **effort.options(1200),
+        effort.sampling(1200),
         hessian=values.diag(),
     )
     agrees(curve, [2.0] * 3, 0.1, effort)
@@ -165,9 +162,8 @@ def test_walls(known, width, effort):
         lambda w: w @ matrix @ w / 2,
         origin(2),
         epsilons.tolist(),
-        **effort.options(900),
+        effort.sampling(900, half_width=width),
         hessian=matrix if known else None,
-        half_width=width,
     )
     agrees(curve, expected, 0.07, effort)
     assert curve.half_widths.tolist() == [width] * 3
@@ -184,7 +180,7 @@ def test_many_parameters(effort):
         lambda w: (values * w.square()).sum() / 2,
         origin(100),
         epsilons,
-        **effort.options(1000),
+        effort.sampling(1000),
         hessian=values.diag(),
     )
     grid = torch.linspace(-1, 1, 4001).double()
@@ -213,8 +209,8 @@ def test_everything_below():
 
 def test_seed():
     def curve(seed):
-        options = {"radius": 1.0, "steps": 60, "chains": 4, "seed": seed}
-        return local_volume(lambda w: w.square().sum(), origin(2), [0.1, 0.2], **options).effective
+        sampling = Sampling(1.0, steps=60, chains=4, seed=seed)
+        return local_volume(lambda w: w.square().sum(), origin(2), [0.1, 0.2], sampling).effective
 
     assert torch.equal(curve(1), curve(1))
     assert not torch.equal(curve(1), curve(2))
@@ -223,14 +219,12 @@ def test_seed():
 @pytest.mark.slow
 def test_errors_are_what_seeds_scatter_by():
     values, epsilons, seeds = torch.tensor([4.0, 1.0, 0.5]).double(), [0.01, 0.1], 120
-    options = {"radius": 1.0, "steps": 150, "chains": 16}
     curves = [
         local_volume(
             lambda w: (values * w.square()).sum(),
             origin(3),
             epsilons,
-            **options,
-            seed=seed_of("scatter", seed),
+            Sampling(1.0, steps=150, chains=16, seed=seed_of("scatter", seed)),
         )
         for seed in range(seeds)
     ]
@@ -255,7 +249,7 @@ def test_network_with_a_quadratic_loss(effort):
     data = toy_data(network, inputs)
     spectrum = behaviour_spectrum(network, data)
     assert (spectrum.parameters, spectrum.rank) == (8, 6)
-    curve = network_volume(network, data, [0.03, 0.01], **effort.options(900))
+    curve = network_volume(network, data, [0.03, 0.01], effort.sampling(900))
     agrees(curve, [6.0] * 2, 0.15, effort)
 
 
@@ -267,8 +261,8 @@ def test_network_whose_weights_are_free_one_at_a_time(effort):
     network = Network(torch.nn.Identity(), [Linear(each) for each in factors], layers)
     inputs = normal(seeded(0), 20, 1, 1)
     epsilons = [0.3, 0.1, 0.03, 0.01]
-    options = effort.options(1500) | {"radius": 0.9}
-    curve = network_volume(network, toy_data(network, inputs), epsilons, **options)
+    sampling = effort.sampling(1500, radius=0.9)
+    curve = network_volume(network, toy_data(network, inputs), epsilons, sampling)
     grid = 0.9 * ((torch.arange(3000).double() + 0.5) / 1500 - 1)
     losses = inputs.square().mean() * (torch.outer(1.25 + grid, 0.8 + grid) - 1).square()
     expected = []
@@ -287,25 +281,29 @@ def test_network_near_its_parameters(effort):
     radius = 1e-2
     values = behaviour_spectrum(network, data, chosen).values * radius**2
     epsilon = float(values[values > 1e-9 * values[0]].min()) / 50
-    options = effort.options(900) | {"radius": radius}
-    curve = network_volume(network, data, [epsilon], chosen, **options)
+    sampling = effort.sampling(900, radius=radius)
+    curve = network_volume(network, data, [epsilon], sampling, chosen)
     agrees(curve, [float((values > epsilon).sum())], 0.3, effort)
 
 
 def test_mistakes(monkeypatch):
     with pytest.raises(UsageError, match="positive"):
-        local_volume(lambda w: w.square().sum(), origin(2), [0.1, -1.0], radius=1.0)
+        local_volume(lambda w: w.square().sum(), origin(2), [0.1, -1.0], Sampling(1.0))
     with pytest.raises(UsageError, match="positive"):
-        local_volume(lambda w: w.square().sum(), origin(2), [0.1], radius=0.0)
+        Sampling(0.0)
+    with pytest.raises(UsageError, match="positive"):
+        Sampling(1.0, half_width=0.0)
     with pytest.raises(UsageError, match="at least 2 chains"):
-        local_volume(lambda w: w.square().sum(), origin(2), [0.1], radius=1.0, chains=1)
+        Sampling(1.0, chains=1)
     with pytest.raises(NumericalError, match="centre"):
-        local_volume(lambda w: 0 / w.sum(), origin(2), [0.1], radius=1.0)
+        local_volume(lambda w: 0 / w.sum(), origin(2), [0.1], Sampling(1.0))
     network = random_network(["tanh"], [3, 2], seed=0)
     data = toy_data(network, normal(seeded(0), 5, 1, 3))
     monkeypatch.setattr("libgraph.degeneracy.behaviour.volume.MOST_PARAMETERS", 10)
     with pytest.raises(TooLarge, match="behaviour_spectrum"):
-        network_volume(network, data, [0.1], radius=1.0)
+        network_volume(network, data, [0.1], Sampling(1.0))
+    with pytest.raises(UsageError, match="without parameters"):
+        network_volume(network, data, [0.1], Sampling(1.0), [])
 
 
 def test_all_batches_count():
@@ -314,9 +312,9 @@ def test_all_batches_count():
     network = Network(nn.Identity(), [Linear(normal(seeded(0), 4, 2))], layers)
     x = normal(seeded(1), 100, 1, 4)
     effort = Effort(256, 1)
-    options = effort.options(300) | {"radius": 50.0}
+    sampling = effort.sampling(300, radius=50.0)
     one, whole = (
-        network_volume(network, toy_data(network, x, batch_size=size), [1e-3], **options)
+        network_volume(network, toy_data(network, x, batch_size=size), [1e-3], sampling)
         for size in (1, 100)
     )
     assert one.effective.tolist() == whole.effective.tolist()

@@ -1,6 +1,7 @@
 """What analyses work on: batches, limits, and the facts that say whether a result still holds."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,8 +11,7 @@ from helpers.sections import AppendOne
 from safetensors.torch import save_file
 
 import libgraph as lg
-from libgraph.degeneracy.measure import degeneracy
-from libgraph.degeneracy.modules.by_module import STAGE
+from libgraph.degeneracy.measure import measure_degeneracy
 from libgraph.network.network import Network, NodeLayer
 from libgraph.pipeline.options import ComputingOptions
 from libgraph.pipeline.workload import Workload
@@ -121,21 +121,26 @@ def test_batches_that_fit():
     assert Workload(Toy(network, x), ComputingOptions(memory=2**20, batch_size=9)).batch_size == 9
 
 
+def stages_of(measure):
+    """The parts that were computed, and not taken from an earlier run."""
+    told = []
+    figures = measure(progress=lambda stage, done, total, note="": told.append(stage))
+    return figures, set(told)
+
+
 def test_degeneracy_is_measured_again_where_the_data_have_changed(network, x, tmp_path):
     targets = Toy(network, x).targets
-    options = {"samples": 12, "draws": 2, "out": tmp_path / "run"}
-    first = degeneracy(Toy(network, x, targets), **options)
-    told = []
-    again = degeneracy(
-        Toy(network, x, targets), **options, force=True, progress=lambda *step: told.append(step)
-    )
-    assert first["behaviour"]["samples"] == 12
-    assert not {stage for stage, *_ in told} & {"behavioural loss", "interactions"}
-    assert again["seconds"] == first["seconds"]
-    other = degeneracy(Toy(network, 2 * x, targets), **options, force=True)
-    assert other["behaviour"]["effective"] != first["behaviour"]["effective"]
-    new = degeneracy(Toy(network, 2 * x, targets), samples=12, draws=2)
-    assert other["behaviour"] == new["behaviour"]
+    options = {"samples": 12, "draws": 2, "out": tmp_path / "run", "force": True}
+    first, told = stages_of(partial(measure_degeneracy, Toy(network, x, targets), **options))
+    assert first.behaviour.samples == 12
+    assert "behavioural loss" in told
+    again, told = stages_of(partial(measure_degeneracy, Toy(network, x, targets), **options))
+    assert again.seconds == first.seconds
+    assert "behavioural loss" not in told
+    other = measure_degeneracy(Toy(network, 2 * x, targets), **options)
+    assert other.behaviour.effective != first.behaviour.effective
+    new = measure_degeneracy(Toy(network, 2 * x, targets), samples=12, draws=2)
+    assert other.behaviour == new.behaviour
 
 
 def test_significance_is_that_of_the_basis_asked_for(network, x, tmp_path):
@@ -157,14 +162,10 @@ def test_degeneracy_is_measured_again_where_the_file_of_a_basis_has_changed(tmp_
     network = random_network(["relu", "linear"], [5, 4, 3])
     backend, file = Toy(network, normal(seeded(1), 40, 1, 5)), tmp_path / "mine.safetensors"
     options = {"samples": 12, "draws": 2, "out": tmp_path / "run", "basis": str(file)}
-    measured, results = [], []
+    computed = []
     for seed in (1, 1, 2):
         save_file({"l0/decoder": normal(seeded(seed), 4, 5)}, file)
-        told = set()
-        found = degeneracy(
-            backend, **options, force=True, progress=lambda stage, *_, told=told: told.add(stage)
-        )
-        measured.append(STAGE in told)
-        results.append(found["modules"])
-    assert measured == [True, False, True]
-    assert results[0] == results[1] != results[2]
+        _, told = stages_of(partial(measure_degeneracy, backend, **options, force=True))
+        computed.append("interactions" in told and "degeneracy by module" in told)
+        assert ("behavioural loss" in told) == (len(computed) == 1)
+    assert computed == [True, False, True]

@@ -72,16 +72,18 @@ READS = ("sparse_features", "sparse_power", "sparse_steps", "sparse_starts", "se
 """Options of an analysis that the sparse basis depends on; memory decides its samples."""
 
 
-def sparse_options(values: Mapping[str, Any], directory: Path | None = None) -> SparseOptions:
+def sparse_options(values: Mapping[str, object], directory: Path | None = None) -> SparseOptions:
     """The options from those of an analysis; what is not among them is as by default.
 
     Args:
         values: by the names in `READS`.
         directory: where an interrupted run is taken up again; None for nowhere.
     """
-    prefix = "sparse_"
-    named = {n.removeprefix(prefix): v for n, v in values.items() if n.startswith(prefix)}
-    return SparseOptions(**named, seed=values.get("seed", 0), directory=directory)
+    named: dict[str, Any] = {"seed": values.get("seed", 0), "directory": directory}
+    for name, value in values.items():
+        if name.startswith("sparse_"):
+            named[name.removeprefix("sparse_")] = value
+    return SparseOptions(**named)
 
 
 def checkpoint_file(number: int) -> str:
