@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from libgraph.accumulate.streams import stream
+from libgraph.backend import stream
 from libgraph_backends.shared.layers import Activation, Layer
 
 BIAS = 0.1

@@ -16,8 +16,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from libgraph.accumulate.streams import stream
-from libgraph.backend import CHECKPOINT, Course, Outcome, Progress, Split, fit, write_tensors
+from libgraph.backend import (
+    CHECKPOINT,
+    Course,
+    Outcome,
+    Progress,
+    Split,
+    fit,
+    stream,
+    write_tensors,
+)
 from libgraph_backends.mlp.data import Samples, digits, mnist
 from libgraph_backends.mlp.mnist import CLASSES
 from libgraph_backends.mlp.options import TrainingOptions, check_source

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from libgraph.backend.options import Sizes as Sizes
     from libgraph.backend.options import TypedOptions as TypedOptions
     from libgraph.backend.options import by_commas as by_commas
+    from libgraph.backend.streams import stream as stream
     from libgraph.errors import BackendError as BackendError
     from libgraph.errors import DataError as DataError
     from libgraph.errors import NumericalError as NumericalError
@@ -42,6 +43,7 @@ else:
         "libgraph.backend.contract": ("Backend", "Batch", "Encode", "Json", "Outcome", "Split"),
         "libgraph.backend.data": ("Data",),
         "libgraph.backend.options": ("Sizes", "TypedOptions", "by_commas"),
+        "libgraph.backend.streams": ("stream",),
         "libgraph.errors": (
             "BackendError",
             "DataError",

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from libgraph.accumulate.streams import stream
+from libgraph.backend.streams import stream
 from libgraph.sections import Function, Section, autodiff
 from libgraph.sections.quadrature import Quadrature
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate.streams import stream
+from libgraph.backend.streams import stream
 from libgraph.sections import Section
 from libgraph.sections.estimate import Estimate
 from libgraph.sections.quadrature import Quadrature
@@ -144,7 +144,8 @@ def _weights(case: Case) -> None:
     products: dict[str, tuple[Tensor, Tensor]] = {}
 
     def watcher(watched: Section, name: str, x: Tensor, z: Tensor) -> Tensor:
-        products[name] = x, z
+        # Copies, because an activation that works in place changes them afterwards.
+        products[name] = x.clone(), z.clone()
         return z
 
     before, section.watcher = section.watcher, watcher

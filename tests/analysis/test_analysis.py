@@ -14,7 +14,7 @@ import libgraph as lg
 from libgraph.degeneracy.measure import measure_degeneracy
 from libgraph.edges.score import base_score
 from libgraph.errors import MissingExtra, NumericalError, TooLarge, UsageError
-from libgraph.runs.metrics import sparsity, sparsity_in_total
+from libgraph.runs.measures import sparsity, sparsity_in_total
 from libgraph.testing import check_backend
 from libgraph_backends.modular_addition.backend import ModularAddition
 from libgraph_backends.modular_addition.options import TrainingOptions

@@ -16,7 +16,6 @@ from torch.func import jacrev
 
 from libgraph.bases.method import Truncation, eigenbasis
 from libgraph.bases.methods import METHODS
-from libgraph.bases.sparse.options import SparseOptions
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges.interactions import interactions
 from libgraph.errors import DataError, NumericalError, UsageError
@@ -56,9 +55,10 @@ def bases_of(method, setup, truncation=TRUNCATION, batch_size=17):
 def made(method, network, data, truncation):
     # A rotation is one after few steps too.
     steps = 100 if PROFILE == "thorough" else 5
-    options = [SparseOptions(steps=steps)] if method == "sparse" else []
+    options = {"sparse_steps": steps} if method == "sparse" else {}
     statistics = node_statistics(network, data)
-    return METHODS[method](network, statistics, data, truncation, silent, *options)
+    make = METHODS[method].prepared(Setting(options))
+    return make(network, statistics, data, truncation, silent)
 
 
 def edges_of(setup, bases):

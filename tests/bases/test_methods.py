@@ -44,7 +44,7 @@ def backend():
 
 def hash_of_bases(backend, path, **options):
     run = lg.analyze(backend, basis="mine", ablate=False, out=path, force=True, **options)
-    assert list(run.bases) == ["mine", "pca"]
+    assert list(run.basis_names) == ["mine", "pca"]
     return read_json(path / "run.json")["stages"]["bases"]["hash"]
 
 

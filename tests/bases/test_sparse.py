@@ -382,7 +382,7 @@ def count(edges, share):
 def test_planted_features_have_fewest_interactions(planted_problem):
     problem, answer = planted_problem
     least = problem.value(answer)
-    assert count([pair.whole(answer) for pair in problem.pairs], 1e-3) == [4, 4]
+    assert count([pair.on_all(answer) for pair in problem.pairs], 1e-3) == [4, 4]
     for angle in (1e-3, 1e-2, 0.1, 0.3, 1.0):
         for number in range(20):
             assert problem.value(near(answer, angle, number)) > least
@@ -398,7 +398,7 @@ def test_planted_features_are_found_from_nearby(planted_problem, tmp_path, monke
     monkeypatch.setattr(Problem, "start", lambda self, number: start)
     value, rotations = problem.minimise(0, tmp_path, silent)
     assert value - least < 0.1 * (problem.value(start) - least)
-    assert count([pair.whole(rotations) for pair in problem.pairs], 1e-3) == [4, 4]
+    assert count([pair.on_all(rotations) for pair in problem.pairs], 1e-3) == [4, 4]
 
 
 def analysis_of_planted(starts):
@@ -640,7 +640,7 @@ def test_lib_is_computed_once(beside):
     told = Stop()
     found = few(progress=told, beside=beside)
     assert told.told.count(("basis at l0", 0)) == 1
-    assert list(found.bases) == ["sparse", *beside]
+    assert list(found.basis_names) == ["sparse", *beside]
 
 
 def test_force_reuses_the_stage_until_a_sparse_option_changes(tmp_path):

@@ -12,7 +12,7 @@ from scipy import stats
 
 import libgraph as lg
 from libgraph.edges.interactions import _generators, draw_signs, estimate_interactions, interactions
-from libgraph.runs.metrics import standard_error
+from libgraph.runs.measures import standard_error
 from libgraph.sections.quadrature import Quadrature
 
 FALSE_ALARMS = 1e-6

@@ -1,5 +1,6 @@
 """Trainings that are interrupted, and taken up again."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -24,8 +25,9 @@ def interrupted_and_resumed(module, backend, options, directory):
         The record of the second training, and the steps that it took.
     """
 
-    def often(*arguments, **named):
-        return fit_module.fit(*arguments, **named, evaluate_every=EVALUATED_EVERY)
+    def often(parameters, loss, course, **named):
+        course = replace(course, evaluate_every=EVALUATED_EVERY)
+        return fit_module.fit(parameters, loss, course, **named)
 
     def stop(stage, done, total, note=""):
         if done == 5:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -37,8 +38,8 @@ def test_blocks_are_significant(null, epsilon, noise):
 def test_modules_that_run_through_all_layers_are_significant_to_relabelled():
     # Features of one strength: names are all that there is.
     graph = planted(0.01, (25, 25, 25, 25))
-    for matrix in graph.edges.values():
-        matrix[matrix > 0.1] = 1
+    edges = {pair: np.where(matrix > 0.1, 1, matrix) for pair, matrix in graph.edges.items()}
+    graph = replace(graph, edges=edges)
     assert significance(graph, "relabelled", draws=49).p == 1 / 50
 
 

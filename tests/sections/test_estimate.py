@@ -10,7 +10,7 @@ from helpers.sections import KINDS, random_section
 from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from libgraph.accumulate.streams import stream
+from libgraph.backend.streams import stream
 from libgraph.edges.interactions import draw_signs
 from libgraph.sections import Pooling, autodiff
 from libgraph.sections.closed_form import SignedForm

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from libgraph.accumulate.streams import stream
+from libgraph.backend.streams import stream
 from libgraph_backends.shared.schedules import falling, rising, set_learning_rate
 from libgraph_backends.shared.streams import step_generator
 
