@@ -104,7 +104,8 @@ def _validation_blocks(options: TrainingOptions, validation: Tensor) -> Int[Tens
             f"{len(validation)} characters, and needs more than n_ctx, {options.n_ctx}."
         )
     length = options.n_ctx + 1
-    return validation[: len(validation) // length * length].unflatten(0, (-1, length))
+    blocks: Tensor = validation[: len(validation) // length * length].unflatten(0, (-1, length))
+    return blocks
 
 
 def read_text(path: Path) -> str:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
+from typing import Any
 
 from libgraph.backend import BackendError, DataError, missing_extra
 
@@ -86,7 +86,7 @@ def fetch_archive(name: str, url: str, checksum: str, content: str, *, extra: st
     return unpacked
 
 
-def _pooch(extra: str) -> ModuleType:
+def _pooch(extra: str) -> Any:
     try:
         import pooch
         import tqdm  # noqa: F401  # Without it pooch has no progress bar.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import jacrev
 
-from libgraph.bases.method import Truncation, eigenbasis
+from libgraph.bases.method import Setting, Truncation, eigenbasis
 from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges.interactions import interactions

@@ -385,6 +385,7 @@ def published(reference) -> tuple[Path, dict]:
     return folder / "model.pt", json.loads((folder / "expected.json").read_text())
 
 
+@pytest.mark.slow
 def test_published_numbers(run, published):
     """Edges needed give or take two, and ablation curves within three test samples."""
     weights, expected = published

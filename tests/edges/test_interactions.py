@@ -1,5 +1,7 @@
 """Edges from their definition (docs/math.md §3), looping over samples, positions, features."""
 
+from functools import cache
+
 import pytest
 import torch
 from helpers.edges import assert_same_edges, every_basis
@@ -87,12 +89,17 @@ def test_edges_in_bases_of_any_size(seed, kept):
     assert_same_edges(edges, expected_edges(network, bases, inputs, rule))
 
 
+@cache
+def network_with_bases():
+    network, inputs = setup(["mixing", "attention", "linear"])
+    return network, inputs, every_basis(network, toy_data(network, inputs))
+
+
 @given(batch_size=st.integers(1, 30), limit=st.integers(1, 12))
 @settings(deadline=None, max_examples=15)
 def test_batches_do_not_matter(batch_size, limit):
-    network, inputs = setup(["mixing", "attention", "linear"])
+    network, inputs, bases = network_with_bases()
     together = toy_data(network, inputs[:limit])
-    bases = every_basis(network, toy_data(network, inputs))
     parts = toy_data(network, inputs, batch_size=batch_size, limit=limit)
     rule = Quadrature.trapezoid(3)
     edges, expected = (interactions(network, bases, data, rule) for data in (parts, together))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.degeneracy.figures import AdditivityFigures, BlockFigures
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray
 
 NO_GAP = 1e-9
 """Share of the count below which a random partition is no different from the whole."""
