@@ -120,7 +120,7 @@ def test_the_whole_model_is_scored_once(tiny, monkeypatch):
     )
     run = lg.analyze(tiny, beside=("pca", "neuron"), curves=True)
     assert len(scored) == 1
-    assert run.metrics["score"]["test"] == base_score(*scored[0])
+    assert run.metrics.score.test == base_score(*scored[0])
 
 
 def test_truncating_everything_is_an_error(tiny):

@@ -203,7 +203,7 @@ def test_many_parameters(effort):
 
 def test_everything_below():
     """A tolerance that the loss never reaches within the box: nothing counts."""
-    curve = local_volume(lambda w: w.square().sum(), origin(2), [5.0], radius=1.0, steps=90)
+    curve = local_volume(lambda w: w.square().sum(), origin(2), [5.0], Sampling(1.0, steps=90))
     assert curve.effective.tolist() == [0.0]
 
 
