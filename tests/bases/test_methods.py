@@ -97,6 +97,16 @@ def test_what_a_file_holds_is_part_of_a_method(tmp_path):
     assert not any(method.digest for method in METHODS.values())
 
 
+def test_bases_are_made_again_where_their_file_has_changed(backend, tmp_path):
+    path, run = tmp_path / "mine.safetensors", tmp_path / "run"
+    hashes = []
+    for seed in (1, 1, 2):
+        save_file({"l0/decoder": normal(seeded(seed), 4, 4)}, path)
+        lg.analyze(backend, basis=str(path), ablate=False, out=run, force=True)
+        hashes.append(read_json(run / "run.json")["stages"]["interactions"]["hash"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_names_alone_need_no_torch():
     code = (
         "import sys, types; package = types.ModuleType('libgraph')\n"
