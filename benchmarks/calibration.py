@@ -64,7 +64,7 @@ def planted(seed: int, *, ablate: bool, **options: Any) -> Case:
     backend = lg.load_backend("mlp", seed=seed, samples=SAMPLES["mlp"], **options)
     graph, null = rotations(backend, SAMPLES["mlp"])
     run = lg.analyze(backend, seeds=1) if ablate else None
-    return (run.graph if run else graph), null
+    return (run.graph() if run else graph), null
 
 
 def untrained(seed: int, **sizes: int) -> Case:
@@ -79,7 +79,7 @@ def bundled(*, ablate: bool) -> Case:
     backend = Unlabelled()
     graph, null = rotations(backend, SAMPLES["bundled"])
     run = lg.analyze(backend, seeds=1, limit=SAMPLES["bundled"]) if ablate else None
-    return (run.graph if run else graph), null
+    return (run.graph() if run else graph), null
 
 
 DENSE = {"blocks": 1, "width": 12}

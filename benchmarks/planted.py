@@ -27,6 +27,7 @@ from rich.table import Table
 import libgraph as lg
 from libgraph.modules.agreement import agreement_with_concepts
 from libgraph.modules.communities import find_communities
+from libgraph.runs.run import ComputedRun
 
 RESULTS = Path(__file__).parent / "results"
 RESOLUTIONS = (0.1, 0.25, 0.5, 1.0, 2.0)
@@ -40,15 +41,15 @@ POOR = 0.95
 Row = dict[str, Any]
 
 
-def analyse(basis: str, *, tolerance: float = 0.01, **options: Any) -> lg.Run:
+def analyse(basis: str, *, tolerance: float = 0.01, **options: Any) -> ComputedRun:
     """One analysis of a planted network."""
     backend = lg.load_backend("mlp", **options)
     return lg.analyze(backend, basis=basis, seeds=LEIDEN_SEEDS, tolerances=(tolerance,))
 
 
-def measure(run: lg.Run, basis: str, resolution: float = 1.0) -> dict[str, float]:
+def measure(run: ComputedRun, basis: str, resolution: float = 1.0) -> dict[str, float]:
     """Homogeneity, ARI and coverage in one basis at one resolution."""
-    graph = run.graphs[basis]
+    graph = run.graph(basis)
     if resolution != run.options.resolution:
         graph = graph.with_partition(find_communities(graph, resolution, 0, LEIDEN_SEEDS))
     found = agreement_with_concepts(graph)
@@ -90,7 +91,7 @@ def by_basis(seeds: range) -> tuple[list[Row], list[Row]]:
 def tie(run: lg.Run) -> Row:
     """The feature that is most of a mixture, and how near the next Λ is to its own."""
     worst: tuple[float, str, float] = (2.0, "", 0.0)
-    for layer in run.graph.layers:
+    for layer in run.graph().layers:
         for index, label in enumerate(layer.labels or ()):
             if index < layer.isolated:
                 continue

@@ -52,14 +52,13 @@ def main(models: Path, seeds: tuple[int, ...], truncate: str) -> None:
                 sparse_features=TURNED,
                 progress=progress,
             )
-        entries = run.metrics["bases"]
-        pairs = list(entries["lib"]["edges_required"])
+        figures = run.metrics.bases
+        pairs = list(figures["lib"].edges_required)
         needed = {
-            basis: [entries[basis]["edges_required"][pair]["0.001"] for pair in pairs]
-            for basis in BASES
+            basis: [figures[basis].edges_required[pair][0.001] for pair in pairs] for basis in BASES
         }
-        within = {basis: entries[basis]["modules"]["within_concept"] for basis in BASES}
-        accuracy = run.metrics["score"]["test"]
+        within = {basis: figures[basis].modules.within_concept for basis in BASES}
+        accuracy = run.metrics.score.test
         rows.append({"seed": seed, "accuracy": accuracy, "needed": needed, "within": within})
     table = Table(box=None, pad_edge=False)
     for column in ("seed", "accuracy", *(pair.replace("->", " → ") for pair in pairs), "within"):

@@ -75,15 +75,14 @@ def keep(part: str, found: dict[str, Any]) -> None:
 
 def needed(run: lg.Run, basis: str) -> dict[str, int | None]:
     """Edges needed at the first Δ, by layer pair."""
-    delta = f"{run.options.tolerances[0]:g}"
-    found = run.metrics["bases"][basis]["edges_required"]
-    return {pair: by_delta[delta] for pair, by_delta in found.items()}
+    required = run.metrics.bases[basis].edges_required
+    return {pair: next(iter(counts.values())) for pair, counts in required.items()}
 
 
 def purity(run: lg.Run, basis: str) -> dict[str, float]:
     """Mean share of variance in a single concept over the leading features of each node layer."""
     result = {}
-    for layer in run.graphs[basis].layers:
+    for layer in run.graph(basis).layers:
         some = (layer.labels or ())[layer.isolated : layer.isolated + LEADING]
         if layer.rotated and some and any(label.concepts for label in some):
             shares = (max(label.concepts.values(), default=0.0) for label in some)
@@ -93,21 +92,22 @@ def purity(run: lg.Run, basis: str) -> dict[str, float]:
 
 def figures(run: lg.Run, basis: str) -> dict[str, Any]:
     """What is kept of one basis of a run."""
-    metrics = run.metrics["bases"][basis]
+    metrics = run.metrics.bases[basis]
     return {
         "edges": needed(run, basis),
         "effective": {
-            pair: each and each["participation_ratio"] for pair, each in metrics["sparsity"].items()
+            pair: measures and measures.participation_ratio
+            for pair, measures in metrics.sparsity.items()
         },
-        "hoyer": metrics["sparsity_total"]["hoyer"],
+        "hoyer": metrics.sparsity_total and metrics.sparsity_total.hoyer,
         "features": {
             layer: next(iter(by_delta.values()))
-            for layer, by_delta in metrics["features_required"].items()
+            for layer, by_delta in metrics.features_required.items()
         },
         "purity": purity(run, basis),
-        "modules": metrics["modules"]["count"],
-        "modularity": metrics["modules"]["modularity"],
-        "within": metrics["modules"].get("within_concept"),
+        "modules": metrics.modules.count,
+        "modularity": metrics.modules.modularity,
+        "within": metrics.modules.within_concept,
     }
 
 
@@ -332,7 +332,7 @@ def planted(console: Console, reference: Path | None) -> dict[str, Any]:
             tolerances=(0.01,),
         )
         for basis in BASES:
-            found[basis].append(agreement_with_concepts(run.graphs[basis])["homogeneity"] or 0.0)
+            found[basis].append(agreement_with_concepts(run.graph(basis))["homogeneity"] or 0.0)
             counts = needed(run, basis).values()
             edges[basis].append(sum(count or 0 for count in counts))
     table = Table("basis", "homogeneity", "least", "seed 88", "edges needed", box=None)

@@ -63,8 +63,8 @@ def test_a_whole_analysis(dtype):
     ]
     for name in ("lib", "pca"):
         for layer in network.node_layers:
-            ours, theirs = (run.bases[name][layer.name].importance for run in runs)
+            ours, theirs = (run.bases(name)[layer.name].importance for run in runs)
             assert_close(ours.cpu(), theirs, 1e-8 if dtype == "float64" else 1e-3)
-        for pair in runs[0].edges[name]:
-            ours, theirs = (run.edges[name][pair] for run in runs)
+        for pair in runs[0].edges(name):
+            ours, theirs = (run.edges(name)[pair] for run in runs)
             assert_close(ours.cpu(), theirs, 1e-8 if dtype == "float64" else 1e-3)

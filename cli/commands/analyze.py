@@ -20,7 +20,7 @@ from libgraph_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from libgraph.runs.run import Run
+    from libgraph.runs.run import ComputedRun
 
 
 @click.command()
@@ -67,9 +67,9 @@ def analyze(
     if run is None:
         return
     if as_json:
-        click.echo(json.dumps(run.metrics, indent=1))
+        click.echo(run.metrics.text())
         return
-    print_metrics(Console(), run.metrics, run.backend.concept)
+    print_metrics(Console(), run.metrics)
     click.echo(f"Written to {run.directory}: open graph.graphml in Gephi, look at graph.png.")
 
 
@@ -99,7 +99,7 @@ def run_analysis(
     force: bool,
     quiet: bool,
     verbose: bool,
-) -> Run | None:
+) -> ComputedRun | None:
     """Analyse with progress, into a directory named after the time if none is given.
 
     Returns:

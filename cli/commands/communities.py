@@ -49,8 +49,6 @@ def communities(
     Reads all interactions and takes seconds. Without --write nothing of the run changes, but for
     resolution.png with --sweep.
     """
-    from dataclasses import asdict
-
     from rich.console import Console
 
     from libgraph.errors import UsageError
@@ -59,13 +57,14 @@ def communities(
     from libgraph.modules.resolution import sweep_resolutions
     from libgraph.report.graph_files import write_modules
     from libgraph.report.resolution_figure import draw_resolutions
-    from libgraph.runs.metrics import module_metrics, partition_metrics
-    from libgraph.runs.saved_run import SavedRun
+    from libgraph.runs.measures import module_metrics, partition_metrics
+    from libgraph.runs.metrics import SweepFigures
+    from libgraph.runs.saved_run import open_run
     from libgraph.runs.tables import print_modules
     from libgraph_cli.progress import ProgressDisplay
     from libgraph_cli.tables.plan import print_sweep
 
-    saved = SavedRun(run)
+    saved = open_run(run)
     name = basis or saved.basis
     graph = saved.graph(name)
     if write and name != saved.basis:
@@ -80,27 +79,32 @@ def communities(
     found = find(graph, gamma, first, seeds or (before.seeds if before else 10))
     graph = graph.with_partition(found)
     known = saved.modules_known and name == saved.basis
-    modules = module_metrics(graph, known=known)
+    modules = module_metrics(graph, modules_known=known)
     if sweep:
         with ProgressDisplay(quiet=quiet) as progress:
             swept = sweep_resolutions(
                 graph, seed=first, seeds=seeds or SWEEP_SEEDS, progress=progress
             )
-        modules["resolutions"] = {"seed": first, "seeds": seeds or SWEEP_SEEDS, **asdict(swept)}
+        resolutions = SweepFigures(
+            seed=first, seeds=seeds or SWEEP_SEEDS, rows=swept.rows, plateaus=swept.plateaus
+        )
+        modules = modules.model_copy(update={"resolutions": resolutions})
     if write:
         write_modules(saved, graph, modules)
     console = Console()
     if as_json:
-        figures = {**modules, **partition_metrics(graph, name, known=known)}
-        click.echo(json.dumps(figures, indent=1))
+        partition = partition_metrics(graph, name, modules_known=known)
+        click.echo(json.dumps({**modules.as_dict(), **partition.as_dict()}, indent=1))
     else:
         if sweep:
-            print_sweep(console, modules["resolutions"], name)
+            print_sweep(console, swept, name)
         print_modules(console, modules, name, saved.layers, saved.concept)
     if sweep:
         # Last, so that the figures are not lost where there is no matplotlib.
         file = run / ("resolution.png" if name == saved.basis else f"resolution-{name}.png")
-        draw_resolutions(swept, file, title=f"{saved.backend}: modules in the {name.upper()} basis")
+        draw_resolutions(
+            swept, file, title=f"{saved.metrics.backend}: modules in the {name.upper()} basis"
+        )
     if not as_json and (write or sweep):
         what = ["the modules in its files"] * write + ["a picture of the resolutions"] * sweep
         click.echo(f"Written to {run}: {' and '.join(what)}.")

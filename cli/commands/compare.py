@@ -23,7 +23,7 @@ from libgraph_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from libgraph.comparison.side_by_side import Column
+    from libgraph.comparison.side_by_side import Comparison
 
 
 BASES = "neuron,pca,random,global,lib"
@@ -85,28 +85,24 @@ def compare(
     the main basis is lib, or else the first. A RUN is a directory that such an analysis has
     written: of one all bases are compared, of several the main basis of each.
     """
+    from libgraph.analysis.compare import comparison_options, names_of
+    from libgraph.comparison.side_by_side import compare_run, compare_runs
     from libgraph.errors import UsageError
 
     if figure is not None and figure.suffix.lower() != ".png":
         raise UsageError(f"The figure '{figure}' would be no .png: choose a name that ends so.")
     if not _is_backend(backend_or_runs):
         _refuse_analysis(option)
-        columns = _columns(backend_or_runs, basis)
-        _show(columns, figure, as_json=as_json)
+        _show(compare_runs(backend_or_runs, basis=basis), figure, as_json=as_json)
         return
     if basis is not None:
         raise click.UsageError(f"--basis is for finished runs: use --bases {basis}.")
-    chosen = [each.strip() for each in (BASES if bases is None else bases).split(",")]
-    chosen = [each for each in chosen if each]
-    if not chosen:
+    chosen = BASES if bases is None else bases
+    if not chosen.replace(",", " ").strip():
         raise click.UsageError(f"--bases names no basis: give some of {BASES}.")
-    main = "lib" if "lib" in chosen else chosen[0]
-    options = analysis_values(given, tolerance, no_ablation) | {
-        "basis": main,
-        "beside": tuple(each for each in chosen if each != main),
-        "draws": DRAWS if draws is None else draws,
-        "halves": True,
-        "curves": True,
+    options = {
+        **analysis_values(given, tolerance, no_ablation),
+        **comparison_options(chosen, DRAWS if draws is None else draws),
     }
     backend = backend_or_runs[0]
     if dry_run:
@@ -115,8 +111,8 @@ def compare(
     run = run_analysis(backend, option, options, out, force=force, quiet=quiet, verbose=verbose)
     if run is None or run.directory is None:
         return
-    columns = _columns([str(run.directory)], None, chosen)
-    _show(columns, figure or run.directory / "comparison.png", as_json=as_json)
+    comparison = compare_run(run, names_of(chosen))
+    _show(comparison, figure or run.directory / "comparison.png", as_json=as_json)
 
 
 def _is_backend(names: Sequence[str]) -> bool:
@@ -125,15 +121,15 @@ def _is_backend(names: Sequence[str]) -> bool:
     from libgraph.backend.registry import backend_names
     from libgraph.errors import UsageError
 
-    name, known = names[0], backend_names()
+    name, installed = names[0], backend_names()
     if len(names) > 1 or (Path(name) / "run.json").is_file():
         return False
     partial = Path(name + ".partial")
-    if name not in known and not Path(name).exists() and not partial.exists():
+    if name not in installed and not Path(name).exists() and not partial.exists():
         raise UsageError(
-            f"'{name}' is neither a run nor a backend{near(name, known, 'installed are')}"
+            f"'{name}' is neither a run nor a backend{near(name, installed, 'installed are')}"
         )
-    return name in known
+    return name in installed
 
 
 def _refuse_analysis(option: dict[str, str]) -> None:
@@ -152,66 +148,18 @@ def _refuse_analysis(option: dict[str, str]) -> None:
             )
 
 
-def _columns(
-    runs: Sequence[str], basis: str | None, order: Sequence[str] | None = None
-) -> list[Column]:
-    """One for each basis of a single run, else one for each run."""
-    from libgraph.bases.methods import basis_name
-    from libgraph.comparison.side_by_side import Column
-    from libgraph.errors import UsageError
-    from libgraph.runs.saved_run import SavedRun
+def _show(comparison: Comparison, figure: Path | None, *, as_json: bool) -> None:
+    from rich.console import Console
 
-    saved = [SavedRun(run) for run in runs]
-    for run in saved:
-        if basis is not None and basis not in run.basis_names:
-            known = ", ".join(run.basis_names)
-            raise UsageError(f"'{run.path}' has no basis '{basis}': choose one of {known}.")
-    if len(saved) == 1:
-        (one,) = saved
-        every = dict.fromkeys(map(basis_name, order)) if order else one.basis_names
-        return [Column(name, name, one.metrics, one.path) for name in ([basis] if basis else every)]
-    names = [basis or run.basis for run in saved]
-    headings = _short_names([run.path for run in saved])
-    if len(set(names)) > 1:
-        headings = [f"{heading} {name}" for heading, name in zip(headings, names, strict=True)]
-    return [
-        Column(heading, name, run.metrics, run.path)
-        for heading, name, run in zip(headings, names, saved, strict=True)
-    ]
-
-
-def _short_names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as few as tell all of them apart."""
-    from libgraph.errors import UsageError
-
-    whole = [path.resolve() for path in paths]
-    for index, path in enumerate(whole):
-        if path in whole[:index]:
-            raise UsageError(f"The run '{paths[index]}' is given twice: name each run once.")
-    most = max(len(path.parts) for path in whole)
-    lengths = range(1, most + 1)
-    tails = (["/".join(path.parts[-length:]) for path in whole] for length in lengths)
-    return next(names for names in tails if len(set(names)) == len(names))
-
-
-def _show(columns: Sequence[Column], figure: Path | None, *, as_json: bool) -> None:
-    from libgraph.comparison.side_by_side import comparison_rows
+    from libgraph.comparison.side_by_side import print_comparison
     from libgraph.report.comparison_figure import draw_comparison
-    from libgraph_cli.tables.comparison import comparison_json, print_comparison
 
-    backends = ", ".join(dict.fromkeys(column.metrics["backend"] for column in columns))
-    several = len({column.run for column in columns}) > 1
-    shared = {column.basis for column in columns}
-    what = "bases side by side"
-    if several:
-        what = "runs side by side" + (f", {shared.pop()} basis" if len(shared) == 1 else "")
-    title, rows = f"{backends}: {what}", comparison_rows(columns)
     if as_json:
-        click.echo(json.dumps(comparison_json(columns, rows), indent=1))
+        click.echo(json.dumps(comparison.as_dict(), indent=1))
     else:
-        print_comparison(columns, rows, title)
+        print_comparison(Console(), comparison)
     if figure is not None:
         # Last, so that the numbers are not lost where there is no matplotlib.
-        draw_comparison(columns, figure, title=title)
+        draw_comparison(comparison.columns, figure, title=comparison.title)
         if not as_json:
             click.echo(f"\nDrawn to {figure}.")

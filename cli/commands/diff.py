@@ -43,17 +43,12 @@ def diff(
     the one before it. Directions are compared in the coordinates of the activations, which two
     trainings from different seeds do not share: see the overlap by chance.
     """
-    from dataclasses import asdict
-    from itertools import pairwise
-
     from rich.console import Console
 
-    from libgraph.comparison.difference import compare, side
-    from libgraph.comparison.series import run_figures
+    from libgraph.comparison.difference import print_difference
+    from libgraph.comparison.series import diff_series, print_series
     from libgraph.errors import UsageError
     from libgraph.report.series_figure import check_figure, draw_series
-    from libgraph.runs.saved_run import SavedRun
-    from libgraph_cli.tables.difference import print_difference, print_series
 
     if len(runs) == 1 and basis_b:
         runs *= 2
@@ -63,33 +58,19 @@ def diff(
         raise UsageError("--basis-b is for two runs: leave it out, or give two.")
     if figure is not None:
         check_figure(figure)
-    saved = [SavedRun(path) for path in runs]
-    chosen = [basis] * (len(saved) - 1) + [basis_b or basis]
-    sides = [side(each, name) for each, name in zip(saved, chosen, strict=True)]
-    found = [compare(a, b, threshold) for a, b in pairwise(sides)]
-    detailed = len(saved) == 2
-    rows = []
-    if figure is not None or not detailed:
-        rows = [run_figures(*each, sides[-1]) for each in zip(saved, sides, strict=True)]
+    bases = [basis] * (len(runs) - 1) + [basis_b or basis]
+    series = diff_series(runs, bases=bases, threshold=threshold)
+    detailed = len(runs) == 2
     if as_json:
         # One object for every number of runs: `differences` are those of neighbours.
-        about = [{"run": each.title, "basis": each.basis} for each in sides]
-        figures = {
-            "runs": [
-                {**each, **(asdict(rows[index]) if rows else {})}
-                for index, each in enumerate(about)
-            ],
-            "differences": [each.metrics() for each in found],
-        }
+        figures = series.as_dict(figures=figure is not None or not detailed)
         click.echo(json.dumps(figures, indent=1))
     elif detailed:
-        print_difference(Console(), found[0], *sides)
+        print_difference(Console(), series.differences[0])
     else:
-        print_series(Console(), rows, found, saved[-1].concept)
+        print_series(Console(), series)
     if figure is not None:
         # Last, so that the figures are not lost where there is no matplotlib.
-        bases = " and ".join(dict.fromkeys(each.basis.upper() for each in sides))
-        title = f"{saved[-1].backend}: {len(runs)} runs in the {bases} basis"
-        draw_series(rows, figure, concept=saved[-1].concept, title=title)
+        draw_series(series.figures, figure, concept=series.concept, title=series.title)
         if not as_json:
             click.echo(f"Written to {figure}.")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -11,34 +10,31 @@ from libgraph.runs.tables import plain_table, print_table
 
 if TYPE_CHECKING:
     from libgraph.analysis.plan import Plan
+    from libgraph.modules.resolution import Sweep
 
 
-Metrics = Mapping[str, Any]
-
-
-def print_sweep(console: Console, sweep: Metrics, basis: str) -> None:
+def print_sweep(console: Console, sweep: Sweep, basis: str) -> None:
     """Print modules over a range of resolutions, and where they stay the same."""
     table = plain_table("γ", "modules", "modularity", "seeds agree", "like the next")
-    for row in sweep["rows"]:
-        similarity = row["similarity"]
+    for row in sweep.rows:
         table.add_row(
-            f"{row['resolution']:g}",
-            str(row["modules"]),
-            f"{row['modularity']:.3f}",
-            f"{row['agreement']:.2f}",
-            "-" if similarity is None else f"{similarity:.2f}",
+            f"{row.resolution:g}",
+            str(row.modules),
+            f"{row.modularity:.3f}",
+            f"{row.agreement:.2f}",
+            "-" if row.similarity is None else f"{row.similarity:.2f}",
         )
     print_table(console, f"Modules over resolutions, {basis.upper()}", table)
-    if not sweep["plateaus"]:
+    if not sweep.plateaus:
         console.print("No modules stay the same over three resolutions or more.\n")
         return
     table = plain_table("γ from", "to", "modules", "least alike")
-    for plateau in sweep["plateaus"]:
+    for plateau in sweep.plateaus:
         table.add_row(
-            f"{plateau['lowest']:g}",
-            f"{plateau['highest']:g}",
-            str(plateau["modules"]),
-            f"{plateau['similarity']:.2f}",
+            f"{plateau.lowest:g}",
+            f"{plateau.highest:g}",
+            str(plateau.modules),
+            f"{plateau.similarity:.2f}",
         )
     print_table(console, "Where modules stay the same, longest first", table)
 

@@ -37,14 +37,15 @@ from libgraph.files.run_directory import RunDirectory, hash_of
 from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
+from libgraph.modules.significance import Significance
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.workload import Inputs, digest_of_basis
 from libgraph.progress import Progress, silent
 from libgraph.report.graph_picture import draw_graph, graph_title
-from libgraph.runs.metrics import run_metrics
-from libgraph.runs.run import Ablation, Run
+from libgraph.runs.measures import run_metrics
+from libgraph.runs.run import Ablation, BasisResult, ComputedRun
 from libgraph.runs.stored import (
     load_ablation,
     load_bases,
@@ -71,7 +72,7 @@ def analyze(
     force: bool = False,
     progress: Progress = silent,
     **options: Any,
-) -> Run:
+) -> ComputedRun:
     """Analyse a backend's network: bases, interactions, ablations, graph, modules.
 
     Args:
@@ -126,7 +127,7 @@ class _Pipeline:
         self.seconds: dict[str, float] = {}
         self.began = time.time()
 
-    def run(self) -> Run:
+    def run(self) -> ComputedRun:
         """All stages in order."""
         # Before anything is computed at length, because this may fail where the rest does not.
         if self.options.halves and self.options.limit == 1:
@@ -173,20 +174,20 @@ class _Pipeline:
         }
         self.seconds["graph"] = round(time.monotonic() - began, 3)
         checks = self._checks(bases, graphs)
-        metrics = run_metrics(
-            self.backend,
-            self.options,
-            bases,
-            edges,
-            errors,
-            ablation,
-            graphs,
-            checks,
-            score,
-            self.seconds,
-        )
+        results = {
+            name: BasisResult(
+                bases[name],
+                edges[name],
+                errors.get(name, {}),
+                graphs[name],
+                ablation.get(name),
+                **checks[name],
+            )
+            for name in names
+        }
+        metrics = run_metrics(self.backend, self.options, results, score, self.seconds)
         path = self.directory.path if self.directory else None
-        run = Run(self.backend, self.options, bases, edges, errors, ablation, graphs, metrics, path)
+        run = ComputedRun(self.backend, self.options, results, metrics, path)
         if self.directory is not None:
             self._export(run, self.directory)
         return run
@@ -217,14 +218,16 @@ class _Pipeline:
                 edges = [found[f"{name} {half}"] for half in HALVES]
                 checks[name]["halves"] = halves_agree(graph, edges, options)
         if options.draws:
-            checks[options.main]["significance"] = self._stage(
-                "significance",
-                "significance.json",
-                lambda: against_rotations(
-                    self.inputs.network, self.inputs.train, options, self.progress
-                ),
-                write_json,
-                read_json,
+            checks[options.main]["significance"] = Significance(
+                **self._stage(
+                    "significance",
+                    "significance.json",
+                    lambda: against_rotations(
+                        self.inputs.network, self.inputs.train, options, self.progress
+                    ),
+                    write_json,
+                    read_json,
+                )
             )
         return checks
 
@@ -403,20 +406,22 @@ class _Pipeline:
 
     # Results
 
-    def _export(self, run: Run, directory: RunDirectory) -> None:
+    def _export(self, run: ComputedRun, directory: RunDirectory) -> None:
         self.progress("writing", 0, 1)
-        write_json(directory.file("metrics.json"), run.metrics)
+        run.metrics.write(directory.file("metrics.json"))
         # Bases that an earlier run of this name had are not part of this one.
         for old in (directory.file("ablation.json"), *directory.partial.glob(CHECKPOINTS)):
             old.unlink(missing_ok=True)
-        for name, ablation in run.ablation.items():
-            save_ablation(directory.file("ablation.json"), ablation, name)
-        run.graph.write_graphml(directory.file("graph.graphml"))
-        run.graph.write_json(directory.file("graph.json"))
+        for name, result in run.results.items():
+            if result.ablation is not None:
+                save_ablation(directory.file("ablation.json"), result.ablation, name)
+        graph = run.graph()
+        graph.write_graphml(directory.file("graph.graphml"))
+        graph.write_json(directory.file("graph.json"))
         title = graph_title(self.backend.name, self.options.main)
         try:
             draw_graph(
-                run.graph,
+                graph,
                 directory.file("graph.png"),
                 title=title,
                 concept=self.backend.concept,

@@ -1,54 +1,40 @@
 """Two finished runs compared: checkpoints of one training, two seeds, two bases of one run.
 
-Features are matched (`libgraph/matching.py`); of the edges between matched features it is said
-which are kept in both runs, lost and gained, and of the modules which of A became which of B. What
-has no counterpart is counted and named, not guessed. Node layers are compared that have the same
-name and as many coordinates in both.
+Features are matched (`layers.py`); of the edges between matched features it is said which are kept
+in both runs, lost and gained, and of the modules which of A became which of B. What has no
+counterpart is counted and named, not guessed. Node layers are compared that have the same name and
+as many coordinates in both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 from libgraph.comparison.edges import PairDifference, compare_edges
 from libgraph.comparison.layers import LayerDifference, Matching, compare_layer
 from libgraph.comparison.modules import ModulesDifference, compare_modules
+from libgraph.comparison.sides import Side, side
 from libgraph.errors import UsageError
-from libgraph.graph.interaction_graph import InteractionGraph
-from libgraph.modules.communities import find_communities
-from libgraph.network.basis import Bases
-from libgraph.runs.run import arrow
-from libgraph.runs.saved_run import SavedRun
+from libgraph.runs.run import Printer, Run, arrow
+from libgraph.runs.saved_run import as_run
+from libgraph.runs.tables import MOST_MODULES, count_the_rest, plain_table, print_table, text_of
 
 THRESHOLD = 0.9
-
-
-@dataclass(frozen=True, eq=False)
-class Side:
-    """A run as it is compared: in one of its bases.
-
-    Args:
-        title: how the run is called.
-        basis: name of the basis.
-        graph: with modules.
-        bases: by node layer.
-        needed: features that keep the score, isolated ones included, by node layer; may be empty.
-    """
-
-    title: str
-    basis: str
-    graph: InteractionGraph
-    bases: Bases
-    needed: Mapping[str, int | None]
+"""|cosine| of two directions from which on features count as matched, unless told otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """All that :func:`compare` found.
+    """What distinguishes two runs: `print` shows it as tables.
 
     Args:
+        a: one run, in one of its bases.
+        b: the other.
         threshold: |cosine| from which on features count as matched.
         layers: node layers that are in both.
         others: coordinates in A and in B of the other node layers, None where there is none.
@@ -56,16 +42,30 @@ class Difference:
         modules: what became of them.
     """
 
+    a: Side
+    b: Side
     threshold: float
     layers: tuple[LayerDifference, ...]
-    others: dict[str, tuple[int | None, int | None]]
+    others: Mapping[str, tuple[int | None, int | None]]
     pairs: tuple[PairDifference, ...]
     modules: ModulesDifference
 
+    def __repr__(self) -> str:
+        names = (f"{run.title}, {run.basis.upper()}" for run in (self.a, self.b))
+        return f"<{type(self).__name__} of {' and '.join(names)}>"
+
+    def __str__(self) -> str:
+        """The tables that `libgraph diff` prints."""
+        return text_of(lambda console: print_difference(console, self))
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        """What a notebook shows of it."""
+        printer.text(str(self))
+
     def matched(self, name: str) -> Matching:
         """Features of a node layer that count as matched."""
-        layer = next(each for each in self.layers if each.name == name)
-        return layer.matching.above(self.threshold)
+        matching = next(layer.matching for layer in self.layers if layer.name == name)
+        return matching.above(self.threshold)
 
     def needed_matched(self, layer: LayerDifference) -> int | None:
         """How many of the features that B needs have a counterpart anywhere in A."""
@@ -75,20 +75,20 @@ class Difference:
         first = layer.isolated[1]
         return int((self.matched(layer.name).b < first + layer.needed).sum())
 
-    def metrics(self) -> dict[str, Any]:
-        """The same for scripts, as JSON knows it."""
+    def as_dict(self) -> dict[str, object]:
+        """The same for scripts, as JSON knows it; docs/files.md says what is what."""
         return {
             "threshold": self.threshold,
             "layers": {layer.name: self._layer(layer) for layer in self.layers},
-            "others": self.others,
+            "others": dict(self.others),
             "pairs": {
-                arrow(each.pair): {k: v for k, v in asdict(each).items() if k != "pair"}
-                for each in self.pairs
+                arrow(edges.pair): {k: v for k, v in asdict(edges).items() if k != "pair"}
+                for edges in self.pairs
             },
             "modules": asdict(self.modules),
         }
 
-    def _layer(self, layer: LayerDifference) -> dict[str, Any]:
+    def _layer(self, layer: LayerDifference) -> dict[str, object]:
         names = (
             "rotated",
             "features",
@@ -109,59 +109,47 @@ class Difference:
         }
 
 
-def side(saved: SavedRun, basis: str | None = None) -> Side:
-    """What is compared of a run; modules of a basis that has none saved are found as for the other.
+def diff(
+    a: Run | str | Path,
+    b: Run | str | Path,
+    *,
+    basis: str | None = None,
+    basis_b: str | None = None,
+    threshold: float = THRESHOLD,
+) -> Difference:
+    """Compare two runs, or two bases of one.
+
+    Directions are compared in the coordinates of the activations, which two trainings from
+    different seeds do not share: see the overlap by chance.
 
     Args:
-        saved: the run.
-        basis: one that it has; by default the one it was asked for.
-
-    Raises:
-        UsageError: if it has no such basis, or its files do not belong together.
-    """
-    name = basis or saved.basis
-    graph, bases = saved.graph(name), saved.bases(name)
-    for layer in graph.layers:
-        each = bases[layer.name]
-        if each.decoder.ndim != 2 or each.decoder.shape != each.encoder.T.shape or (
-            len(each) != layer.size
-        ):  # fmt: skip
-            raise UsageError(
-                f"The bases of '{saved.path}' do not fit its node layer {layer.name}: analyse "
-                "again with --force."
-            )
-    if graph.partition is None:
-        like = saved.partition
-        how = (like.resolution, like.seed, like.seeds) if like else ()
-        graph = graph.with_partition(find_communities(graph, *how))
-    required = saved.metrics["bases"][name].get("features_required") or {}
-    needed = {layer: next(iter(found.values()), None) for layer, found in required.items()}
-    return Side(str(saved.path), name, graph, bases, needed)
-
-
-def compare(a: Side, b: Side, threshold: float = THRESHOLD) -> Difference:
-    """Compare two runs.
-
-    Args:
-        a: one run, the earlier one where there is an order.
+        a: one run, the earlier one where there is an order; in memory, or a directory.
         b: the other.
+        basis: one that they have; by default the main one of each.
+        basis_b: that of B; by default `basis`.
         threshold: |cosine| from which on features count as matched.
 
     Raises:
-        UsageError: if no node layer is in both, or the threshold is no |cosine|.
+        UsageError: if a directory is no finished run, a run has no such basis, no node layer is in
+            both, or the threshold is no |cosine|.
         NumericalError: if a decoder is not finite.
     """
+    return compare_sides(side(as_run(a), basis), side(as_run(b), basis_b or basis), threshold)
+
+
+def compare_sides(a: Side, b: Side, threshold: float = THRESHOLD) -> Difference:
+    """Compare what `side` gives of two runs; see `diff`."""
     if not 0 <= threshold <= 1:
         raise UsageError(f"A threshold of {threshold} is no |cosine|: choose one from 0 to 1.")
     sizes = [{name: len(basis.encoder) for name, basis in s.bases.items()} for s in (a, b)]
     common = [name for name, size in sizes[0].items() if sizes[1].get(name) == size]
     if not common:
-        listed = (", ".join(f"{name} of {size}" for name, size in each.items()) for each in sizes)
+        listed = (", ".join(f"{name} of {size}" for name, size in s.items()) for s in sizes)
         raise UsageError(
             f"'{a.title}' and '{b.title}' have no node layer of one name and size in common "
             f"({'; '.join(listed)}): compare runs of the same network."
         )
-    others = {name: None for each in sizes for name in each if name not in common}
+    others = dict.fromkeys(name for s in sizes for name in s if name not in common)
     layers = tuple(
         compare_layer(name, a.bases[name], b.bases[name], b.needed.get(name)) for name in common
     )
@@ -170,9 +158,103 @@ def compare(a: Side, b: Side, threshold: float = THRESHOLD) -> Difference:
         pair for pair in a.graph.edges if pair in b.graph.edges and {*pair} <= matched.keys()
     ]  # fmt: skip
     return Difference(
+        a=a,
+        b=b,
         threshold=threshold,
         layers=layers,
         others={name: (sizes[0].get(name), sizes[1].get(name)) for name in others},
         pairs=tuple(compare_edges(a.graph, b.graph, pair, matched) for pair in pairs),
         modules=compare_modules(a.graph, b.graph, matched),
     )
+
+
+def print_difference(console: Console, difference: Difference) -> None:
+    """Print what distinguishes two runs."""
+    for letter, run in zip("AB", (difference.a, difference.b), strict=True):
+        console.print(f"[bold]{letter}[/]: ", end="")
+        console.print(
+            f"{run.title}, {run.basis.upper()}", markup=False, highlight=False, soft_wrap=True
+        )
+    for name, sizes in difference.others.items():
+        have = (f"{size} coordinates" if size else "no such layer" for size in sizes)
+        console.print(f"Not compared: {name} ({' in A, '.join(have)} in B)", highlight=False)
+    console.print()
+    title = f"Features, A / B; matched: |cosine| at least {difference.threshold:g}"
+    print_table(console, title, _features(difference))
+    print_table(console, "Overlap of the leading features, by their number", _leading(difference))
+    if difference.pairs:
+        print_table(console, "Kept edges between matched features", _edges(difference))
+    modules = difference.modules
+    title = f"Modules of A in B: agreement {number(modules.agreement, '.2f')}"
+    title += f" over {modules.features} matched features"
+    title += f", {len(modules.lost)} lost, {len(modules.gained)} gained"
+    print_table(console, title, _modules(modules))
+
+
+def _features(difference: Difference) -> Table:
+    """Features, their subspaces and how many have a counterpart, per node layer."""
+    columns = ["features", "overlap", "by chance", "matched"]
+    if any(layer.needed is not None for layer in difference.layers):
+        columns += ["B needs", "overlap", "matched"]
+    table = plain_table("node layer", *columns)
+    for layer in difference.layers:
+        cells = (
+            " / ".join(map(str, layer.features)),
+            number(layer.overlap, ".3f"),
+            number(layer.by_chance, ".3f"),
+            str(len(difference.matched(layer.name).a)),
+            number(layer.needed, "d"),
+            number(layer.needed_overlap, ".3f"),
+            number(difference.needed_matched(layer), "d"),
+        )
+        table.add_row(layer.name, *cells[: len(columns)])
+    return table
+
+
+def _leading(difference: Difference) -> Table:
+    """Overlap of the leading k features, per node layer; unrotated ones have no leading ones."""
+    layers = [layer for layer in difference.layers if layer.rotated]
+    counts = sorted({k for layer in layers for k in layer.leading})
+    table = plain_table("node layer", *map(str, counts))
+    for layer in layers:
+        overlaps = (layer.leading.get(k) for k in counts)
+        table.add_row(layer.name, *(number(overlap, ".3f") for overlap in overlaps))
+    return table
+
+
+def _edges(difference: Difference) -> Table:
+    """Edges kept in both runs, lost and gained, per layer pair."""
+    columns = ("both", "lost", "gained", "without\ncounterpart", "Jaccard", "rank\ncorrelation")
+    table = plain_table("layer pair", *columns)
+    for edges in difference.pairs:
+        table.add_row(
+            " → ".join(edges.pair),
+            *map(str, (edges.both, edges.lost, edges.gained)),
+            " / ".join(map(str, edges.unmatched)),
+            number(edges.jaccard, ".2f"),
+            number(edges.rank_correlation, ".3f"),
+        )
+    return table
+
+
+def _modules(modules: ModulesDifference) -> Table:
+    """Which module of B each of A became."""
+    table = plain_table("module", "features", "matched", "in B", "shared", "elsewhere", "nowhere")
+    # The one column of words, and as long as there are modules.
+    table.columns[5].no_wrap = False
+    for fate in modules.fates[:MOST_MODULES]:
+        others = sorted(fate.elsewhere.items(), key=lambda item: -item[1])
+        table.add_row(
+            *map(str, (fate.module, fate.size, fate.matched)),
+            "lost" if fate.to is None else str(fate.to),
+            str(fate.shared),
+            ", ".join(f"{count} in {module}" for module, count in others) or "-",
+            str(fate.nowhere),
+        )
+    count_the_rest(table, len(modules.fates))
+    return table
+
+
+def number(value: float | None, form: str) -> str:
+    """A number in a table, or a dash where there is none."""
+    return "-" if value is None else format(value, form)

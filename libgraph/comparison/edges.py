@@ -1,6 +1,6 @@
 """Edges from one run to another: kept in both, lost, gained, and whether their ranks are alike.
 
-Edges are compared between matched features (`libgraph/matching.py`) alone. Kept edges are those of
+Edges are compared between matched features (`layers.py`) alone. Kept edges are those of
 each run's own ε, as many as its score needs, so that a run with stronger interactions does not look
 denser for it; ranks compare all interactions and know no threshold.
 """
@@ -61,14 +61,14 @@ def compare_edges(
     there = kept[1][np.ix_(target.b, source.b)]
     both = int((here & there).sum())
     lost, gained = int(here.sum()) - both, int(there.sum()) - both
-    whole = both + lost + gained
+    union = both + lost + gained
     return PairDifference(
         pair=pair,
         both=both,
         lost=lost,
         gained=gained,
         unmatched=(int(kept[0].sum() - here.sum()), int(kept[1].sum() - there.sum())),
-        jaccard=both / whole if whole else None,
+        jaccard=both / union if union else None,
         rank_correlation=rank_correlation(
             a.edges[pair][np.ix_(target.a, source.a)], b.edges[pair][np.ix_(target.b, source.b)]
         ),
@@ -77,10 +77,10 @@ def compare_edges(
 
 def _kept(graph: InteractionGraph, pair: Pair) -> NDArray[np.bool_]:
     """Which edges are kept, ``[out, in]``."""
-    found = np.zeros(graph.edges[pair].shape, dtype=bool)
+    mask = np.zeros(graph.edges[pair].shape, dtype=bool)
     edges = graph.kept_edges(pair)
-    found[edges.outputs, edges.inputs] = True
-    return found
+    mask[edges.outputs, edges.inputs] = True
+    return mask
 
 
 def rank_correlation(a: FloatArray, b: FloatArray) -> float | None:
@@ -89,7 +89,7 @@ def rank_correlation(a: FloatArray, b: FloatArray) -> float | None:
     Source: Spearman (1904), doi:10.2307/1412159. None where a side has fewer than two values, or
     only equal ones.
     """
-    ranks = [rankdata(each) - (each.size + 1) / 2 for each in (a, b)]
-    norm = float(np.prod([np.linalg.norm(each) for each in ranks]))
+    ranks = [rankdata(values) - (values.size + 1) / 2 for values in (a, b)]
+    norm = float(np.prod([np.linalg.norm(centred) for centred in ranks]))
     # Rounding may carry it over 1 by a little.
     return min(max(float(ranks[0] @ ranks[1]) / norm, -1.0), 1.0) if norm > 0 else None

@@ -39,8 +39,8 @@ class Matching:
     def above(self, threshold: float) -> Matching:
         """The pairs whose |cosine| is the threshold or more."""
         # The same direction computed twice has 1 up to rounding.
-        kept = self.cosine >= threshold - 1e-9
-        return Matching(self.a[kept], self.b[kept], self.cosine[kept])
+        enough = self.cosine >= threshold - 1e-9
+        return Matching(self.a[enough], self.b[enough], self.cosine[enough])
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def compare_layer(name: str, a: Basis, b: Basis, needed: int | None = None) -> L
     first, second = decoder_directions(name, a), decoder_directions(name, b)
     fewer = min(len(first), len(second))
     spans = orthonormal(first), orthonormal(second)
-    ranks = [len(each) for each in spans]
+    ranks = [len(span) for span in spans]
     coordinates = first.shape[1] - min(a.isolated, b.isolated)
-    some = None if needed is None else min(max(needed - b.isolated, 0), fewer)
+    leading = None if needed is None else min(max(needed - b.isolated, 0), fewer)
     return LayerDifference(
         name=name,
         rotated=a.rotated or b.rotated,
@@ -97,8 +97,10 @@ def compare_layer(name: str, a: Basis, b: Basis, needed: int | None = None) -> L
         isolated=(a.isolated, b.isolated),
         overlap=_overlap(*spans),
         by_chance=max(ranks) / coordinates if min(ranks) else None,
-        needed=some,
-        needed_overlap=None if some is None else subspace_overlap(first[:some], second[:some]),
+        needed=leading,
+        needed_overlap=(
+            None if leading is None else subspace_overlap(first[:leading], second[:leading])
+        ),
         leading={
             k: subspace_overlap(first[:k], second[:k])
             for k in (2**power for power in range(fewer.bit_length()))
@@ -115,7 +117,9 @@ def decoder_directions(name: str, basis: Basis) -> FloatArray:
     """
     decoder: FloatArray = basis.decoder[basis.isolated :].double().cpu().numpy()
     if not np.isfinite(decoder).all():
-        raise NumericalError(f"Decoders of {name} are NaN or infinite: analyse again with --force.")
+        raise NumericalError(
+            f"Decoders of {name} are NaN or infinite: analyse again with force=True."
+        )
     # Norms differ by many decades; squares of the largest and smallest may leave the range.
     largest = np.abs(decoder).max(axis=1, keepdims=True, initial=0.0)
     scaled = np.divide(decoder, largest, out=np.zeros_like(decoder), where=largest > 0)
@@ -178,7 +182,8 @@ def match_features(a: FloatArray, b: FloatArray, isolated: tuple[int, int] = (0,
     """
     cosine = np.abs(a @ b.T)
     rows, columns = linear_sum_assignment(cosine, maximize=True)
-    found = np.minimum(cosine[rows, columns], 1.0)
     return Matching(
-        rows.astype(np.int64) + isolated[0], columns.astype(np.int64) + isolated[1], found
+        rows.astype(np.int64) + isolated[0],
+        columns.astype(np.int64) + isolated[1],
+        np.minimum(cosine[rows, columns], 1.0),
     )

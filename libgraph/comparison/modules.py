@@ -1,6 +1,6 @@
 """What became of modules from one run to another: which stayed, went over, were lost or gained.
 
-Modules are followed through matched features (`libgraph/matching.py`): numbers mean nothing from
+Modules are followed through matched features (`layers.py`): numbers mean nothing from
 one run to the next, and a module whose features have no counterpart cannot be followed, which its
 row says. Beside the table stands one number that no pairing of modules goes into.
 """
@@ -74,15 +74,15 @@ def compare_modules(
         b: that of B, with modules.
         matched: features that count as matched, by node layer.
     """
-    here = _modules(a, {name: each.a for name, each in matched.items()})
-    there = _modules(b, {name: each.b for name, each in matched.items()})
+    here = _modules(a, {name: matching.a for name, matching in matched.items()})
+    there = _modules(b, {name: matching.b for name, matching in matched.items()})
     count = tuple(graph.partition.size if graph.partition else 0 for graph in (a, b))
     # Features in no module, −1, go to the last row and column.
     table = np.zeros((count[0] + 1, count[1] + 1), dtype=np.int64)
     np.add.at(table, (here, there), 1)
     inside = table[:-1, :-1]
-    pairs = zip(*(each.tolist() for each in linear_sum_assignment(inside, True)), strict=True)
-    to = {one: other for one, other in pairs if inside[one, other]}
+    pairs = zip(*(ends.tolist() for ends in linear_sum_assignment(inside, True)), strict=True)
+    to = {module: other for module, other in pairs if inside[module, other]}
     sizes = np.bincount(
         np.concatenate([a.membership(layer.name) for layer in a.layers]) + 1, minlength=count[0] + 1
     )[1:]
@@ -102,11 +102,13 @@ def compare_modules(
         )
         for module in range(count[0])
     )
-    known = (here >= 0) & (there >= 0)
+    in_both = (here >= 0) & (there >= 0)
     return ModulesDifference(
         count=(count[0], count[1]),
-        agreement=adjusted_mutual_information(here[known], there[known]) if known.any() else None,
-        features=int(known.sum()),
+        agreement=(
+            adjusted_mutual_information(here[in_both], there[in_both]) if in_both.any() else None
+        ),
+        features=int(in_both.sum()),
         fates=fates,
         lost=tuple(module for module in range(count[0]) if module not in to),
         gained=tuple(sorted(set(range(count[1])) - set(to.values()))),
@@ -115,4 +117,4 @@ def compare_modules(
 
 def _modules(graph: InteractionGraph, features: Mapping[str, IndexArray]) -> IndexArray:
     """Modules of these features, one node layer after the other."""
-    return np.concatenate([graph.membership(name)[each] for name, each in features.items()])
+    return np.concatenate([graph.membership(name)[which] for name, which in features.items()])

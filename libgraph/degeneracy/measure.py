@@ -256,7 +256,8 @@ class _Measurement:
             seed=options.seed,
             progress=self.progress,
         )
-        if run.graph.partition is None or not run.graph.partition.size:
+        graph = run.graph()
+        if graph.partition is None or not graph.partition.size:
             reason = "the features do not interact, so that there are no modules"
             return {"basis": run.options.main, "skipped": reason}
         largest = self.kept["behaviour"]["largest"]
@@ -265,8 +266,8 @@ class _Measurement:
             found = module_additivity(
                 self.inputs.network,
                 self.few,
-                run.bases[run.options.main],
-                run.graph,
+                run.bases(),
+                graph,
                 epsilons=epsilons.tolist(),
                 draws=options.draws,
                 seed=options.seed,
@@ -279,7 +280,7 @@ class _Measurement:
         return {
             "basis": run.options.main,
             **found.as_dict(),
-            "strengths": _finite_rows(module_strengths(run.graph)),
+            "strengths": _finite_rows(module_strengths(graph)),
         }
 
     def _totals(self) -> Part:

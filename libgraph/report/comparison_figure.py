@@ -7,14 +7,14 @@ keep the score and a line at the score that counts as kept. `metrics.json` has a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from libgraph.comparison.side_by_side import Column, tolerances
+from libgraph.comparison.rows import Column, tolerances
 from libgraph.errors import UsageError
 from libgraph.files.atomic import writing
 from libgraph.report.appearance import module_colour
@@ -27,12 +27,18 @@ from libgraph.report.comparison_panels import (
     draw_levels,
 )
 from libgraph.report.style import FAINT, INK, RESOLUTION
+from libgraph.runs.metrics import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIXED = {"lib": 0, "pca": 1, "global": 2, "neuron": 8, "random": 4}
 """Place of a basis among the colours of modules, so that it looks the same in every figure."""
+
+Kind = Literal["nodes", "edges"]
+"""Of ablation: features are kept, or edges."""
+
+KINDS: tuple[Kind, ...] = ("nodes", "edges")
 
 ACROSS = 4
 """Curves beside each other."""
@@ -85,8 +91,8 @@ def draw_comparison(
     delta = next(iter(tolerances(columns)), None)
     bars = _bars(columns, delta)
     curves = {
-        kind: _chosen(dict.fromkeys(p for c in columns for p in c.part("curves", kind)))
-        for kind in ("nodes", "edges")
+        kind: _chosen(dict.fromkeys(place for column in columns for place in _curves(column, kind)))
+        for kind in KINDS
     }
     pairs = max((len(places) for places, _ in bars.values()), default=0)
     across = len(bars) if pairs <= ACROSS else 1
@@ -114,30 +120,53 @@ def draw_comparison(
             figure.savefig(temporary, format="png", dpi=RESOLUTION, metadata=metadata)
 
 
-def _bars(columns: Sequence[Column], delta: str | None) -> dict[str, Bars]:
+def _curves(column: Column, kind: Kind) -> Mapping[str, Curve]:
+    """Curves of one kind of ablation, by node layer or layer pair."""
+    curves = column.figures.curves
+    return curves.nodes if kind == "nodes" else curves.edges
+
+
+def _needed(column: Column, kind: Kind, place: str, delta: float | None) -> int | None:
+    """How many features of a node layer, or edges of a layer pair, keep the score."""
+    figures = column.figures
+    required = figures.features_required if kind == "nodes" else figures.edges_required
+    return None if delta is None else required.get(place, {}).get(delta)
+
+
+def _bars(columns: Sequence[Column], delta: float | None) -> dict[str, Bars]:
     """What is drawn as bars, by title."""
-
-    def collect(name: str, value: Callable[[Any], Any]) -> Bars:
-        parts = [{k: value(v) for k, v in c.part(name).items()} for c in columns]
-        places = list(dict.fromkeys(place for part in parts for place in part))
-        return places, [[part.get(place, np.nan) for place in places] for part in parts]
-
-    found = {
-        f"Edges needed, Δ {float(delta or 0):g}": collect(
-            "edges_required", lambda by_delta: by_delta.get(delta, np.nan)
-        ),
-        "Effective edges": collect(
-            "sparsity", lambda each: each["participation_ratio"] if each else np.nan
-        ),
+    needed = [
+        {
+            pair: np.nan if delta is None else counts.get(delta, np.nan)
+            for pair, counts in column.figures.edges_required.items()
+        }
+        for column in columns
+    ]
+    effective = [
+        {
+            pair: measures.participation_ratio if measures else np.nan
+            for pair, measures in column.figures.sparsity.items()
+        }
+        for column in columns
+    ]
+    bars = {
+        f"Edges needed, Δ {delta or 0:g}": _beside(needed),
+        "Effective edges": _beside(effective),
     }
-    return {title: each for title, each in found.items() if each[0]}
+    return {title: (places, rows) for title, (places, rows) in bars.items() if places}
+
+
+def _beside(columns: Sequence[Mapping[str, float | None]]) -> Bars:
+    """All places that any column has, and the values of each column at them."""
+    places = list(dict.fromkeys(place for by_place in columns for place in by_place))
+    return places, [[by_place.get(place, np.nan) for place in places] for by_place in columns]
 
 
 def _chosen(places: Iterable[str]) -> tuple[list[str], int]:
     """Those with a panel of their own, and how many there are."""
-    known = list(places)
-    steps = np.linspace(0, len(known) - 1, min(len(known), MOST_PANELS)).round().astype(int)
-    return [known[step] for step in steps], len(known)
+    every = list(places)
+    steps = np.linspace(0, len(every) - 1, min(len(every), MOST_PANELS)).round().astype(int)
+    return [every[step] for step in steps], len(every)
 
 
 def _colours(columns: Sequence[Column]) -> list[str]:
@@ -151,27 +180,25 @@ def _colours(columns: Sequence[Column]) -> list[str]:
 
 def _draw_curves(
     part: Any,
-    kind: str,
+    kind: Kind,
     shown: Sequence[str],
     total: int,
     columns: Sequence[Column],
     colours: Sequence[str],
-    delta: str | None,
+    delta: float | None,
 ) -> None:
     """Panels of one kind of ablation, one a node layer or layer pair, on shared scales."""
     across = min(len(shown), ACROSS)
     grid = part.subplots(-(-len(shown) // across), across, squeeze=False, sharey=True).ravel()
     # Those below are wider, and show where curves coincide.
     widths = np.linspace(2.6, 1.0, len(columns)).tolist()
-    required = {"nodes": "features_required", "edges": "edges_required"}[kind]
     for axes in grid[len(shown) :]:
         axes.axis("off")
     for axes, place in zip(grid, shown, strict=False):
         for column, colour, width in zip(columns, colours, widths, strict=True):
-            curve = column.part("curves", kind).get(place)
+            curve = _curves(column, kind).get(place)
             if curve:
-                needed = column.part(required, place).get(delta or "")
-                draw_curve(axes, curve, needed, colour, width)
+                draw_curve(axes, curve, _needed(column, kind, place, delta), colour, width)
         draw_levels(axes, columns, colours, delta)
         axes.set_title(place.replace("->", " → "), size=7.5, pad=3)
     from matplotlib.ticker import NullFormatter
@@ -179,10 +206,10 @@ def _draw_curves(
     scores = [
         score
         for column in columns
-        for curve in column.part("curves", kind).values()
+        for curve in _curves(column, kind).values()
         for score in curve.values()
     ]
-    losses = not any(column.higher_is_better for column in columns)
+    losses = all(column.metrics.score.better < 0 for column in columns)
     if losses and 0 < WIDE * min(scores) < max(scores):
         # Losses have no bound, and the largest would flatten all others.
         grid[0].set_yscale("log")
@@ -191,7 +218,7 @@ def _draw_curves(
     what = {"nodes": "features", "edges": "edges"}[kind]
     some = f" at {len(shown)} of {total}" if len(shown) < total else ""
     part.supxlabel(f"{what} kept{some}", size=8)
-    part.supylabel(f"test {columns[0].score_name}", size=8)
+    part.supylabel(f"test {columns[0].metrics.score.name}", size=8)
 
 
 def _legend(

@@ -7,13 +7,14 @@ and start at one edge, as few as there can be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from libgraph.comparison.side_by_side import Column
+from libgraph.comparison.rows import Column
 from libgraph.report.style import FAINT, INK
+from libgraph.runs.metrics import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,12 +70,9 @@ def draw_bars(
     axes.set_title(title, weight="bold")
 
 
-def draw_curve(
-    axes: Axes, curve: Mapping[str, float], needed: int | None, colour: str, width: float
-) -> None:
+def draw_curve(axes: Axes, curve: Curve, needed: int | None, colour: str, width: float) -> None:
     """Score over the number kept, with a dot at the smallest number that keeps the score."""
-    points = sorted((int(kept), score) for kept, score in curve.items())
-    x, y = np.array(points, dtype=np.float64).T
+    x, y = np.array(sorted(curve.items()), dtype=np.float64).T
     axes.plot(x, y, color=colour, linewidth=width)
     if needed is not None:
         axes.plot(needed, np.interp(needed, x, y), "o", color=colour, markersize=3.2)
@@ -84,14 +82,13 @@ def draw_curve(
 
 
 def draw_levels(
-    axes: Axes, columns: Sequence[Column], colours: Sequence[str], delta: str | None
+    axes: Axes, columns: Sequence[Column], colours: Sequence[str], delta: float | None
 ) -> None:
     """Lines at the score less Δ: one line where all columns share it, else one for each."""
     if delta is None:
         return
-    levels = [
-        column.score - float(delta) * (1 if column.higher_is_better else -1) for column in columns
-    ]
+    scores = [column.metrics.score for column in columns]
+    levels = [score.test - delta * score.better for score in scores]
     shared = len(set(levels)) == 1
     for level, colour in zip(levels[: 1 if shared else None], colours, strict=False):
         line: dict[str, Any] = {"linestyle": (0, (3, 2)), "linewidth": 0.7, "zorder": 0}

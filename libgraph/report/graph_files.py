@@ -9,56 +9,60 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
-from libgraph.files.atomic import explained, write_json
+from libgraph.files.atomic import explained
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.report.graph_picture import draw_graph, graph_title
-from libgraph.runs.metrics import partition_metrics
+from libgraph.runs.measures import partition_metrics
+from libgraph.runs.metrics import ModulesFigures
 from libgraph.runs.saved_run import SavedRun
 
 
-def write_modules(run: SavedRun, graph: InteractionGraph, modules: Mapping[str, Any]) -> None:
+def write_modules(run: SavedRun, graph: InteractionGraph, modules: ModulesFigures) -> None:
     """Replace `graph.graphml`, `graph.json`, `graph.png`, and what `metrics.json` says of modules.
 
     A run without `graph.png`, made without matplotlib, gets none.
 
     Args:
         run: where; read it again for what it then holds.
-        graph: of the basis asked for, with other modules.
+        graph: of the main basis, with other modules.
         modules: what `metrics.json` is to say of them: their :func:`module_metrics`, and more if
             more was measured.
 
     Raises:
         UsageError: if a file cannot be made or written.
     """
-    bases = run.metrics["bases"]
-    # A range of resolutions says the same whichever of them was chosen, and its figure stays.
-    kept = {k: v for k, v in bases[run.basis]["modules"].items() if k == "resolutions"}
-    metrics = {
-        **run.metrics,
-        "bases": {**bases, run.basis: {**bases[run.basis], "modules": {**kept, **modules}}},
-        "modules": partition_metrics(graph, run.basis, known=run.modules_known),
-    }
-    title = graph_title(run.backend, run.basis)
+    figures = run.metrics.bases[run.basis]
+    resolutions = figures.modules.resolutions
+    if modules.resolutions is None and resolutions is not None:
+        # A range of resolutions says the same whichever of them was chosen, and its figure stays.
+        modules = modules.model_copy(update={"resolutions": resolutions})
+    figures = figures.model_copy(update={"modules": modules})
+    metrics = run.metrics.model_copy(
+        update={
+            "bases": {**run.metrics.bases, run.basis: figures},
+            "modules": partition_metrics(graph, run.basis, modules_known=run.modules_known),
+        }
+    )
+    title = graph_title(run.metrics.backend, run.basis)
     makers: dict[str, Callable[[Path], None]] = {
         "graph.graphml": graph.write_graphml,
         "graph.json": graph.write_json,
         "graph.png": lambda path: draw_graph(graph, path, title=title, concept=run.concept),
-        "metrics.json": lambda path: write_json(path, metrics),
+        "metrics.json": metrics.write,
     }
-    if not (run.path / "graph.png").exists():
+    if not (run.directory / "graph.png").exists():
         del makers["graph.png"]
-    with explained(run.path):
-        aside = Path(mkdtemp(prefix=".modules.", dir=run.path))
+    with explained(run.directory):
+        aside = Path(mkdtemp(prefix=".modules.", dir=run.directory))
     try:
-        with explained(run.path):
+        with explained(run.directory):
             for file, make in makers.items():
                 make(aside / file)
             for file in makers:
-                os.replace(aside / file, run.path / file)
+                os.replace(aside / file, run.directory / file)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

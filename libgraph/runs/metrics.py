@@ -1,218 +1,202 @@
-"""The figures of a run: what `metrics.json` says, for people and for their scripts.
+"""The figures of a run: the shape of `metrics.json`, for people and for their scripts.
 
-Features and edges needed, sparsity, curves, and modules: how many, how good, what is in each. The
-same figures for a run that is being made and for one whose modules are found again later, so that
-both read alike. The shape is versioned by `SCHEMA` and documented in docs/files.md.
+It is versioned by `SCHEMA` and documented in docs/files.md. Layer pairs are keys as in the file,
+`ln1.0->ln2.0`; tolerances Δ, and numbers of features or edges, are numbers. What has a default here
+is what runs of earlier versions lack, or what is only there where it was asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from typing import Literal
 
-import numpy as np
-from torch import Tensor
+from pydantic import Field
 
-from libgraph.backend.contract import Backend
-from libgraph.edges.curves import area, required_features
-from libgraph.edges.interactions import Edges
-from libgraph.edges.sparsity import sparsity_measures
-from libgraph.graph.arrays import Pair
-from libgraph.graph.features import FloatArray
-from libgraph.graph.interaction_graph import InteractionGraph
-from libgraph.modules.agreement import agreement_with_concepts
-from libgraph.modules.summary import module_table
-from libgraph.network.basis import Bases
-from libgraph.pipeline.options import AnalysisOptions
-from libgraph.runs.run import Ablation, arrow
+from libgraph.files.figures import Figures, FiguresFile
+from libgraph.modules.resolution import Plateau, ResolutionRow
+from libgraph.modules.significance import Significance
+from libgraph.modules.summary import ModuleSummary
+
+SCHEMA: Literal[1] = 1
+
+LOSSES = {"cross-entropy", "relative error"}
+"""Scores of which less is better, where a run does not say so itself."""
+
+Required = Mapping[float, int | None]
+"""By tolerance Δ, how many keep the score within Δ; None where not even all do."""
+
+Curve = Mapping[int, float]
+"""Score by the number kept."""
 
 
-def module_metrics(graph: InteractionGraph, *, known: bool) -> dict[str, Any]:
-    """Modules with what is in them, and the share of all their edge weight within one concept.
+class ScoreFigures(Figures):
+    """The score of the whole model.
 
-    Args:
-        graph: with a partition.
-        known: whether concepts are the true modules.
+    Attributes:
+        name: what it measures.
+        test: its mean over the test split.
+        higher_is_better: whether a larger one is better; see `better`.
     """
-    table = module_table(graph)
-    weight = sum(module.weight for module in table if module.within_concept is not None)
-    within = sum(module.weight * (module.within_concept or 0.0) for module in table)
-    partition = graph.partition
-    return {
-        "count": len(table),
-        "modularity": partition.modularity if partition else None,
-        "agreement": partition.agreement if partition else None,
-        "within_concept": within / weight if weight > 0 else None,
-        "table": [asdict(module) for module in table],
-        **_truth(graph, known),
-    }
+
+    name: str
+    test: float
+    higher_is_better: bool | None = None
+
+    @property
+    def better(self) -> int:
+        """1 where more is better, −1 where less is."""
+        more = self.higher_is_better
+        return 1 if (self.name not in LOSSES if more is None else more) else -1
 
 
-def partition_metrics(graph: InteractionGraph, basis: str, *, known: bool) -> dict[str, Any]:
-    """Which feature is in which module, and how that was found.
+class SparsityFigures(Figures):
+    """Measures of sparsity of some edges, as in `libgraph.edges.sparsity`.
 
-    Args:
-        graph: with a partition.
-        basis: name of its basis.
-        known: whether concepts are the true modules.
+    Attributes:
+        hoyer: Hoyer's sparseness.
+        gini: Gini index.
+        participation_ratio: effective number of edges.
+        top_share: share of the weight in the largest hundredth of the edges.
     """
-    partition = graph.partition
-    how = ("resolution", "seed", "seeds", "consensus", "modularity", "agreement")
-    return {
-        "basis": basis,
-        **{name: getattr(partition, name) for name in how if partition},
-        **_truth(graph, known),
-        "partition": graph.communities,
-    }
+
+    hoyer: float
+    gini: float
+    participation_ratio: float
+    top_share: float
 
 
-def _truth(graph: InteractionGraph, known: bool) -> dict[str, float | None]:
-    """How well modules agree with those known to be there; nothing where none are."""
-    return agreement_with_concepts(graph) if known else {}
+class CurveFigures(Figures):
+    """Scores of ablation, by node layer and by layer pair."""
+
+    nodes: Mapping[str, Curve] = {}
+    edges: Mapping[str, Curve] = {}
 
 
-SCHEMA = 1
+class AreaFigures(Figures):
+    """Areas under the curves of ablation, None where a curve has none."""
+
+    nodes: Mapping[str, float | None] = {}
+    edges: Mapping[str, float | None] = {}
 
 
-def run_metrics(
-    backend: Backend,
-    options: AnalysisOptions,
-    bases: Mapping[str, Bases],
-    edges: Mapping[str, Edges],
-    errors: Mapping[str, Edges],
-    ablation: Mapping[str, Ablation],
-    graphs: Mapping[str, InteractionGraph],
-    checks: Mapping[str, Mapping[str, Any]],
-    score: float,
-    seconds: Mapping[str, float],
-) -> dict[str, Any]:
-    """What `metrics.json` holds; documented in `docs/files.md`."""
-    known = backend.modules_known
-    return {
-        "schema": SCHEMA,
-        "backend": backend.name,
-        "concept": backend.concept,
-        "score": {
-            "name": backend.score_name,
-            "test": score,
-            "higher_is_better": backend.higher_is_better,
-        },
-        "node_layers": list(bases[options.main]),
-        "signs": options.signs,
-        "bases": {
-            name: _features(bases[name])
-            | _required(ablation.get(name), backend, options, score)
-            | {"standard_error": standard_error(bases[name], edges[name], errors.get(name, {}))}
-            | {"sparsity": sparsity(bases[name], edges[name])}
-            | {"sparsity_total": sparsity_in_total(bases[name], edges[name])}
-            | _curves(ablation.get(name), bases[name], whole=options.curves)
-            | {"modules": {**module_metrics(graphs[name], known=known), **checks[name]}}
-            for name in options.bases
-        },
-        "modules": partition_metrics(graphs[options.main], options.main, known=known),
-        "seconds": dict(seconds),
-    }
+class SweepFigures(Figures):
+    """Modules over a range of resolutions, with the first seed and the seeds at each of them."""
+
+    seed: int
+    seeds: int
+    rows: tuple[ResolutionRow, ...]
+    plateaus: tuple[Plateau, ...]
 
 
-def _features(bases: Bases) -> dict[str, Any]:
-    return {"features": {layer: len(basis) for layer, basis in bases.items()}}
+class ModulesFigures(Figures):
+    """The modules of one basis.
 
-
-def _required(
-    ablation: Ablation | None, backend: Backend, options: AnalysisOptions, score: float
-) -> dict[str, Any]:
-    """Features and edges that keep the score, by tolerance, and ε by layer pair."""
-    nodes = ablation.nodes if ablation else {}
-    edges = ablation.edges if ablation else {}
-    return {
-        "features_required": {
-            layer: {
-                str(delta): required_features(curve, score, delta, backend.higher_is_better)
-                for delta in options.tolerances
-            }
-            for layer, curve in nodes.items()
-        },
-        "edges_required": {
-            arrow(pair): {str(delta): k for delta, k in found.required.items()}
-            for pair, found in edges.items()
-        },
-        "epsilon": {arrow(pair): found.epsilon for pair, found in edges.items()},
-    }
-
-
-def _curves(ablation: Ablation | None, bases: Bases, *, whole: bool) -> dict[str, Any]:
-    """Scores by number of features and of edges kept, and the areas under these curves.
-
-    No areas of edges where only those were tried that a bisection came by.
+    Attributes:
+        count: how many.
+        modularity: weighted, at γ = 1.
+        agreement: of seeds.
+        within_concept: share of the modules' edge weight within one concept; None if unlabelled.
+        table: what is in each of them.
+        homogeneity: with the next two, only where the true modules are known, of which they are.
+        adjusted_rand_index: with the true modules.
+        coverage: share of features with a concept that count in both.
+        halves: agreement of modules found on even and on odd samples, if asked for.
+        significance: against rotated networks, if asked for.
+        resolutions: over a range of γ, once `communities` has swept it.
     """
-    nodes = ablation.nodes if ablation else {}
-    edges = {pair: found.score for pair, found in ablation.edges.items()} if ablation else {}
-    sizes = {layer: len(basis.encoder) for layer, basis in bases.items()}
-    return {
-        "curves": {
-            "nodes": {layer: _by_text(curve) for layer, curve in nodes.items()},
-            "edges": {arrow(pair): _by_text(curve) for pair, curve in edges.items()},
-        },
-        "area": {
-            "nodes": {layer: area(curve, sizes[layer]) for layer, curve in nodes.items()},
-            "edges": {
-                arrow((a, b)): area(curve, sizes[a] * sizes[b])
-                for (a, b), curve in edges.items()
-                if whole
-            },
-        },
-    }
+
+    count: int
+    modularity: float
+    agreement: float
+    within_concept: float | None
+    table: tuple[ModuleSummary, ...]
+    homogeneity: float | None = None
+    adjusted_rand_index: float | None = None
+    coverage: float | None = None
+    halves: float | None = None
+    significance: Significance | None = None
+    resolutions: SweepFigures | None = None
 
 
-def _by_text(curve: Mapping[int, float]) -> dict[str, float]:
-    return {str(kept): score for kept, score in curve.items()}
+class PartitionFigures(Figures):
+    """Which feature of the main basis is in which module, and how that was found.
 
-
-def sparsity(bases: Bases, edges: Edges) -> dict[str, dict[str, float] | None]:
-    """Measures of each edge matrix without isolated features; None where all edges are zero.
-
-    Features that were dropped count as features without edges: a basis that keeps more of them
-    would look sparser otherwise.
+    Attributes:
+        basis: name of the main basis.
+        resolution: γ.
+        seed: the first seed.
+        seeds: how many.
+        consensus: whether it is what the seeds agree on.
+        modularity: weighted, at γ = 1.
+        agreement: of seeds.
+        homogeneity: as in `ModulesFigures`.
+        adjusted_rand_index: likewise.
+        coverage: likewise.
+        partition: module by feature id, such as `ln1.0/3`.
     """
-    whole = {pair: _whole(bases, pair, matrix) for pair, matrix in edges.items()}
-    return {
-        arrow(pair): sparsity_measures(matrix) if (matrix > 0).any() else None
-        for pair, matrix in whole.items()
-    }
+
+    basis: str
+    resolution: float
+    seed: int
+    seeds: int
+    consensus: bool = False
+    modularity: float
+    agreement: float
+    homogeneity: float | None = None
+    adjusted_rand_index: float | None = None
+    coverage: float | None = None
+    partition: Mapping[str, int]
 
 
-def sparsity_in_total(bases: Bases, edges: Edges) -> dict[str, float] | None:
-    """Measures of all edges together, those of each layer pair as shares of their sum.
+class BasisFigures(Figures):
+    """What was measured in one basis.
 
-    Otherwise the layer pair with the largest interactions would be all that counts, and how large
-    they are depends on the units of the node layers.
+    Attributes:
+        features: kept, the constant included, by node layer.
+        features_required: that keep the score, by node layer; empty without ablation.
+        edges_required: that keep the score, by layer pair; empty without ablation.
+        epsilon: the smallest kept edge at the first Δ, by layer pair; empty without ablation.
+        standard_error: relative, of edges that are estimated, by layer pair; None where all are 0.
+        sparsity: by layer pair; None where all edges are 0.
+        sparsity_total: of all edges, those of each layer pair as shares of their sum.
+        curves: of ablation.
+        area: under them.
+        modules: of this basis.
     """
-    whole = [_whole(bases, pair, matrix) for pair, matrix in edges.items()]
-    shares = [(matrix / matrix.sum()).ravel() for matrix in whole if (matrix > 0).any()]
-    return sparsity_measures(np.concatenate(shares)) if shares else None
+
+    features: Mapping[str, int]
+    features_required: Mapping[str, Required]
+    edges_required: Mapping[str, Required]
+    epsilon: Mapping[str, float | None]
+    standard_error: Mapping[str, float | None] = {}
+    sparsity: Mapping[str, SparsityFigures | None]
+    sparsity_total: SparsityFigures | None = None
+    curves: CurveFigures = CurveFigures()
+    area: AreaFigures = AreaFigures()
+    modules: ModulesFigures
 
 
-def _whole(bases: Bases, pair: Pair, matrix: Tensor) -> FloatArray:
-    """A matrix without isolated features, with zeros for those that were dropped."""
-    inner = _inner(bases, pair, matrix).cpu().numpy()
-    # A dictionary may have more features than there are coordinates.
-    full = (len(bases[layer].encoder) - bases[layer].isolated for layer in reversed(pair))
-    whole = np.zeros([max(one, other) for one, other in zip(full, inner.shape, strict=True)])
-    whole[: inner.shape[0], : inner.shape[1]] = inner
-    return whole
+class Metrics(FiguresFile):
+    """What `metrics.json` holds.
 
+    Attributes:
+        schema_number: of this shape; in the file `schema`.
+        backend: name of the backend.
+        concept: what concepts in labels are called, such as `frequency`.
+        score: of the whole model.
+        node_layers: from input to output.
+        signs: random signs that edges are estimated from; 0: they are exact.
+        bases: by name.
+        modules: of the main basis.
+        seconds: by stage.
+    """
 
-def standard_error(bases: Bases, edges: Edges, errors: Edges) -> dict[str, float | None]:
-    """√Σ error² / √Σ E² of each edge matrix without isolated features; None where all are zero."""
-    relative: dict[str, float | None] = {}
-    for pair, error in errors.items():
-        size = _inner(bases, pair, edges[pair]).norm()
-        relative[arrow(pair)] = float(_inner(bases, pair, error).norm() / size) if size else None
-    return relative
-
-
-def _inner(bases: Bases, pair: Pair, matrix: Tensor) -> Tensor:
-    """A matrix `[out, in]` without isolated features."""
-    source, target = pair
-    return matrix[bases[target].isolated :, bases[source].isolated :]
+    schema_number: Literal[1] = Field(alias="schema")
+    backend: str
+    concept: str = "concept"
+    score: ScoreFigures
+    node_layers: tuple[str, ...]
+    signs: int = 0
+    bases: Mapping[str, BasisFigures]
+    modules: PartitionFigures
+    seconds: Mapping[str, float]

@@ -1,9 +1,8 @@
 """A finished run, read back from its directory: what commands that look at runs start from.
 
 The graphs here have all edges, from `edges.safetensors`, where `graph.json` has the kept ones only;
-ε comes from `ablation.json`. Labels, and the modules that were found, are saved for the basis asked
-for alone. Files are read when they are needed, so that looking at the figures of a run takes no
-time.
+ε comes from `ablation.json`. Labels, and the modules that were found, are saved for the main basis
+alone. Files are read when they are needed, so that looking at the figures of a run takes no time.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -24,14 +23,23 @@ from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.network.basis import Bases, Basis
-from libgraph.runs.metrics import SCHEMA
-from libgraph.runs.run import Ablation, arrow
+from libgraph.runs.metrics import Metrics
+from libgraph.runs.run import Ablation, Run, arrow
 from libgraph.runs.stored import ERROR, PARTS, load_ablation
-from libgraph.runs.tables import metrics_text
 
 
-class SavedRun:
-    """The results of a run directory that `libgraph analyze` has finished.
+def open_run(path: str | Path) -> SavedRun:
+    """Open a run directory; see `SavedRun`."""
+    return SavedRun(path)
+
+
+def as_run(run: Run | str | Path) -> Run:
+    """The run itself, or that of a directory."""
+    return run if isinstance(run, Run) else open_run(run)
+
+
+class SavedRun(Run):
+    """The results of a run directory that `analyze` has finished.
 
     Args:
         path: the directory.
@@ -41,54 +49,28 @@ class SavedRun:
             file, if that is missing, damaged or not of this run.
     """
 
+    directory: Path
+
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        _refuse_others(self.path)
-        self.record: Mapping[str, Any] = self._json("run.json")
+        self.directory = Path(path)
+        _refuse_others(self.directory)
+        self.record: Mapping[str, JsonValue] = self._json("run.json")
         if self.record.get("complete") is not True:
             raise UsageError(
-                f"'{self.path}' is not finished: run the same `libgraph analyze` again first."
+                f"'{self.directory}' is not finished: run the same analysis again first."
             )
-        self.metrics: Mapping[str, Any] = self._json("metrics.json")
-        schema = self.metrics.get("schema")
-        if schema != SCHEMA:
-            raise UsageError(
-                f"'{self.path / 'metrics.json'}' has schema {schema}, this version reads {SCHEMA}: "
-                "analyse again with --force."
-            )
-        try:
-            self.basis_names = tuple(self.metrics["bases"])
-            self.basis: str = self.metrics["modules"]["basis"]
-            self.backend: str = self.metrics["backend"]
-            self.modules_known = "homogeneity" in self.metrics["modules"]
-        except (KeyError, TypeError) as error:
-            raise self._damaged("metrics.json", f"{error} is missing") from None
-        # Runs of earlier versions do not say what their concepts are called.
-        self.concept: str = self.metrics.get("concept", "concept")
+        self.metrics = Metrics.read(self.directory / "metrics.json")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
-
-    def __str__(self) -> str:
-        """The tables that `libgraph analyze` printed."""
-        return metrics_text(self.metrics, self.concept)
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        """What a notebook shows of it."""
-        printer.text(str(self))
+        return f"{type(self).__name__}({str(self.directory)!r})"
 
     @cached_property
     def _drawn(self) -> InteractionGraph:
-        """What `graph.json` holds: kept edges, labels and modules of the basis asked for."""
+        """What `graph.json` holds: kept edges, labels and modules of the main basis."""
         try:
-            return InteractionGraph.read_json(self.path / "graph.json")
+            return InteractionGraph.read_json(self.directory / "graph.json")
         except DataError as error:
             raise self._damaged("graph.json", str(error.__cause__ or error)) from None
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Names of the node layers, from input to output."""
-        return tuple(layer.name for layer in self._drawn.layers)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -97,74 +79,52 @@ class SavedRun:
 
     @property
     def partition(self) -> Partition | None:
-        """The modules of the basis asked for."""
+        """The modules of the main basis."""
         return self._drawn.partition
 
-    def bases(self, name: str) -> Bases:
-        """Encoders, decoders and importance by node layer.
-
-        Raises:
-            UsageError: if the run has no such basis.
-        """
-        self._check(name)
-        names = [f"{name}/{layer}/{part}" for layer in self.layers for part in PARTS]
+    def bases(self, name: str | None = None) -> Bases:
+        """Encoders, decoders and importance by node layer; see `Run.bases`."""
+        name = self.chosen(name)
+        names = [f"{name}/{layer.name}/{part}" for layer in self._drawn.layers for part in PARTS]
         tensors = self._tensors("bases.safetensors", names)
-        found = {}
+        bases = {}
         for layer in self._drawn.layers:
             parts = (tensors[f"{name}/{layer.name}/{part}"] for part in PARTS)
             encoder, decoder, importance = parts
-            found[layer.name] = Basis(encoder, decoder, importance, layer.isolated, layer.rotated)
-        return found
+            bases[layer.name] = Basis(encoder, decoder, importance, layer.isolated, layer.rotated)
+        return bases
 
-    def edges(self, name: str) -> Edges:
-        """All interactions, ``[out, in]``, by layer pair.
+    def edges(self, name: str | None = None) -> Edges:
+        """All interactions, ``[out, in]``, by layer pair; see `Run.edges`."""
+        return self._edges(self.chosen(name), "")
 
-        Raises:
-            UsageError: if the run has no such basis.
-        """
-        return self._edges(name, "")
+    def errors(self, name: str | None = None) -> Edges:
+        """Standard errors of the interactions; see `Run.errors`."""
+        name = self.chosen(name)
+        return self._edges(name, ERROR) if self.metrics.signs else {}
 
-    def errors(self, name: str) -> Edges:
-        """Standard errors of the interactions in the same form; empty where those are exact.
-
-        Raises:
-            UsageError: if the run has no such basis.
-        """
-        return self._edges(name, ERROR) if self.metrics.get("signs") else {}
-
-    def ablation(self, name: str) -> Ablation | None:
-        """What ablation found; None for a run without.
-
-        Raises:
-            UsageError: if the run has no such basis.
-        """
-        self._check(name)
-        path = self.path / "ablation.json"
-        if not self.metrics["bases"][name].get("epsilon"):
+    def ablation(self, name: str | None = None) -> Ablation | None:
+        """What ablation found; see `Run.ablation`."""
+        name = self.chosen(name)
+        if not self.metrics.bases[name].epsilon:
             return None
         self._json("ablation.json")
         try:
-            return load_ablation(path, name, self.pairs)
+            return load_ablation(self.directory / "ablation.json", name, self.pairs)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._damaged("ablation.json", repr(error)) from None
 
     def graph(self, name: str | None = None) -> InteractionGraph:
-        """The graph of a basis, with all edges and ε.
+        """The graph of a basis, with all edges and ε; labels and modules of the main basis alone.
 
-        Labels and modules are those that were saved, for the basis asked for.
-
-        Args:
-            name: of the basis; the one that was asked for by default.
-
-        Raises:
-            UsageError: if the run has no such basis.
+        See `Run.graph`.
         """
-        name = self._check(name or self.basis)
+        name = self.chosen(name)
         main = name == self.basis
-        names = [f"{name}/{layer}/importance" for layer in self.layers]
+        names = [f"{name}/{layer.name}/importance" for layer in self._drawn.layers]
         tensors = self._tensors("bases.safetensors", names)
         ablation = self.ablation(name)
-        found = ablation.edges if ablation else {}
+        pairs = ablation.edges.items() if ablation else ()
         try:
             return InteractionGraph(
                 layers=tuple(
@@ -178,66 +138,51 @@ class SavedRun:
                     for layer, tensor in zip(self._drawn.layers, tensors.values(), strict=True)
                 ),
                 edges={pair: matrix.numpy() for pair, matrix in self.edges(name).items()},
-                epsilon={p: each.epsilon for p, each in found.items() if each.epsilon is not None},
+                epsilon={pair: edge.epsilon for pair, edge in pairs if edge.epsilon is not None},
                 partition=self.partition if main else None,
             )
         except DataError as error:
             raise UsageError(
-                f"The files of '{self.path}' do not belong together ({error}): analyse again with "
-                "--force."
+                f"The files of '{self.directory}' do not belong together ({error}): analyse again "
+                "with force=True."
             ) from None
 
-    def _check(self, name: str) -> str:
-        if name not in self.basis_names:
-            known = ", ".join(self.basis_names)
-            raise UsageError(f"'{self.path}' has no basis '{name}': choose one of {known}.")
-        return name
-
     def _edges(self, name: str, suffix: str) -> Edges:
-        self._check(name)
         names = {pair: f"{name}/{arrow(pair)}{suffix}" for pair in self.pairs}
         tensors = self._tensors("edges.safetensors", list(names.values()))
-        return {pair: tensors[each] for pair, each in names.items()}
+        return {pair: tensors[stored] for pair, stored in names.items()}
 
     def _tensors(self, file: str, names: list[str]) -> dict[str, Tensor]:
         try:
-            with safe_open(self.path / file, framework="pt") as opened:
+            with safe_open(self.directory / file, framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise self._damaged(file, str(error)) from None
 
-    def _json(self, file: str) -> dict[str, Any]:
+    def _json(self, file: str) -> dict[str, JsonValue]:
         try:
-            found = json.loads((self.path / file).read_text(encoding="utf-8"))
+            document = json.loads((self.directory / file).read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
             raise self._damaged(file, str(error)) from None
-        if not isinstance(found, dict):
+        if not isinstance(document, dict):
             raise self._damaged(file, "it holds no object")
-        return found
+        return document
 
     def _damaged(self, file: str, why: str) -> UsageError:
         return UsageError(
-            f"'{self.path / file}' cannot be read ({why}): analyse again with --force."
+            f"'{self.directory / file}' cannot be read ({why}): analyse again with force=True."
         )
 
 
 def _refuse_others(path: Path) -> None:
     partial = path.with_name(path.name + ".partial") if path.name else path
     if not path.exists() and partial.is_dir():
-        raise UsageError(
-            f"The run '{path}' is not finished: run the same `libgraph analyze` again first."
-        )
+        raise UsageError(f"The run '{path}' is not finished: run the same analysis again first.")
+    advice = "give a directory that an analysis has written"
     if not path.exists():
-        raise UsageError(
-            f"There is no run '{path}': give a directory that `libgraph analyze` has written."
-        )
+        raise UsageError(f"There is no run '{path}': {advice}.")
     # A run that has replaced such a directory may have kept its file.
     if (path / "degeneracy.json").is_file() and not (path / "metrics.json").is_file():
-        raise UsageError(
-            f"'{path}' is of `libgraph degeneracy`: give a directory that `libgraph analyze` has "
-            "written."
-        )
+        raise UsageError(f"'{path}' holds degeneracy and no run: {advice}.")
     if not (path / "run.json").is_file():
-        raise UsageError(
-            f"'{path}' is no run: give a directory that `libgraph analyze` has written."
-        )
+        raise UsageError(f"'{path}' is no run: {advice}.")

@@ -53,11 +53,11 @@ def load_bases(
     return {name: {layer.name: basis(name, layer) for layer in layers} for name in names}
 
 
-def save_interactions(path: Path, found: Interactions) -> None:
+def save_interactions(path: Path, interactions: Interactions) -> None:
     """Write the interactions of every basis and layer pair, and their errors if there are any."""
     tensors: dict[str, Tensor] = {
         f"{name}/{arrow(pair)}{suffix}": matrix
-        for matrices, suffix in ((found.edges, ""), (found.errors, ERROR))
+        for matrices, suffix in ((interactions.edges, ""), (interactions.errors, ERROR))
         for name, by_pair in matrices.items()
         for pair, matrix in by_pair.items()
     }
@@ -82,22 +82,22 @@ def load_interactions(
 
 def save_ablation(path: Path, ablation: Ablation, name: str) -> None:
     """Write one basis's ablations beside those of the others."""
-    known = read_json(path) if path.is_file() else {}
-    edges = {arrow(pair): asdict(found) for pair, found in ablation.edges.items()}
-    write_json(path, {**known, name: {"nodes": ablation.nodes, "edges": edges}})
+    by_basis = read_json(path) if path.is_file() else {}
+    edges = {arrow(pair): asdict(of_pair) for pair, of_pair in ablation.edges.items()}
+    write_json(path, {**by_basis, name: {"nodes": ablation.nodes, "edges": edges}})
 
 
 def load_ablation(path: Path, name: str, pairs: Sequence[Pair]) -> Ablation:
     """Read what `save_ablation` wrote; JSON has turned the numbers that are keys into strings."""
-    known = read_json(path)[name]
+    stored = read_json(path)[name]
     edges = {}
     for pair in pairs:
-        found = known["edges"][arrow(pair)]
-        score = {int(k): value for k, value in found["score"].items()}
-        required = {float(delta): k for delta, k in found["required"].items()}
-        edges[pair] = EdgeAblation(found["available"], score, required, found["epsilon"])
+        of_pair = stored["edges"][arrow(pair)]
+        score = {int(kept): value for kept, value in of_pair["score"].items()}
+        required = {float(delta): kept for delta, kept in of_pair["required"].items()}
+        edges[pair] = EdgeAblation(of_pair["available"], score, required, of_pair["epsilon"])
     nodes = {
-        layer: {int(k): value for k, value in curve.items()}
-        for layer, curve in known["nodes"].items()
+        layer: {int(kept): value for kept, value in curve.items()}
+        for layer, curve in stored["nodes"].items()
     }
     return Ablation(nodes, edges)

@@ -5,15 +5,13 @@ What `libgraph analyze` prints, and what `print(run)` and a notebook show.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-Metrics = Mapping[str, Any]
-
+from libgraph.runs.metrics import Metrics, ModulesFigures
 
 MOST_COLUMNS = 4
 """Node layers with a column of their own in the table of modules."""
@@ -27,142 +25,151 @@ WIDTH = 120
 """Characters in a line, where there is no terminal to ask."""
 
 
-def metrics_text(metrics: Metrics, concept: str) -> str:
-    """What `print_metrics` prints, as a text."""
+MEASURES = {"participation_ratio": "{:.1f}", "hoyer": "{:.3f}", "gini": "{:.4f}"}
+"""Measures of sparsity in the table, and how they are printed."""
+
+
+def text_of(show: Callable[[Console], None]) -> str:
+    """What is printed on a console, as a text without colours."""
     with StringIO() as file:
-        print_metrics(Console(file=file, width=WIDTH), metrics, concept)
+        show(Console(file=file, width=WIDTH, force_terminal=False))
         return file.getvalue().rstrip()
 
 
-def print_metrics(console: Console, metrics: Metrics, concept: str) -> None:
-    """Print features, edges, sparsity and modules, the basis asked for beside the baseline.
+def print_metrics(console: Console, metrics: Metrics) -> None:
+    """Print features, edges, sparsity and modules, the main basis beside the others.
 
     Args:
         console: where to.
         metrics: what `metrics.json` holds.
-        concept: what concepts in labels are called, such as `frequency`.
     """
-    score = metrics["score"]
+    score = metrics.score
     console.print(
-        f"[bold]{metrics['backend']}[/]: test {score['name']} {score['test']:.4f}", highlight=False
+        f"[bold]{metrics.backend}[/]: test {score.name} {score.test:.4f}", highlight=False
     )
     console.print()
-    names = " / ".join(name.upper() for name in metrics["bases"])
+    names = " / ".join(name.upper() for name in metrics.bases)
     tables = {f"Features, {names}": _features(metrics)}
-    if any(entry["edges_required"] for entry in metrics["bases"].values()):
+    if any(figures.edges_required for figures in metrics.bases.values()):
         tables[f"Edges needed, {names}"] = _edges(metrics)
     tables[f"Sparsity of all interactions, {names}"] = _sparsity(metrics)
     for title, table in tables.items():
         print_table(console, title, table)
-    for name, entry in metrics["bases"].items():
-        print_modules(console, entry["modules"], name, metrics["node_layers"], concept)
-    if metrics["signs"]:
+    for name, figures in metrics.bases.items():
+        print_modules(console, figures.modules, name, metrics.node_layers, metrics.concept)
+    if metrics.signs:
         console.print(_estimated(metrics), highlight=False)
 
 
 def print_modules(
-    console: Console, found: Metrics, basis: str, node_layers: Sequence[str], concept: str
+    console: Console,
+    modules: ModulesFigures,
+    basis: str,
+    node_layers: Sequence[str],
+    concept: str,
 ) -> None:
     """Print the modules of one basis.
 
     Args:
         console: where to.
-        found: what `metrics.json` says of the basis's modules.
+        modules: of the basis.
         basis: its name.
         node_layers: from input to output.
         concept: what concepts in labels are called.
     """
-    title = _modules_title(found, basis, concept)
-    print_table(console, title, _modules(found, node_layers, concept))
+    title = _modules_title(modules, basis, concept)
+    print_table(console, title, _modules(modules, node_layers, concept))
 
 
 def _features(metrics: Metrics) -> Table:
     """Features kept, and how many of them the score needs, per node layer."""
-    bases = metrics["bases"]
-    ablated = any(entry["features_required"] for entry in bases.values())
+    bases = metrics.bases.values()
+    ablated = any(figures.features_required for figures in bases)
     columns = ["kept", "needed"] if ablated else ["kept"]
     table = plain_table("node layer", *columns)
-    for layer in metrics["node_layers"]:
-        kept = [str(entry["features"][layer]) for entry in bases.values()]
-        found = [entry["features_required"].get(layer, {}) for entry in bases.values()]
-        needed = [_count(next(iter(by_delta.values()))) for by_delta in found if by_delta]
-        table.add_row(layer, *(_side_by_side(each) for each in (kept, needed)[: len(columns)]))
+    for layer in metrics.node_layers:
+        kept = [str(figures.features[layer]) for figures in bases]
+        required = [figures.features_required.get(layer, {}) for figures in bases]
+        needed = [_count(next(iter(counts.values()))) for counts in required if counts]
+        cells = (kept, needed)[: len(columns)]
+        table.add_row(layer, *(_side_by_side(cell) for cell in cells))
     return table
 
 
 def _edges(metrics: Metrics) -> Table:
     """Edges that the score needs, per layer pair and tolerance."""
-    required = [entry["edges_required"] for entry in metrics["bases"].values()]
+    required = [figures.edges_required for figures in metrics.bases.values()]
     deltas = list(next(iter(required[0].values())))
-    table = plain_table("layer pair", *(f"Δ {float(delta):g}" for delta in deltas))
+    table = plain_table("layer pair", *(f"Δ {delta:g}" for delta in deltas))
     for pair in required[0]:
-        needed = ([_count(found[pair][delta]) for found in required] for delta in deltas)
-        table.add_row(pair.replace("->", " → "), *map(_side_by_side, needed))
+        needed = ([_count(by_pair[pair][delta]) for by_pair in required] for delta in deltas)
+        table.add_row(_pair(pair), *map(_side_by_side, needed))
     return table
 
 
 def _sparsity(metrics: Metrics) -> Table:
     """Measures of sparsity without ablation, per layer pair."""
-    sparsity = [entry["sparsity"] for entry in metrics["bases"].values()]
-    measures = {"participation_ratio": "{:.1f}", "hoyer": "{:.3f}", "gini": "{:.4f}"}
+    sparsity = [figures.sparsity for figures in metrics.bases.values()]
     table = plain_table("layer pair", "effective edges", "Hoyer", "Gini")
     for pair in sparsity[0]:
-        row = (
-            ["-" if each[pair] is None else form.format(each[pair][name]) for each in sparsity]
-            for name, form in measures.items()
+        measures = [by_pair[pair] for by_pair in sparsity]
+        cells = (
+            ["-" if each is None else form.format(getattr(each, name)) for each in measures]
+            for name, form in MEASURES.items()
         )
-        table.add_row(pair.replace("->", " → "), *map(_side_by_side, row))
+        table.add_row(_pair(pair), *map(_side_by_side, cells))
     return table
 
 
 def _estimated(metrics: Metrics) -> str:
     """How far the choice of signs moves interactions, over the layer pairs that are estimated."""
-    entries = (entry["standard_error"].values() for entry in metrics["bases"].values())
-    errors = sorted(error for by_pair in entries for error in by_pair if error)
+    by_basis = (figures.standard_error.values() for figures in metrics.bases.values())
+    errors = sorted(error for by_pair in by_basis for error in by_pair if error)
     if not errors:
-        return f"Interactions are exact: {metrics['signs']} random signs would not be faster."
+        return f"Interactions are exact: {metrics.signs} random signs would not be faster."
     return (
-        f"Interactions estimated from {metrics['signs']} random signs; "
+        f"Interactions estimated from {metrics.signs} random signs; "
         f"standard error {errors[0]:.1%} to {errors[-1]:.1%}."
     )
 
 
-def _modules_title(found: Metrics, basis: str, concept: str) -> str:
-    title = f"Modules, {basis.upper()}: modularity {found['modularity']:.3f}"
-    title += f", seeds agree {found['agreement']:.2f}"
-    if found["within_concept"] is not None:
-        title += f", {found['within_concept']:.0%} within one {concept}"
-    if found.get("homogeneity") is not None:
-        title += f"; homogeneity {found['homogeneity']:.2f}"
-        title += f", adjusted Rand index {found['adjusted_rand_index']:.2f}"
+def _modules_title(modules: ModulesFigures, basis: str, concept: str) -> str:
+    title = f"Modules, {basis.upper()}: modularity {modules.modularity:.3f}"
+    title += f", seeds agree {modules.agreement:.2f}"
+    if modules.within_concept is not None:
+        title += f", {modules.within_concept:.0%} within one {concept}"
+    if modules.homogeneity is not None:
+        title += f"; homogeneity {modules.homogeneity:.2f}"
+        title += f", adjusted Rand index {modules.adjusted_rand_index:.2f}"
     return title
 
 
-def _modules(found: Metrics, node_layers: Sequence[str], concept: str) -> Table:
+def _modules(modules: ModulesFigures, node_layers: Sequence[str], concept: str) -> Table:
     """Modules with their size, layers and dominant concept."""
     layers = [
-        layer
-        for layer in node_layers
-        if any(layer in module["features"] for module in found["table"])
+        layer for layer in node_layers if any(layer in module.features for module in modules.table)
     ]
     wide = len(layers) > MOST_COLUMNS
     columns = ["features", "from", "to"] if wide else ["features", *layers]
     shares = ["share", "within"] if wide else ["its share", "weight within"]
     table = plain_table("module", *columns, concept, *shares)
-    for module in found["table"][:MOST_MODULES]:
-        known = module["concept"] is not None
-        inside = module["within_concept"]
-        here = [layer for layer in layers if layer in module["features"]]
+    for module in modules.table[:MOST_MODULES]:
+        inside = module.within_concept
+        here = [layer for layer in layers if layer in module.features]
         table.add_row(
-            str(module["index"]),
-            str(module["size"]),
-            *((here[0], here[-1]) if wide else _counts(module["features"], layers)),
-            module["concept"] if known else "-",
-            f"{module['concept_share']:.0%}" if known else "-",
+            str(module.index),
+            str(module.size),
+            *((here[0], here[-1]) if wide else _counts(module.features, layers)),
+            "-" if module.concept is None else module.concept,
+            "-" if module.concept is None else f"{module.concept_share:.0%}",
             "-" if inside is None else f"{inside:.0%}",
         )
-    count_the_rest(table, len(found["table"]))
+    count_the_rest(table, len(modules.table))
     return table
+
+
+def _pair(pair: str) -> str:
+    return pair.replace("->", " → ")
 
 
 def _counts(features: Mapping[str, int], layers: Iterable[str]) -> Iterable[str]:

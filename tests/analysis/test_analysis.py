@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import libgraph as lg
 from libgraph.degeneracy.measure import degeneracy
 from libgraph.errors import NumericalError, UsageError
-from libgraph.runs.metrics import sparsity, sparsity_in_total
+from libgraph.runs.measures import sparsity, sparsity_in_total
 from libgraph.testing import check_backend
 from libgraph_backends.modular_addition.backend import ModularAddition
 from libgraph_backends.modular_addition.options import TrainingOptions
@@ -37,24 +37,29 @@ def test_a_network_that_is_shared_breaks_the_contract(tiny, monkeypatch):
 
 def test_a_few_lines_of_python(tiny):
     run = lg.analyze(tiny, basis="lib")
-    assert set(run.graph.communities) <= {
-        f"{layer.name}/{i}" for layer in run.graph.layers for i in range(layer.size)
+    graph = run.graph()
+    assert set(graph.communities) <= {
+        f"{layer.name}/{i}" for layer in graph.layers for i in range(layer.size)
     }
     assert set(run.sparsity) == {"lib", "pca"}
     assert run.directory is None
+
+
+def untimed(run: lg.Run) -> str:
+    return run.metrics.model_copy(update={"seconds": {}}).text()
 
 
 def test_results_read_back_are_the_results_computed(tiny, tmp_path):
     first = lg.analyze(tiny, out=tmp_path / "run")
     again = lg.analyze(tiny, out=tmp_path / "run", force=True)
     for name in ("lib", "pca"):
-        assert first.ablation[name] == again.ablation[name]
-        for layer, basis in first.bases[name].items():
+        assert first.ablation(name) == again.ablation(name)
+        for layer, basis in first.bases(name).items():
             for part in ("encoder", "decoder", "importance"):
-                assert torch.equal(getattr(basis, part), getattr(again.bases[name][layer], part))
-        for pair, matrix in first.edges[name].items():
-            assert torch.equal(matrix, again.edges[name][pair])
-    assert {**first.metrics, "seconds": 0} == {**again.metrics, "seconds": 0}
+                assert torch.equal(getattr(basis, part), getattr(again.bases(name)[layer], part))
+        for pair, matrix in first.edges(name).items():
+            assert torch.equal(matrix, again.edges(name)[pair])
+    assert untimed(first) == untimed(again)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +92,9 @@ def test_another_model_is_another_hash(tiny, tmp_path):
 
 def test_batch_size_changes_nothing_but_rounding(tiny):
     large, small = (lg.analyze(tiny, batch_size=size, ablate=False) for size in (1000, 3))
-    for pair, matrix in large.edges["lib"].items():
+    for pair, matrix in large.edges("lib").items():
         torch.testing.assert_close(
-            matrix, small.edges["lib"][pair], rtol=1e-6, atol=1e-8 * float(matrix.max())
+            matrix, small.edges("lib")[pair], rtol=1e-6, atol=1e-8 * float(matrix.max())
         )
 
 
@@ -131,15 +136,15 @@ def bundled() -> lg.Run:
 
 
 def test_the_bundled_model_has_learnt_its_task(bundled):
-    assert bundled.metrics["score"]["test"] >= 0.999
+    assert bundled.metrics.score.test >= 0.999
 
 
 def test_the_bundled_model_has_modules_of_one_frequency(bundled):
     """The leading features are Fourier terms, and modules gather those of one frequency."""
-    labels = bundled.graph.layer("ln1.0").labels
+    labels = bundled.graph().layer("ln1.0").labels
     assert labels is not None
     assert all(max(label.concepts.values()) > 0.5 for label in labels[2:6])
-    within = bundled.metrics["bases"]["lib"]["modules"]["within_concept"]
+    within = bundled.metrics.bases["lib"].modules.within_concept
     assert within > 0.5
 
 
@@ -163,29 +168,30 @@ CHECKS = {"halves": True, "curves": True, "draws": 3}
 def test_bases_beside_each_other_and_what_tells_modules_from_chance(tiny, tmp_path):
     beside = ("neuron", "pca", "random", "global")
     run = lg.analyze(tiny, beside=beside, out=tmp_path / "run", **CHECKS)
-    assert list(run.metrics["bases"]) == ["lib", *beside]
-    for name, entry in run.metrics["bases"].items():
-        for layer, curve in entry["curves"]["nodes"].items():
-            assert {int(k): v for k, v in curve.items()} == run.ablation[name].nodes[layer]
-        for pair, curve in entry["curves"]["edges"].items():
-            available = max(map(int, curve))
-            assert {2**i for i in range(available.bit_length())} <= set(map(int, curve))
-            assert 0 <= entry["area"]["edges"][pair] <= 1
-        assert len(entry["area"]["edges"]) == 3
-        assert -1 <= entry["modules"]["halves"] <= 1
-        assert ("significance" in entry["modules"]) == (name == "lib")
-        assert set(entry["sparsity_total"]) == set(entry["sparsity"]["ln1.0->ln2.0"])
-    found = run.metrics["bases"]["lib"]["modules"]["significance"]
-    assert found["draws"] == 3
-    assert found["p"] in (0.25, 0.5, 0.75, 1.0)
+    assert list(run.metrics.bases) == ["lib", *beside]
+    for name, figures in run.metrics.bases.items():
+        for layer, curve in figures.curves.nodes.items():
+            assert curve == run.ablation(name).nodes[layer]
+        for pair, curve in figures.curves.edges.items():
+            assert {2**i for i in range(max(curve).bit_length())} <= set(curve)
+            assert 0 <= figures.area.edges[pair] <= 1
+        assert len(figures.area.edges) == 3
+        modules = figures.as_dict()["modules"]
+        assert -1 <= modules["halves"] <= 1
+        assert ("significance" in modules) == (name == "lib")
+        measures = figures.sparsity["ln1.0->ln2.0"]
+        assert set(figures.sparsity_total.as_dict()) == set(measures.as_dict())
+    significance = run.metrics.bases["lib"].modules.significance
+    assert significance.draws == 3
+    assert significance.p in (0.25, 0.5, 0.75, 1.0)
     again = lg.analyze(tiny, beside=beside, out=tmp_path / "run", force=True, **CHECKS)
-    assert {**run.metrics, "seconds": 0} == {**again.metrics, "seconds": 0}
+    assert untimed(run) == untimed(again)
 
 
 def test_halves_are_even_and_odd_samples(tiny, tmp_path):
     run = lg.analyze(tiny, out=tmp_path / "run", ablate=False, halves=True)
     halves = load_file(tmp_path / "run" / "halves.safetensors")
-    whole = run.edges["lib"]["ln1.0", "ln2.0"]
+    whole = run.edges("lib")["ln1.0", "ln2.0"]
     even, odd = (halves[f"lib {half}/ln1.0->ln2.0"] for half in ("even", "odd"))
     (batch,) = tiny.batches("train", tiny.samples("train"))
     counts = len(batch.inputs[::2]), len(batch.inputs[1::2])
@@ -196,13 +202,15 @@ def test_halves_are_even_and_odd_samples(tiny, tmp_path):
 
 def test_measures_in_total_weigh_layer_pairs_alike(tiny):
     run = lg.analyze(tiny, ablate=False)
-    bases, edges = run.bases["lib"], run.edges["lib"]
+    bases, edges = run.bases("lib"), run.edges("lib")
     larger = {pair: 10.0**i * matrix for i, (pair, matrix) in enumerate(edges.items())}
-    assert sparsity_in_total(bases, larger) == pytest.approx(sparsity_in_total(bases, edges))
+    in_total = sparsity_in_total(bases, edges).as_dict()
+    assert sparsity_in_total(bases, larger).as_dict() == pytest.approx(in_total)
     (pair,) = list(edges)[:1]
     alone = {pair: edges[pair]}
     only = {layer: bases[layer] for layer in pair}
-    assert sparsity_in_total(only, alone) == pytest.approx(sparsity(only, alone)["->".join(pair)])
+    measures = sparsity(only, alone)["->".join(pair)].as_dict()
+    assert sparsity_in_total(only, alone).as_dict() == pytest.approx(measures)
 
 
 def test_a_rotated_network_has_no_directions_of_a_file(tiny, tmp_path):
@@ -222,9 +230,9 @@ def test_two_bases_of_one_name(tiny, tmp_path):
 
 def test_bisections_alone_make_no_area(tiny):
     """The numbers that they try are all near the one that they find."""
-    for entry in lg.analyze(tiny).metrics["bases"].values():
-        assert entry["area"]["edges"] == {}
-        assert len(entry["area"]["nodes"]) == 3
+    for figures in lg.analyze(tiny).metrics.bases.values():
+        assert figures.area.edges == {}
+        assert len(figures.area.nodes) == 3
 
 
 @pytest.mark.parametrize("wrong", ["mlp", torch.nn.Linear(2, 2)])

@@ -353,17 +353,17 @@ def test_planted_features_are_found():
         score_dtype="float64",
     )
     counts = {
-        name: [int((e[1:, 1:] > 1e-6 * e[1:, 1:].max()).sum()) for e in run.edges[name].values()]
+        name: [int((e[1:, 1:] > 1e-6 * e[1:, 1:].max()).sum()) for e in run.edges(name).values()]
         for name in ("sparse", "lib")
     }
     assert counts["sparse"] == [4, 4]
     assert min(counts["lib"]) > 8
     # Every module is a chain: one feature of each node layer, and those that interact.
-    membership = run.graph.partition.membership
+    membership = run.graph().partition.membership
     modules = {name: np.asarray(of)[-4:] for name, of in membership.items()}
     assert all(sorted(of) == sorted(modules["l0"]) for of in modules.values())
     assert len(set(modules["l0"])) == 4
-    for (source, target), edges in run.edges["sparse"].items():
+    for (source, target), edges in run.edges("sparse").items():
         strongest = edges[1:, 1:].argmax(0).numpy()
         assert (modules[source] == modules[target][strongest]).all()
 
@@ -541,7 +541,7 @@ def test_an_analysis_is_taken_up_again(tmp_path):
     run = few(out, again)
     assert [done for stage, done in again.told if stage == "sparse basis"] == [*range(11, 25)]
     assert not list(tmp_path.glob("run*/sparse-*"))
-    assert same(run.bases["sparse"], few().bases["sparse"])
+    assert same(run.bases("sparse"), few().bases("sparse"))
 
 
 def test_what_an_interrupted_run_left_goes_with_the_run_that_follows(tmp_path):

@@ -14,7 +14,7 @@ from helpers.commands import fails
 
 import libgraph as lg
 from libgraph.modules.communities import find_communities
-from libgraph.runs.saved_run import SavedRun
+from libgraph.runs.saved_run import open_run
 from libgraph_backends.modular_addition.backend import ModularAddition
 
 CHANGED = {"graph.graphml", "graph.json", "graph.png", "metrics.json"}
@@ -62,7 +62,7 @@ def test_the_table_is_that_of_analyze(run, analyze, tmp_path):
 
 
 def test_options_reach_leiden(run, path):
-    graph = SavedRun(path).graph()
+    graph = open_run(path).graph()
     code, out, _ = run(
         "communities", path, "--resolution", 2.5, "--seed", 7, "--seeds", 2, "--json"
     )
@@ -79,8 +79,8 @@ def test_another_basis(run, path):
     code, out, _ = run("communities", path, "--basis", "pca", "--json")
     assert code == 0
     found = json.loads(out)
-    saved = SavedRun(path)
-    known = saved.metrics["bases"]["pca"]["modules"]
+    saved = open_run(path)
+    known = saved.metrics.as_dict()["bases"]["pca"]["modules"]
     for name in ("count", "modularity", "agreement"):
         assert found[name] == known[name]
     assert [row["size"] for row in found["table"]] == [row["size"] for row in known["table"]]
@@ -96,8 +96,8 @@ def test_write_replaces_the_modules_and_nothing_else(run, path, finished):
     after = files(path)
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == CHANGED
-    saved = SavedRun(path)
-    metrics = saved.metrics
+    saved = open_run(path)
+    metrics = json.loads(saved.metrics.text())
     assert saved.graph().partition.resolution == metrics["modules"]["resolution"] == 3
     assert saved.graph().communities == metrics["modules"]["partition"]
     drop = json.loads(before["metrics.json"])
@@ -121,7 +121,7 @@ def test_consensus(run, path):
     code, out, _ = run("communities", path, "--consensus", "--seeds", 6, "--json", "--write")
     assert code == 0
     assert json.loads(out)["consensus"] is True
-    assert SavedRun(path).graph().partition.consensus
+    assert open_run(path).graph().partition.consensus
     assert json.loads((path / "metrics.json").read_text())["modules"]["consensus"] is True
 
 
@@ -176,7 +176,7 @@ def test_a_full_disk_leaves_the_run_as_it_was(run, path, monkeypatch):
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for place in ("libgraph.report.graph_files.write_json", "libgraph.files.atomic.os.replace"):
+    for place in ("libgraph.files.figures.write_json", "libgraph.files.atomic.os.replace"):
         with monkeypatch.context() as patch:
             patch.setattr(place, full)
             fails(run("communities", path, "--write", "--resolution", 2), 2, "No space left")
@@ -216,7 +216,7 @@ def test_directories_that_are_no_run(run, path, tmp_path):
 def test_a_damaged_run(run, path, file):
     data = (path / file).read_bytes()
     (path / file).write_bytes(data[: len(data) // 2])
-    fails(run("communities", path, "--write"), 2, file, "--force")
+    fails(run("communities", path, "--write"), 2, file, "analyse again", "force")
 
 
 def test_true_modules_that_are_known_are_scored(run, tmp_path):

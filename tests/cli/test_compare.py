@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.commands import fails
+from helpers.metrics import metrics_of
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import libgraph as lg
-from libgraph.comparison.side_by_side import Column, Row, comparison_rows
-from libgraph.runs.saved_run import SavedRun
+from libgraph.comparison.rows import Column, Row, Style, comparison_rows
+from libgraph.comparison.side_by_side import Comparison, print_comparison
+from libgraph.runs.saved_run import open_run
 from libgraph_backends.modular_addition.backend import ModularAddition
-from libgraph_cli.tables.comparison import print_comparison
 
 ADDED_LATER = {"curves", "area", "sparsity_total"}
 
@@ -192,7 +194,7 @@ def test_edges_that_are_never_enough_or_all_zero(run, runs):
 
 def test_the_best_value_of_a_row_is_the_one_that_reads_best():
     def best(better, form="{:.2f}", **values):
-        return Row("m", "total", values, form, better).best
+        return Row("m", "total", values, Style(form, better)).best
 
     assert best(-1, a=1.0, b=2.0) == {"a"}
     assert best(1, a=1.0, b=2.0) == {"b"}
@@ -204,16 +206,16 @@ def test_the_best_value_of_a_row_is_the_one_that_reads_best():
     assert best(-1, a=None, b=None) == set()
 
 
+def beside(columns: list[Column]) -> Comparison:
+    return Comparison("toy", (), tuple(columns), tuple(comparison_rows(columns)))
+
+
 def test_bold_on_terminals_alone(monkeypatch, capsys):
-    metrics = {
-        "backend": "toy",
-        "score": {"name": "accuracy", "test": 1.0},
-        "bases": {"lib": {"features": {"a": 3}}, "pca": {"features": {"a": 12}}},
-    }
-    columns = [Column(name, name, metrics) for name in metrics["bases"]]
+    metrics = metrics_of({"lib": {"features": {"a": 3}}, "pca": {"features": {"a": 12}}})
+    comparison = beside([Column(name, name, metrics) for name in metrics.bases])
     for forced in ("", "1"):
         monkeypatch.setenv("FORCE_COLOR", forced)
-        print_comparison(columns, comparison_rows(columns), "toy")
+        print_comparison(Console(), comparison)
         out = capsys.readouterr().out
         assert ("\x1b[1m" in out) == bool(forced)
     assert re.search(r"\x1b\[1m *3\x1b", out)
@@ -238,10 +240,9 @@ def test_terminals_fold_names_and_no_numbers(monkeypatch, capsys, width):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(width))
     pair = "a.long.name.of.a.layer->another.long.name.of.a.layer"
-    basis = {"edges_required": {pair: {"0.001": 1234567}}}
-    metrics = {"score": {"name": "accuracy", "test": 1.0}, "bases": {"lib": basis}}
+    metrics = metrics_of({"lib": {"edges_required": {pair: {"0.001": 1234567}}}})
     columns = [Column(f"a-run-with-a-long-name-{i}", "lib", metrics) for i in range(3)]
-    print_comparison(columns, comparison_rows(columns), "toy")
+    print_comparison(Console(), beside(columns))
     lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
     assert sum(line.count("1234567") for line in lines) == 3
     assert max(map(len, lines)) <= max(width, 90)
@@ -249,8 +250,8 @@ def test_terminals_fold_names_and_no_numbers(monkeypatch, capsys, width):
 
 def test_losses_are_better_lower_whether_a_run_says_so_or_not():
     def score_row(**score):
-        metrics = {"score": {"test": 1.0, **score}, "bases": {"lib": {}}}
-        return comparison_rows([Column("lib", "lib", metrics)])[0].better
+        metrics = metrics_of({"lib": {}}, score={"test": 1.0, **score})
+        return comparison_rows([Column("lib", "lib", metrics)])[0].style.better
 
     assert score_row(name="accuracy") == 1
     assert score_row(name="cross-entropy") == -1
@@ -277,12 +278,12 @@ def test_a_backend_is_analysed_once_with_all_bases(run, model, weights, tmp_path
     assert "halves agree" in out
     assert "Drawn to" in out
     assert (tmp_path / "r" / "comparison.png").is_file()
-    saved = SavedRun(tmp_path / "r")
+    saved = open_run(tmp_path / "r")
     assert (saved.basis, saved.basis_names) == ("lib", ("lib", "pca", "mine"))
     options = saved.record["options"]
     assert (options["draws"], options["halves"], options["curves"]) == (2, True, True)
     assert options["seed"] == 3
-    assert saved.metrics["modules"]["seed"] == 3
+    assert saved.metrics.modules.seed == 3
     # The bases are those of an analysis of their own: the data are the same.
     lg.analyze(ModularAddition(weights=weights), out=tmp_path / "alone", seed=3)
     first, second = (load_file(tmp_path / name / "bases.safetensors") for name in ("r", "alone"))
@@ -297,7 +298,7 @@ def test_the_first_basis_is_the_main_one_where_lib_is_not_asked_for(run, model, 
     assert code == 0, err
     found = json.loads(out)
     assert list(found["columns"]) == ["random", "neuron"]
-    assert SavedRun(tmp_path / "r").basis == "random"
+    assert open_run(tmp_path / "r").basis == "random"
     assert not any(row["measure"].startswith("edges needed") for row in found["rows"])
 
 

@@ -13,8 +13,7 @@ import pytest
 from helpers.commands import fails
 
 import libgraph as lg
-from libgraph.comparison.difference import compare, side
-from libgraph.runs.saved_run import SavedRun
+from libgraph.comparison.difference import diff
 from libgraph_backends.modular_addition.backend import ModularAddition
 
 
@@ -72,8 +71,7 @@ def test_a_run_and_itself(run, paths):
 def test_two_runs(run, paths):
     code, out, _ = run("diff", *paths[:2], "--json")
     assert code == 0
-    sides = [side(SavedRun(path)) for path in paths[:2]]
-    expected = compare(*sides).metrics()
+    expected = diff(*paths[:2]).as_dict()
     assert json.loads(out)["differences"] == json.loads(json.dumps([expected]))
     assert sum(layer["matched"] for layer in expected["layers"].values()) > 0
     assert run("diff", *paths[:2])[1] != run("diff", paths[0], paths[2])[1]
@@ -213,7 +211,7 @@ def test_directories_that_are_no_run(run, paths, tmp_path):
 def test_a_damaged_run(run, paths, file):
     data = (paths[1] / file).read_bytes()
     (paths[1] / file).write_bytes(data[: len(data) // 2])
-    fails(run("diff", *paths[:2]), 2, file, "--force")
+    fails(run("diff", *paths[:2]), 2, file, "analyse again", "force")
 
 
 @pytest.mark.parametrize("key", ["sparsity", "edges_required", "modules"])
@@ -221,7 +219,7 @@ def test_metrics_that_are_damaged(run, paths, key):
     metrics = json.loads((paths[1] / "metrics.json").read_text())
     del metrics["bases"]["lib"][key]
     (paths[1] / "metrics.json").write_text(json.dumps(metrics))
-    fails(run("diff", *paths), 2, "metrics.json", key, "--force")
+    fails(run("diff", *paths), 2, "metrics.json", f"lib.{key} is missing", "analyse again", "force")
 
 
 def test_a_config_file(run, paths, tmp_path):

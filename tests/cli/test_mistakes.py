@@ -313,7 +313,7 @@ def test_runs_of_degeneracy_are_no_runs_of_analyze(run, tmp_path):
     (tmp_path / "deg").mkdir()
     for name in ("run.json", "degeneracy.json"):
         (tmp_path / "deg" / name).write_text('{"complete": true}')
-    fails(run("communities", "deg"), 2, "is of `libgraph degeneracy`")
+    fails(run("communities", "deg"), 2, "holds degeneracy and no run")
     # Replaced by a run of analyze, it is one.
     assert run("analyze", "mlp", "--out", "deg", "--force", "--no-ablation")[0] == 0
     code, _, err = run("communities", "deg")

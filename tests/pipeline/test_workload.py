@@ -143,9 +143,8 @@ def test_significance_is_that_of_the_basis_asked_for(network, x, tmp_path):
         backend, out=tmp_path / "run", force=True, basis="pca", beside=("lib",), **kinds
     )
     fresh = lg.analyze(backend, basis="pca", beside=("lib",), **kinds)
-    found, wanted = (
-        run.metrics["bases"]["pca"]["modules"]["significance"] for run in (reused, fresh)
-    )
+    found, wanted = (run.metrics.bases["pca"].modules.significance for run in (reused, fresh))
+    assert found is not None
     assert found == wanted
 
 

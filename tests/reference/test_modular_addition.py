@@ -49,14 +49,12 @@ def leading(arrays, basis: str, layer: str) -> slice:
 
 
 def required(run: lg.Run, basis: str) -> list[int | None]:
-    found = run.metrics["bases"][basis]["edges_required"]
-    return [by_delta["0.001"] for by_delta in found.values()]
+    required = run.metrics.bases[basis].edges_required
+    return [counts[0.001] for counts in required.values()]
 
 
 def test_accuracy(run, published):
-    assert run.metrics["score"]["test"] == pytest.approx(
-        published["lib"]["test_accuracy"], abs=1e-12
-    )
+    assert run.metrics.score.test == pytest.approx(published["lib"]["test_accuracy"], abs=1e-12)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -65,7 +63,7 @@ def test_importance_of_leading_features(run, arrays, basis, quantity, layer):
     expected = arrays[f"{basis}/{quantity}/{layer}"]
     chosen = leading(arrays, basis, layer)
     assert chosen.stop > 8
-    found = run.bases[basis][layer].importance.numpy()
+    found = run.bases(basis)[layer].importance.numpy()
     np.testing.assert_allclose(found[chosen], expected[chosen], rtol=1e-3)
 
 
@@ -75,7 +73,7 @@ def test_edges_between_leading_features(run, arrays, basis, pair):
     expected = arrays[f"{basis}/edges/{pair[0]}->{pair[1]}"]
     inputs = leading(arrays, basis, pair[0])
     outputs = slice(None) if pair[1] == "output" else leading(arrays, basis, pair[1])
-    found = run.edges[basis][pair].numpy()[outputs, inputs]
+    found = run.edges(basis)[pair].numpy()[outputs, inputs]
     expected = expected[outputs, inputs]
     assert np.abs(found - expected).max() <= 1e-3 * expected.max()
 
@@ -90,8 +88,8 @@ def test_edges_required(run, published, basis, counts):
 @pytest.mark.parametrize("basis", ["lib", "pca"])
 def test_ablation_curves(run, published, basis):
     """Scores at the published numbers agree within three test samples."""
-    edges, nodes = published[basis], run.ablation[basis].nodes
-    for pair, found in run.ablation[basis].edges.items():
+    edges, nodes = published[basis], run.ablation(basis).nodes
+    for pair, found in run.ablation(basis).edges.items():
         curve = edges["edge_ablation_accuracy_by_edges_kept"][pair[0]]
         common = set(map(str, found.score)) & set(curve)
         assert len(common) >= 8
@@ -106,7 +104,7 @@ def test_ablation_curves(run, published, basis):
 
 
 def test_dominant_fourier_terms(run, published):
-    labels = run.graph.layer("ln1.0").labels
+    labels = run.graph().layer("ln1.0").labels
     assert labels is not None
     for label, expected in zip(
         labels[1:9], published["lib"]["fourier_labels"]["ln1.0"][1:9], strict=True
@@ -122,5 +120,5 @@ def test_default_truncation_needs_half_the_features(reference, run):
     default = analysis(reference)
     assert required(default, "lib") == pytest.approx([130, 82, 633], abs=2)
     assert required(default, "pca") == pytest.approx([156, 114, 682], abs=2)
-    kept = [len(r.bases["lib"][layer]) for r in (default, run) for layer in LAYERS]
+    kept = [len(r.bases("lib")[layer]) for r in (default, run) for layer in LAYERS]
     assert sum(kept[:3]) < 0.55 * sum(kept[3:])

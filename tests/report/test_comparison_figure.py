@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from helpers.metrics import metrics_of, sparsity_of
 
-from libgraph.comparison.side_by_side import Column
+from libgraph.comparison.rows import Column
 from libgraph.errors import UsageError
 
 pytest.importorskip("matplotlib")
@@ -30,15 +31,14 @@ def basis(scale: int, pairs=PAIRS, **changes):
         "features": dict.fromkeys(layers, 9),
         "features_required": {layer: {"0.001": 2 * scale} for layer in layers},
         "edges_required": {pair: {"0.001": scale * (3 + i)} for i, pair in enumerate(pairs)},
-        "sparsity": {pair: {"participation_ratio": 1.5 * scale} for pair in pairs},
+        "sparsity": {pair: sparsity_of(1.5 * scale) for pair in pairs},
         "curves": {"nodes": dict.fromkeys(layers, curve), "edges": dict.fromkeys(pairs, curve)},
-        "modules": {},
     } | changes
 
 
 def columns(score=1.0, name="accuracy", **bases):
     bases = bases or {"lib": basis(1), "pca": basis(2)}
-    metrics = {"score": {"name": name, "test": score}, "bases": bases}
+    metrics = metrics_of(bases, score={"name": name, "test": score})
     return [Column(each, each, metrics) for each in bases]
 
 
@@ -131,7 +131,7 @@ def test_a_basis_has_its_colour_wherever_it_stands(drawn):
 
 def test_runs_with_one_basis_have_colours_and_lines_of_their_own(drawn):
     def run(heading, score):
-        metrics = {"score": {"name": "accuracy", "test": score}, "bases": {"lib": basis(1)}}
+        metrics = metrics_of({"lib": basis(1)}, score={"name": "accuracy", "test": score})
         return Column(heading, "lib", metrics)
 
     figure = drawn([run("one", 1.0), run("two", 0.5)])
@@ -172,7 +172,7 @@ def test_nothing_to_draw(tmp_path):
 
 def test_the_bytes_depend_on_the_numbers_alone(tmp_path):
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sys; sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']\n"
         "from test_comparison_figure import columns, draw_comparison\n"
         "draw_comparison(columns(), sys.argv[2], title='toy')"
     )

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from libgraph.runs.saved_run import SavedRun
+from libgraph.errors import UsageError
+from libgraph.runs.saved_run import open_run
 
 ARCHIVES = Path(__file__).parent / "archives"
 OUTPUTS = json.loads((ARCHIVES / "0.1.0-outputs.json").read_text(encoding="utf-8"))
@@ -77,14 +78,19 @@ def test_commands_print_the_same_of_them(run, directory, monkeypatch, command):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_print_the_same(directory, name):
-    assert str(SavedRun(directory / name)) == OUTPUTS[f"print {name}"]
+    assert str(open_run(directory / name)) == OUTPUTS[f"print {name}"]
+
+
+def test_what_measured_degeneracy_is_no_run(directory):
+    with pytest.raises(UsageError, match="holds degeneracy and no run"):
+        open_run(directory / "degeneracy")
 
 
 def test_graphs_of_all_bases_open(directory):
     for name in NAMES:
-        saved = SavedRun(directory / name)
-        for basis in saved.basis_names:
-            graph = saved.graph(basis)
-            assert [layer.name for layer in graph.layers] == list(saved.layers)
-            assert (saved.ablation(basis) is None) == (name == "signs")
-            assert bool(saved.errors(basis)) == (name == "signs")
+        run = open_run(directory / name)
+        for basis in run.basis_names:
+            graph = run.graph(basis)
+            assert [layer.name for layer in graph.layers] == list(run.layers)
+            assert (run.ablation(basis) is None) == (name == "signs")
+            assert bool(run.errors(basis)) == (name == "signs")

@@ -7,6 +7,10 @@ import pytest
 from rich.console import Console
 
 import libgraph as lg
+from libgraph.modules.summary import ModuleSummary
+from libgraph.runs.metrics import ModulesFigures
+from libgraph.runs.run import Run
+from libgraph.runs.saved_run import open_run
 from libgraph.runs.tables import MOST_MODULES, print_modules
 from libgraph_backends.modular_addition.backend import ModularAddition
 
@@ -39,20 +43,29 @@ def test_runs_show_the_tables_of_the_command(result, model, run):
 
 
 def test_saved_runs_show_the_same(result):
-    saved = lg.SavedRun(result.directory)
+    saved = open_run(result.directory)
+    assert isinstance(result, Run)
+    assert isinstance(saved, Run)
     assert str(saved) == shown(saved) == str(result)
     assert repr(saved) == f"SavedRun('{result.directory}')"
 
 
+def test_no_colours_in_texts(result, monkeypatch):
+    plain = str(result)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert str(result) == plain
+
+
 def test_graphs_show_their_picture(result, monkeypatch):
-    assert result.graph._repr_png_().startswith(b"\x89PNG")
-    assert repr(result.graph) == (
-        f"<InteractionGraph: 4 node layers, {sum(each.size for each in result.graph.layers)} "
-        f"features, {result.graph.partition.size} modules>"
+    graph = result.graph()
+    assert graph._repr_png_().startswith(b"\x89PNG")
+    assert repr(graph) == (
+        f"<InteractionGraph: 4 node layers, {sum(layer.size for layer in graph.layers)} "
+        f"features, {graph.partition.size} modules>"
     )
-    assert "no modules" in repr(result.graph.with_partition(None))
+    assert "no modules" in repr(graph.with_partition(None))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert result.graph._repr_png_() is None
+    assert graph._repr_png_() is None
 
 
 def test_backends_show_their_options():
@@ -61,12 +74,16 @@ def test_backends_show_their_options():
 
 
 def test_modules_that_a_table_leaves_out_are_counted():
-    module = {"size": 2, "features": {"a": 2}, "concept": None, "within_concept": None}
-    table = [{"index": index, **module} for index in range(MOST_MODULES + 5)]
-    found = {"modularity": 0.5, "agreement": 1.0, "within_concept": None, "table": table}
+    table = [
+        ModuleSummary(index, 2, {"a": 2}, 1.0, None, 0.0, None) for index in range(MOST_MODULES + 5)
+    ]
+    modules = ModulesFigures(
+        count=len(table), modularity=0.5, agreement=1.0, within_concept=None, table=table
+    )
     console = Console(file=StringIO(), width=80)
-    print_modules(console, found, "lib", ["a"], "class")
+    print_modules(console, modules, "lib", ["a"], "class")
     lines = console.file.getvalue().split("\n")
     assert lines[MOST_MODULES + 2].strip() == "and 5 more"
-    print_modules(console, {**found, "table": table[:MOST_MODULES]}, "lib", ["a"], "class")
+    fewer = modules.model_copy(update={"table": tuple(table[:MOST_MODULES])})
+    print_modules(console, fewer, "lib", ["a"], "class")
     assert console.file.getvalue().count("more") == 1

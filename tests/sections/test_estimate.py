@@ -27,7 +27,7 @@ from libgraph.backend.options import TypedOptions
 from libgraph.backend.registry import ENTRY_POINTS
 from libgraph.edges.interactions import _generators, draw_signs, estimate_interactions, interactions
 from libgraph.errors import UsageError
-from libgraph.runs.metrics import standard_error
+from libgraph.runs.measures import standard_error
 from libgraph.sections import Function, Parallel, Pooling, autodiff
 from libgraph.sections.closed_form import SignedForm
 from libgraph.sections.quadrature import Quadrature
@@ -494,18 +494,18 @@ def test_errors_are_read_back_and_the_seed_counts_with_signs_alone(tmp_path):
 
     depends = {"interactions", "ablation lib", "ablation pca"}
     exact, hashes = analyse(seed=1)
-    assert exact.errors == {}
+    assert exact.errors() == {}
     assert changed(hashes, analyse(seed=2)[1]) == set()
     first, signed = analyse(seed=2, signs=2)
     assert changed(hashes, signed) == depends
     again, unchanged = analyse(seed=2, signs=2, resolution=2.0)
     assert changed(signed, unchanged) == set()
-    assert first.errors["lib"]["l0", "l1"].any()
+    assert first.errors("lib")["l0", "l1"].any()
     for name in ("lib", "pca"):
-        for pair, error in first.errors[name].items():
-            assert torch.equal(error, again.errors[name][pair])
-            assert torch.equal(first.edges[name][pair], again.edges[name][pair])
+        for pair, error in first.errors(name).items():
+            assert torch.equal(error, again.errors(name)[pair])
+            assert torch.equal(first.edges(name)[pair], again.edges(name)[pair])
     other, hashes = analyse(seed=3, signs=2)
     assert changed(signed, hashes) == depends
-    assert not torch.equal(first.edges["lib"]["l0", "l1"], other.edges["lib"]["l0", "l1"])
+    assert not torch.equal(first.edges("lib")["l0", "l1"], other.edges("lib")["l0", "l1"])
     assert changed(hashes, analyse(seed=3, signs=3)[1]) == depends

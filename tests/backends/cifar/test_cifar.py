@@ -101,9 +101,9 @@ def test_it_is_a_backend(arch, data, tmp_path):
 @pytest.mark.parametrize("arch", ["conv", "mlp"])
 def test_the_whole_analysis(arch, data, tmp_path):
     run = lg.analyze(backend_of(arch, data, tmp_path, samples=40), out=tmp_path / "run")
-    assert run.metrics["score"]["name"] == "accuracy"
-    assert set(run.sparsity["lib"]["edges_required"]["input->" + LAST[arch]]) == {"0.001", "0.01"}
-    labels = run.graph.layer("input").labels
+    assert run.metrics.score.name == "accuracy"
+    assert set(run.sparsity["lib"].edges_required["input->" + LAST[arch]]) == {0.001, 0.01}
+    labels = run.graph().layer("input").labels
     assert labels[0].text == "constant"
     assert any(" 3" in label.text for label in labels)
     assert "airplane" in (tmp_path / "run" / "graph.graphml").read_text(encoding="utf-8")

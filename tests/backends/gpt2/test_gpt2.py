@@ -265,14 +265,14 @@ def test_bases_may_come_from_more_text_than_interactions(bridges, ids):
         return lg.analyze(model, limit=3, ablate=False)
 
     few, many = run(), run(gram_sequences=30)
-    assert len(few.bases["pca"]["0.resid_pre"]) > 1
+    assert len(few.bases("pca")["0.resid_pre"]) > 1
     expected = Data(backend(bridges["gpt2"], ids), "train")
     with torch.no_grad():
         x = torch.cat([batch.inputs for batch in expected])
         x = backend(bridges["gpt2"], ids).network().embed(x).flatten(0, 1)[:, :-1]
     total = (x - x.mean(0)).square().mean(0).sum()
-    assert_close(many.bases["pca"]["0.resid_pre"].importance[1:].sum(), total, 1e-9)
-    assert float(few.bases["pca"]["0.resid_pre"].importance[1:].sum()) != pytest.approx(
+    assert_close(many.bases("pca")["0.resid_pre"].importance[1:].sum(), total, 1e-9)
+    assert float(few.bases("pca")["0.resid_pre"].importance[1:].sum()) != pytest.approx(
         float(total)
     )
 
@@ -383,16 +383,16 @@ def test_line_ends_and_separators_within_lines(bridges, tmp_path):
 def test_features_are_labelled(bridges, text):
     model = backend(bridges["gpt2"], text, cuts="sublayers")
     run = lg.analyze(model, ablate=False)
-    layers = {layer.name: layer for layer in run.graph.layers}
+    layers = {layer.name: layer for layer in run.graph().layers}
     assert layers["0.resid_mid"].labels[0].text == "constant"
-    scale = lg.analyze(backend(bridges["gpt2"], text, layers="0:1"), ablate=False).graph
+    scale = lg.analyze(backend(bridges["gpt2"], text, layers="0:1"), ablate=False).graph()
     assert (
         {each.name: each for each in scale.layers}["0.ln1.scale"]
         .labels[1]
         .text.startswith("variance")
     )
     # What drives a feature most, found again from the feature itself.
-    basis = run.bases["lib"]["0.resid_mid"]
+    basis = run.bases("lib")["0.resid_mid"]
     rows = model._splits["train"][:, :-1]
     network = model.network()
     x = network.activations_at([n.name for n in network.node_layers].index("0.resid_mid"), rows)
@@ -410,8 +410,8 @@ def test_features_are_labelled(bridges, text):
 def test_effects_on_logits(bridges, text):
     model = backend(bridges["gpt2-untied"], text, cuts="sublayers")
     run = lg.analyze(model, ablate=False)
-    labels = {layer.name: layer for layer in run.graph.layers}["1.resid_post"].labels
-    decoder = run.bases["lib"]["1.resid_post"].decoder[3, :-1]
+    labels = {layer.name: layer for layer in run.graph().layers}["1.resid_post"].labels
+    decoder = run.bases("lib")["1.resid_post"].decoder[3, :-1]
     bridge = bridges["gpt2-untied"]
     centred = decoder - decoder.mean()
     logits = (centred * bridge.ln_final.weight.double()) @ bridge.W_U.double()

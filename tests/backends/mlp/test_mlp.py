@@ -43,10 +43,10 @@ def modular(**options) -> MLP:
 
 def inner(run, name="lib"):
     """Edges between features that are clustered, by layer pair."""
-    bases = run.bases[name]
+    bases = run.bases(name)
     return {
         (a, b): edges[bases[b].isolated :, bases[a].isolated :]
-        for (a, b), edges in run.edges[name].items()
+        for (a, b), edges in run.edges(name).items()
         if bases[b].rotated
     }
 
@@ -158,10 +158,10 @@ def test_lib_does_not_depend_on_hiding(activation):
         lg.analyze(modular(hide=hide, activation=activation, seed=3), ablate=False)
         for hide in (False, True)
     )
-    for name, basis in plain.bases["lib"].items():
-        assert_close(hidden.bases["lib"][name].importance, basis.importance, 1e-8)
-    for pair, edges in plain.edges["lib"].items():
-        assert_close(hidden.edges["lib"][pair], edges, 1e-8)
+    for name, basis in plain.bases("lib").items():
+        assert_close(hidden.bases("lib")[name].importance, basis.importance, 1e-8)
+    for pair, edges in plain.edges("lib").items():
+        assert_close(hidden.edges("lib")[pair], edges, 1e-8)
 
 
 def test_lib_interactions_of_a_linear_network_are_diagonal():
@@ -175,21 +175,21 @@ def test_lib_interactions_of_a_linear_network_are_diagonal():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_planted_modules_are_found_again_in_lib_and_not_in_pca(seed):
     run = lg.analyze(modular(seed=seed, samples=20_000), seeds=3)
-    found, baseline = (run.metrics["bases"][name]["modules"] for name in ("lib", "pca"))
-    assert found["homogeneity"] >= 0.95
-    assert baseline["homogeneity"] < 0.1
-    assert abs(baseline["adjusted_rand_index"]) < 0.1
-    main = run.metrics["modules"]
-    assert main["homogeneity"] == found["homogeneity"]
-    assert main["adjusted_rand_index"] == found["adjusted_rand_index"]
-    assert 0.3 < main["coverage"] <= 1
+    found, baseline = (run.metrics.bases[name].modules for name in ("lib", "pca"))
+    assert found.homogeneity >= 0.95
+    assert baseline.homogeneity < 0.1
+    assert abs(baseline.adjusted_rand_index) < 0.1
+    main = run.metrics.modules
+    assert main.homogeneity == found.homogeneity
+    assert main.adjusted_rand_index == found.adjusted_rand_index
+    assert 0.3 < main.coverage <= 1
     # The truth, from the graph itself.
     truth = [
         label.concept
-        for layer in run.graph.layers
+        for layer in run.graph().layers
         if layer.labels
         for label, module in zip(
-            layer.labels, run.graph.membership(layer.name).tolist(), strict=True
+            layer.labels, run.graph().membership(layer.name).tolist(), strict=True
         )
         if module >= 0
     ]
@@ -198,19 +198,19 @@ def test_planted_modules_are_found_again_in_lib_and_not_in_pca(seed):
 
 def test_coarser_modules_are_the_blocks():
     run = lg.analyze(modular(samples=20_000, seed=1), seeds=3, resolution=0.5)
-    assert run.metrics["modules"]["homogeneity"] == 1
-    assert run.metrics["modules"]["adjusted_rand_index"] == 1
+    assert run.metrics.modules.homogeneity == 1
+    assert run.metrics.modules.adjusted_rand_index == 1
 
 
 def test_neurons_show_nothing():
     run = lg.analyze(modular(samples=20_000), basis="neuron", seeds=3)
-    assert run.metrics["modules"]["homogeneity"] < 0.1
+    assert run.metrics.modules.homogeneity < 0.1
 
 
 def test_dead_and_duplicated_directions_are_no_features():
     few, more = (lg.analyze(modular(dead=d, duplicated=d, seed=2), ablate=False) for d in (0, 4))
-    for name, basis in few.bases["lib"].items():
-        assert_close(more.bases["lib"][name].importance, basis.importance, 1e-8)
+    for name, basis in few.bases("lib").items():
+        assert_close(more.bases("lib")[name].importance, basis.importance, 1e-8)
 
 
 def test_labels_say_which_block_a_feature_is_of():
@@ -328,8 +328,8 @@ def _bundled(name) -> str:
 
 def test_digits_are_analysed():
     run = lg.analyze(lg.load_backend("mlp", task="digits"), limit=200, tolerances=(0.01,))
-    assert [layer.name for layer in run.graph.layers] == ["input", "hidden1", "hidden2", "output"]
-    assert "homogeneity" not in run.metrics["modules"]
+    assert [layer.name for layer in run.graph().layers] == ["input", "hidden1", "hidden2", "output"]
+    assert "homogeneity" not in run.metrics.modules.as_dict()
 
 
 def small(**options):
@@ -530,7 +530,7 @@ def test_inputs_with_more_dimensions_are_flattened():
     backend = MLP(module=module, inputs=inputs, targets=torch.arange(20) % 3)
     assert backend.classifies
     assert_close(backend.network()(inputs)[:, 0], module(inputs).detach())
-    assert lg.analyze(backend).metrics["score"]["name"] == "accuracy"
+    assert lg.analyze(backend).metrics.score.name == "accuracy"
 
 
 def test_inputs_may_be_whole_numbers():

@@ -324,9 +324,9 @@ def test_digits_are_labelled():
     model = Digits(MLPOptions(task="digits"))
     check_backend(model)
     run = lg.analyze(model, ablate=False)
-    layers = {layer.name: layer for layer in run.graph.layers}
+    layers = {layer.name: layer for layer in run.graph().layers}
     inputs, targets = model._splits["train"]
-    network, basis = model.network(), run.bases["lib"]["hidden2"]
+    network, basis = model.network(), run.bases("lib")["hidden2"]
     index = [layer.name for layer in network.node_layers].index("hidden2")
     f = network.double().activations_at(index, inputs.double()) @ basis.encoder
     labels = layers["hidden2"].labels
