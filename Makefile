@@ -5,12 +5,18 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RUN ?= runs/modular-addition
 
-.PHONY: help install analyze test lint types bench clean
+WORKERS ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+
+.PHONY: help install analyze test test-all test-portable lint types bench clean
 
 help:
 	@echo "make analyze   analyse the bundled modular-addition model into $(RUN)"
-	@echo "make test      run all tests"
-	@echo "make lint      check style and types"
+	@echo "make test      run the tests of every day; TESTS=tests/degeneracy for some, WORKERS=1"
+	@echo "make test-all  run the slow ones too, and try many new examples (nightly)"
+	@echo "make test-portable"
+	@echo "               run the tests under all instruction sets and libraries there are here"
+	@echo "make lint      check style, types and which room imports which"
 	@echo "make bench     closed forms against autodiff; CASES=block for one case"
 	@echo "make install   create $(VENV) with pinned versions"
 	@echo "make clean     remove $(VENV), caches and builds (runs stay)"
@@ -27,11 +33,19 @@ analyze: $(INSTALLED)
 	$(BIN)/libgraph analyze modular-addition --out $(RUN) --force
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow" $(TESTS)
+
+test-all: $(INSTALLED)
+	LIBGRAPH_TESTS=thorough $(PYTEST) $(TESTS)
+
+# SETTING=avx2 for those settings only that have this in their name.
+test-portable: $(INSTALLED)
+	$(BIN)/python tests/portable.py $(if $(SETTING),--setting "$(SETTING)") -m "not slow" $(TESTS)
 
 lint: $(INSTALLED) types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # The folders `backends` and `cli` install under other names; links tell mypy which.
 types: $(INSTALLED)

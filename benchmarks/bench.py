@@ -45,6 +45,7 @@ from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import interactions
+from libgraph.edges.score import Scoring
 from libgraph.graph.features import LayerFeatures
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.progress import silent
@@ -65,15 +66,15 @@ def transformer_block(width: int, heads: int, seed: int = 0) -> list[lg.Section]
 
     skip = torch.cat([torch.zeros(width, width + 1), torch.eye(width + 1)]).double()
     reads = 2 * width + 1
-    attention = lg.Attention(
+    attention = lg.sections.Attention(
         skip,
         *(weight(reads, width) for _ in range(3)),
         pad(weight(width, width), (0, 1)),
         heads=heads,
     )
     outer = pad(weight(4 * width, width), (0, 1))
-    mlp = lg.SkipMLP(skip, weight(reads, 4 * width), outer, gelu)
-    return [*lg.split_norm(width), attention, *lg.split_norm(width), mlp]
+    mlp = lg.sections.SkipMLP(skip, weight(reads, 4 * width), outer, gelu)
+    return [*lg.sections.split_norm(width), attention, *lg.sections.split_norm(width), mlp]
 
 
 def block_inputs(sequences: int, positions: int, width: int) -> Tensor:
@@ -258,7 +259,7 @@ def clock(parts: dict[str, tuple[Any, str]]) -> Iterator[dict[str, float]]:
 def bench_gpt2(runs: int) -> list[dict[str, Any]]:
     """GPT-2 small in shape: 12 blocks, 768 wide, 12 heads, random weights, 75 node layers."""
     sections = [s for i in range(12) for s in transformer_block(768, 12, seed=i)]
-    sections += lg.split_norm(768, keep=False)
+    sections += lg.sections.split_norm(768, keep=False)
     x = block_inputs(16, 128, 768)
     network = Sequences(sections, x).network().double()
     truncation = Truncation.parse("rel:1e-10")
@@ -287,7 +288,7 @@ def bench_gpt2(runs: int) -> list[dict[str, Any]]:
         rows.append({"stage": stage, "setting": setting, "structured": found, "within": within})
         return result
 
-    classes = {"attention": lg.Attention, "MLP": lg.SkipMLP, "variance": Variance}
+    classes = {"attention": lg.sections.Attention, "MLP": lg.sections.SkipMLP, "variance": Variance}
     classes["division"] = Division
     forwards = {f"forward {name}": (cls, "forward") for name, cls in classes.items()}
     grams = {f"Gram {name}": (cls, "jacobian_gram") for name, cls in classes.items()}
@@ -427,7 +428,8 @@ def bench_ablation(runs: int) -> list[dict[str, Any]]:
         edges = interactions(network, {"neuron": bases}, data, GRADIENT)["neuron"]
 
         def ablate() -> Any:
-            return ablate_edges(network, backend, bases, edges, data, tolerances=(0.01,))
+            scoring = Scoring(network, backend, data)
+            return ablate_edges(scoring, bases, edges, tolerances=(0.01,))
 
         result, took = measure(ablate, 1)
     (ablation,) = result.values()

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import libgraph as lg
-from libgraph.backend.train import train_model
+from libgraph.backend.train import train
 from libgraph_backends.modular_addition.backend import ModularAddition
 from libgraph_cli.progress import ProgressDisplay
 
@@ -43,7 +43,7 @@ def main(models: Path, seeds: tuple[int, ...], truncate: str) -> None:
         weights = models / f"seed{seed}" / "model.safetensors"
         with ProgressDisplay() as progress:
             if not weights.is_file():
-                train_model(ModularAddition, {"seed": seed}, weights.parent, progress=progress)
+                train(ModularAddition, {"seed": seed}, weights.parent, progress=progress)
             backend = lg.load_backend("modular-addition", weights=str(weights))
             run = lg.analyze(
                 backend,

@@ -39,6 +39,7 @@ from libgraph.bases.sparse.sparse import sparse, turned
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, interactions
+from libgraph.edges.score import Scoring
 from libgraph.edges.sparsity import participation_ratio
 from libgraph.modules.agreement import agreement_with_concepts
 from libgraph.network.basis import Bases
@@ -208,14 +209,8 @@ def starts(console: Console, reference: Path | None) -> dict[str, Any]:
     table = Table("start", "objective", "held out", "edges needed", "like from LIB", box=None)
     for name, bases in found.items():
         scores = Data(backend, "test", batch_size=8939, dtype=torch.float32)
-        ablated = ablate_edges(
-            backend.network().float(),
-            backend,
-            bases,
-            on["train"][name],
-            scores,
-            tolerances=(0.001,),
-        )
+        scoring = Scoring(backend.network().float(), backend, scores)
+        ablated = ablate_edges(scoring, bases, on["train"][name], tolerances=(0.001,))
         alike = _alike(found["from LIB"], bases, known)
         result[name] = {
             "train": value(on["train"][name], bases, totals, 30),

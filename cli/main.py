@@ -1,29 +1,98 @@
 """The `libgraph` command: its subcommands, and how it ends.
 
-Commands import the core when they run, so that `--help` and completion load no torch. Errors made
-for users end in one sentence on stderr and the exit code of their class; Ctrl-C ends with 130.
+A subcommand is imported when it runs or shows its help, the core when a command runs: `--help` and
+completion load no torch. Errors made for users end in one sentence on stderr and the exit code of
+their class; Ctrl-C ends with 130.
 """
 
 from __future__ import annotations
 
-import os
 import sys
+from importlib import import_module
+from typing import Any
 
 import click
-from rich.console import Console
 
-from libgraph_cli.commands.analyze import analyze
-from libgraph_cli.commands.backends import backends
-from libgraph_cli.commands.communities import communities
-from libgraph_cli.commands.compare import compare
-from libgraph_cli.commands.degeneracy import degeneracy
-from libgraph_cli.commands.diff import diff
-from libgraph_cli.commands.train import train
+from libgraph_cli.failures import CommandError, explained
+from libgraph_cli.threads import spin_briefly
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
 
 
-@click.group(context_settings=CONTEXT)
+COMMANDS = {
+    "analyze": "Find the features of BACKEND's model, their interactions and their modules.",
+    "backends": "List the installed backends, or the options of one.",
+    "communities": "Find the modules of RUN again, a directory that `libgraph analyze` wrote.",
+    "compare": "Compare bases of BACKEND's model on the same data, or finished RUNs.",
+    "degeneracy": "Find what in BACKEND's model does nothing: parameters that are free to move.",
+    "diff": "Compare finished RUNs in detail: checkpoints, seeds, or two bases.",
+    "train": "Train the model of BACKEND from scratch.",
+}
+"""Every subcommand, each in the module of `commands` that has its name, and its summary."""
+
+
+class LazyCommand(click.Command):
+    """Stands for a command whose module is imported when it is needed.
+
+    Args:
+        name: of the command, of its module and of the function in it.
+        summary: the line that the list of commands shows.
+    """
+
+    def __init__(self, name: str, summary: str) -> None:
+        super().__init__(name, short_help=summary)
+
+    def load(self) -> click.Command:
+        """The command itself."""
+        command: click.Command = getattr(
+            import_module(f"libgraph_cli.commands.{self.name}"), str(self.name)
+        )
+        return command
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """That of the command itself: it parses, runs and shows its help."""
+        return self.load().make_context(info_name, args, parent, **extra)
+
+
+class Commands(click.Group):
+    """The subcommands; what goes wrong in one is told in its words."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a subcommand.
+
+        Raises:
+            CommandError: for an error that a user can do something about.
+        """
+        try:
+            return super().invoke(context)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except SystemExit as stop:
+            # So rich ends where nobody reads on, and there is nothing wrong with that.
+            if isinstance(stop.__context__, BrokenPipeError):
+                sys.exit(0)
+            raise
+        except Exception as error:
+            command = self.commands[str(context.invoked_subcommand)]
+            failure = explained(
+                error, command.load() if isinstance(command, LazyCommand) else command
+            )
+            if failure is None:
+                raise
+            raise failure from error
+
+
+@click.group(
+    cls=Commands,
+    context_settings=CONTEXT,
+    commands=[LazyCommand(name, summary) for name, summary in COMMANDS.items()],
+)
 @click.version_option(package_name="libgraph", message="%(prog)s %(version)s")
 def cli() -> None:
     """See what a neural network is made of: the directions that matter to its computation, how
@@ -35,49 +104,14 @@ def cli() -> None:
     """
 
 
-cli.add_command(analyze)
-cli.add_command(backends)
-cli.add_command(communities)
-cli.add_command(compare)
-cli.add_command(degeneracy)
-cli.add_command(diff)
-cli.add_command(train)
-
-
 def main() -> None:
     """Run the command and exit with its code."""
+    spin_briefly()
     try:
         cli(prog_name="libgraph", standalone_mode=False)
-    except click.ClickException as error:
+    except (CommandError, click.ClickException) as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        _complain(str(error) or "Interrupted.")
+        CommandError(str(error) or "Interrupted.", 130).show()
         sys.exit(130)
-    except Exception as error:
-        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
-            # Within an import Ctrl-C may come out as the import's failure.
-            _complain("Interrupted.")
-            sys.exit(130)
-        # The core is imported by now if it was the core that raised.
-        errors = sys.modules.get("libgraph.errors")
-        if isinstance(error, BrokenPipeError):
-            # Whoever read the output has seen enough; Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        if isinstance(error, OSError):
-            _complain(f"Cannot write the output ({error.strerror}): free some space.")
-            sys.exit(2)
-        if errors is not None and errors.is_out_of_memory(error):
-            _complain("Not enough memory: choose a smaller --batch-size, or a smaller model.")
-            sys.exit(1)
-        if errors is None or not isinstance(error, errors.LibgraphError):
-            raise
-        _complain(str(error))
-        sys.exit(error.exit_code)
-
-
-def _complain(sentence: str) -> None:
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print("[bold red]libgraph:[/] ", end="")
-    console.print(sentence, markup=False)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a configuration file feeds them.
+"""Options of commands: flags made of options models, flags that several commands share.
 
 Flags win over environment variables (`LIBGRAPH_ANALYZE_DTYPE=float32`), those over `--config`.
 """
@@ -6,61 +6,185 @@ Flags win over environment variables (`LIBGRAPH_ANALYZE_DTYPE=float32`), those o
 from __future__ import annotations
 
 import difflib
+import functools
 import tomllib
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 
+from libgraph_cli.running import Request
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
-def _config(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    if path is None:
-        return None
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"'{path}' is not TOML: {error}.") from None
-    known = {each.name for each in context.command.params if each.name}
-    defaults: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known or name == "config":
-            close = difflib.get_close_matches(name, known, n=2)
-            hint = f"; did you mean {' or '.join(close)}?" if close else "."
-            raise click.BadParameter(f"'{path}' sets '{key}', which is no option here{hint}")
-        multiple = {each.name for each in context.command.params if getattr(each, "multiple", 0)}
-        if (name == "option") != isinstance(value, dict):
-            raise click.BadParameter(
-                f"'{path}' has to set '{key}' "
-                + ("as a table [option]." if name == "option" else "to one value, not to a table.")
-            )
-        if isinstance(value, list) and name not in multiple:
-            raise click.BadParameter(f"'{path}' sets '{key}' to a list; it takes one value.")
-        if name in multiple - {"option"} and not isinstance(value, list):
-            value = [value]
-        if name == "option":
-            context.meta["option"] = {
-                each.replace("-", "_"): str(setting) for each, setting in value.items()
-            }
+# Flags made of options models
+
+
+class FieldOption(click.Option):
+    """The flag of one option of a model, which says its name, type, default and help.
+
+    Args:
+        declarations: unused; the flag is called like the field.
+        field: name of the option.
+        info: what the model says of it.
+        default: what the command takes if nothing is said.
+    """
+
+    def __init__(
+        self, declarations: Any = None, *, field: str, info: FieldInfo, default: object
+    ) -> None:
+        from libgraph.backend.options import Shown
+
+        shown = next((part for part in info.metadata if isinstance(part, Shown)), Shown())
+        flag = shown.flag or field.replace("_", "-")
+        kind, multiple = _kind(info.annotation)
+        self.field = field
+        self.off = default is True
+        if kind is bool:
+            names = f"--{flag}" if self.off else f"--{flag}/--no-{flag}"
+            attributes: dict[str, Any] = {"is_flag": True, "default": None}
         else:
-            defaults[name] = value
-    context.default_map = {**(context.default_map or {}), **defaults}
-    return path
+            names = f"--{flag}"
+            form = shown.form
+            if isinstance(kind, click.Choice):
+                form = "|".join(kind.choices)
+            attributes = {"type": kind, "multiple": multiple, "metavar": form}
+        text = f"{'do not ' if self.off else ''}{info.description}"
+        text = _sentence(f"{text}; can be repeated" if multiple else text)
+        otherwise = "" if self.off else shown.default or _text(default)
+        super().__init__(
+            [names], help=f"{text}  [{otherwise}]" if otherwise else text, **attributes
+        )
+
+    def given(self, value: object) -> object:
+        """What the option is set to by what stood on the command line; None where nothing did."""
+        if value in (None, ()) or (self.off and not value):
+            return None
+        return False if self.off else value
 
 
-def config_option(command: Function) -> Function:
-    """`--config FILE`: options from a TOML file, `-o` ones in its table `[option]`."""
-    return click.option(
-        "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        callback=_config,
-        is_eager=True,
-        expose_value=False,
-        help="TOML file with options by their names; a table [option] for -o.",
-    )(command)
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """What click makes a value of, and whether there may be several."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (part for part in get_args(annotation) if part is not types.NoneType)
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation)), False
+    if get_origin(annotation) is tuple:
+        return _kind(get_args(annotation)[0])[0], True
+    return annotation if annotation in (bool, int, float) else str, False
+
+
+def _sentence(text: str) -> str:
+    """A description as a sentence; γ stays γ."""
+    first = text[:1].upper() if text[:1].isascii() else text[:1]
+    return first + text[1:] + ("" if text.endswith("…") else ".")
+
+
+def _text(default: object) -> str:
+    """A default as people write it."""
+    if default is None or default == ():
+        return ""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    if isinstance(default, tuple):
+        return ",".join(map(_text, default))
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def options_of(
+    model: type[BaseModel],
+    *,
+    without: Collection[str] = (),
+    defaults: Mapping[str, object] = types.MappingProxyType({}),
+) -> Decorator:
+    """A flag for each option of a model; the command is called with `options`, those given.
+
+    Args:
+        model: the options; its own come first, then those of its bases.
+        without: options that the command does not offer.
+        defaults: of the command, where it has others.
+    """
+    fields = sorted(model.model_fields, key=lambda name: name not in model.__annotations__)
+    flags = [
+        click.option(
+            cls=FieldOption,
+            field=name,
+            info=model.model_fields[name],
+            default=defaults.get(name, model.model_fields[name].default),
+        )
+        for name in fields
+        if name not in without
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def gathered(**values: Any) -> None:
+            options: dict[str, object] = {}
+            for option in click.get_current_context().command.params:
+                if isinstance(option, FieldOption) and option.name in values:
+                    value = option.given(values.pop(option.name))
+                    if value is not None:
+                        options[option.field] = value
+            command(options=options, **values)
+
+        for add in reversed(flags):
+            add(gathered)
+        return gathered
+
+    return decorate
+
+
+# What commands that compute have in common
+
+
+def request_options(*, out: str, force: str, settings: str = "Option of the backend") -> Decorator:
+    """`--out`, `--force`, `-o`, `--config`, `-q` and `-v`; the command is called with `request`.
+
+    Args:
+        out: help of `--out`.
+        force: help of `--force`.
+        settings: what `-o` sets.
+    """
+    names = ("out", "force", "quiet", "verbose")
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def gathered(**values: Any) -> None:
+            told = {name: values.pop(name) for name in names}
+            command(request=Request(settings=values.pop("option"), **told), **values)
+
+        for add in reversed(
+            (
+                click.option("--out", type=click.Path(path_type=Path), help=out),
+                click.option("--force", is_flag=True, help=force),
+                pairs_option(settings),
+                config_option,
+                click.option("-q", "--quiet", is_flag=True, help="No progress."),
+                click.option("-v", "--verbose", is_flag=True, help="Log what is done in detail."),
+            )
+        ):
+            gathered = add(gathered)
+        return gathered
+
+    return decorate
+
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Show layers and estimated cost, compute nothing."
+)
+
+
+def json_option(text: str) -> Callable[[Function], Function]:
+    """`--json`, with its help."""
+    return click.option("--json", "as_json", is_flag=True, help=text)
 
 
 def pairs_option(what: str) -> Callable[[Function], Function]:
@@ -87,88 +211,62 @@ def pairs_option(what: str) -> Callable[[Function], Function]:
     )
 
 
-def verbosity_options(command: Function) -> Function:
-    """`-q` and `-v`."""
-    quiet = click.option("-q", "--quiet", is_flag=True, help="No progress.")
-    verbose = click.option("-v", "--verbose", is_flag=True, help="Log what is done in detail.")
-    return quiet(verbose(command))
+# A configuration file
 
 
-ANALYSIS = (
-    click.option(
-        "--integration",
-        metavar="RULE",
-        help="gradient, trapezoid[:POINTS] or gauss-legendre[:POINTS].  [gradient]",
-    ),
-    click.option(
-        "--signs",
-        type=int,
-        help="Estimate interactions from this many random signs; 0: exact.  [0]",
-    ),
-    click.option(
-        "--truncate",
-        metavar="rel:TOL|abs:TOL",
-        help="Drop directions with smaller eigenvalues.  [rel:1e-10]",
-    ),
-    click.option("--resolution", type=float, help="γ of Leiden: larger, smaller modules.  [1]"),
-    click.option("--seed", type=int, help="Seed of Leiden and of random signs.  [0]"),
-    click.option(
-        "--sparse-features",
-        type=int,
-        metavar="K",
-        help="Leading features that the sparse basis turns.  [all, at most 64]",
-    ),
-    click.option("--sparse-power", type=float, metavar="P", help="Of interactions in it.  [0.25]"),
-    click.option("--sparse-steps", type=int, help="Of its optimiser.  [800]"),
-    click.option(
-        "--sparse-starts", type=int, help="LIB, PCA, then random rotations; the best.  [1]"
-    ),
-    click.option("--dtype", metavar="float32|float64", help="Of bases and edges.  [float64]"),
-    click.option("--score-dtype", metavar="float32|float64", help="Of ablations.  [float32]"),
-    click.option("--device", help="cpu, cuda, cuda:1, …  [cpu]"),
-    click.option("--batch-size", type=int, help="Samples in a batch.  [what fits, at most 1024]"),
-    click.option(
-        "--memory",
-        metavar="BYTES",
-        help="For batches and kept activations: 4GiB, 500MB, …  [half of what is free]",
-    ),
-    click.option("--limit", type=int, help="Use only the first samples of each split."),
-    click.option(
-        "--tolerance",
-        type=float,
-        multiple=True,
-        help="Δ: how much score edges may cost; can be repeated.  [the backend's: 0.001, 0.01 or "
-        "0.05 nats]",
-    ),
-    click.option("--no-ablation", is_flag=True, help="Skip ablations; modules then use all edges."),
-    click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        help="Run directory.  [runs/BACKEND-TIME]",
-    ),
-    click.option(
-        "--force", is_flag=True, help="Replace the run directory, reusing what still holds."
-    ),
-    click.option(
-        "--dry-run", is_flag=True, help="Show layers and estimated cost, compute nothing."
-    ),
-)
+def config_option(command: Function) -> Function:
+    """`--config FILE`: options from a TOML file, `-o` ones in its table `[option]`."""
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        callback=_config,
+        is_eager=True,
+        expose_value=False,
+        help="TOML file with options by their names; a table [option] for -o.",
+    )(command)
 
 
-def analysis_options(command: Function) -> Function:
-    """What `analyze` and `compare` have in common: how to analyse, and where to write."""
-    for add in reversed(ANALYSIS):
-        command = add(command)
-    return command
+def _config(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    options = _keys(context.command)
+    defaults: dict[str, object] = {}
+    for key, value in _read(path).items():
+        name = key.replace("-", "_")
+        if name not in options:
+            close = difflib.get_close_matches(name, options, n=2)
+            hint = f"; did you mean {' or '.join(close)}?" if close else "."
+            raise click.BadParameter(f"'{path}' sets '{key}', which is no option here{hint}")
+        option = options[name]
+        if option.name == "option":
+            if not isinstance(value, dict):
+                raise click.BadParameter(f"'{path}' has to set '{key}' as a table [option].")
+            context.meta["option"] = {
+                part.replace("-", "_"): str(setting) for part, setting in value.items()
+            }
+        elif isinstance(value, dict):
+            raise click.BadParameter(f"'{path}' has to set '{key}' to one value, not to a table.")
+        elif isinstance(value, list) and not option.multiple:
+            raise click.BadParameter(f"'{path}' sets '{key}' to a list; it takes one value.")
+        elif option.name:
+            several = option.multiple and not isinstance(value, list)
+            defaults[option.name] = [value] if several else value
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
 
 
-def analysis_values(
-    given: Mapping[str, Any], tolerance: tuple[float, ...], no_ablation: bool
-) -> dict[str, Any]:
-    """Fields of `AnalysisOptions` from the flags that were given; the rest keep their defaults."""
-    values = {name: value for name, value in given.items() if value is not None}
-    if tolerance:
-        values["tolerances"] = tolerance
-    if no_ablation:
-        values["ablate"] = False
-    return values
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"'{path}' is not TOML: {error}.") from None
+
+
+def _keys(command: click.Command) -> dict[str, click.Option]:
+    """Options by what a configuration file may call them."""
+    return {
+        name.lstrip("-").replace("-", "_"): option
+        for option in command.params
+        if isinstance(option, click.Option) and option.expose_value
+        for name in (option.name or "", *option.opts)
+    }

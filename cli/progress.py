@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -30,12 +31,19 @@ class ProgressDisplay:
         quiet: show no progress; warnings are shown all the same.
         verbose: show what the core logs in detail.
         console: where to; stderr by default.
+        spell: how the command line says what the core logs.
     """
 
     def __init__(
-        self, *, quiet: bool = False, verbose: bool = False, console: Console | None = None
+        self,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        console: Console | None = None,
+        spell: Callable[[str], str] = str,
     ) -> None:
         self.verbose = verbose
+        self.spell = spell
         self.console = console or Console(stderr=True)
         self.live = self.console.is_terminal and not quiet
         self.plain = not self.live and not quiet
@@ -66,9 +74,11 @@ class ProgressDisplay:
     def __enter__(self) -> ProgressDisplay:
         log = logging.getLogger("libgraph")
         log.setLevel(logging.INFO if self.verbose else logging.WARNING)
-        log.handlers = [
-            RichHandler(console=self.console, show_time=False, show_level=False, show_path=False)
-        ]
+        handler = RichHandler(
+            console=self.console, show_time=False, show_level=False, show_path=False
+        )
+        handler.setFormatter(_Spelt(self.spell))
+        log.handlers = [handler]
         if self.live:
             self._progress.start()
         return self
@@ -96,3 +106,14 @@ class ProgressDisplay:
             self.console.print(
                 f"{stage}: {time.monotonic() - began:.1f} s", highlight=False, soft_wrap=True
             )
+
+
+class _Spelt(logging.Formatter):
+    """Messages alone, spelt; the records stay as they are for whoever reads them as well."""
+
+    def __init__(self, spell: Callable[[str], str]) -> None:
+        super().__init__("%(message)s")
+        self.spell = spell
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.spell(super().format(record))

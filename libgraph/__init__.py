@@ -5,79 +5,10 @@ import libgraph as lg
 backend = lg.load_backend("modular-addition")
 run = lg.analyze(backend, basis="lib")
 run.graph.communities
+
+Public names are listed in `__init__.pyi` and loaded when they are asked for.
 """
 
-from libgraph.analysis.analysis import analyze
-from libgraph.backend.contract import Backend, Batch
-from libgraph.backend.options import TypedOptions
-from libgraph.backend.registry import backend_names, load_backend
-from libgraph.bases.method import Truncation
-from libgraph.errors import LibgraphError
-from libgraph.graph.features import FeatureLabel
-from libgraph.graph.interaction_graph import InteractionGraph
-from libgraph.modules.communities import find_communities
-from libgraph.modules.summary import module_table
-from libgraph.network.basis import Basis
-from libgraph.network.network import Network, NodeLayer
-from libgraph.pipeline.options import AnalysisOptions
-from libgraph.runs.run import Run
-from libgraph.runs.saved_run import SavedRun
-from libgraph.sections import (
-    Attention,
-    Chain,
-    Convolution,
-    Division,
-    Function,
-    GatedMLP,
-    Linear,
-    Parallel,
-    Pooling,
-    Section,
-    SkipMLP,
-    Variance,
-    average_windows,
-    chain,
-    conv_factors,
-    split_norm,
-    windows,
-)
-from libgraph.sections.quadrature import Quadrature
+import lazy_loader
 
-__all__ = [
-    "AnalysisOptions",
-    "Attention",
-    "Backend",
-    "Basis",
-    "Batch",
-    "Chain",
-    "Convolution",
-    "Division",
-    "FeatureLabel",
-    "Function",
-    "GatedMLP",
-    "InteractionGraph",
-    "LibgraphError",
-    "Linear",
-    "Network",
-    "NodeLayer",
-    "Parallel",
-    "Pooling",
-    "Quadrature",
-    "Run",
-    "SavedRun",
-    "Section",
-    "SkipMLP",
-    "Truncation",
-    "TypedOptions",
-    "Variance",
-    "analyze",
-    "average_windows",
-    "backend_names",
-    "chain",
-    "conv_factors",
-    "find_communities",
-    "load_backend",
-    "module_table",
-    "split_norm",
-    "windows",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

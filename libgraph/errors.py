@@ -23,6 +23,19 @@ class UsageError(LibgraphError):
     exit_code = 2
 
 
+class MissingExtra(UsageError):  # noqa: N818
+    """A library that is not installed; its message is made by :func:`missing_extra`."""
+
+
+class TooLarge(UsageError):  # noqa: N818
+    """More than can be shown or held, where less can be asked for."""
+
+
+def missing_extra(need: str, extra: str) -> str:
+    """The message about a library that is not installed: `need` says who needs it."""
+    return f"{need}: run pip install 'libgraph[{extra}]'."
+
+
 class BackendError(LibgraphError):
     """An unknown backend, or a model or weights that cannot be used."""
 

@@ -14,3 +14,13 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int | None, note: str = "") -> None:
     """Progress that goes nowhere."""
+
+
+def renamed(progress: Progress, name: str) -> Progress:
+    """The same progress with another name for the stage."""
+
+    def told(stage: str, done: int, total: int | None, note: str = "") -> None:
+        # Most stages have no note, and whoever listens to these alone need not take one.
+        progress(name, done, total, *([note] if note else []))
+
+    return told

@@ -1,21 +1,13 @@
-import json
 import math
 
 import pytest
 import torch
 from helpers.numbers import normal, seeded
 
-from libgraph.backend.contract import Backend
-from libgraph.backend.train import train_model
-from libgraph.errors import BackendError, NumericalError, UsageError
+from libgraph.errors import NumericalError
 from libgraph.files.weights import read_weights
-from libgraph.fit import CHECKPOINT, fit
+from libgraph.fit import CHECKPOINT, Course, fit
 from libgraph.progress import silent
-from libgraph_backends.modular_addition.backend import ModularAddition
-from libgraph_backends.modular_addition.data import all_pairs
-from libgraph_backends.modular_addition.network import PARAMETERS
-from libgraph_backends.modular_addition.options import ModularAdditionOptions, TrainingOptions
-from libgraph_backends.modular_addition.training import initial_weights, logits
 
 OPTIMIZERS = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.05),
@@ -23,7 +15,6 @@ OPTIMIZERS = {
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
 }
-TINY = {"modulus": 7, "d_model": 8, "d_mlp": 16, "heads": 2, "steps": 20}
 
 
 class Regression:
@@ -38,7 +29,7 @@ class Regression:
         self.optimizer = OPTIMIZERS[optimizer](self.parameters.values())
         self.steps_taken = []
 
-    def fit(self, steps=20, *, stop_at=None, nan_from=None, **options):
+    def fit(self, steps=20, *, stop_at=None, nan_from=None, keep_every=None, progress=silent):
         def loss(step):
             if step == stop_at:
                 raise KeyboardInterrupt
@@ -51,22 +42,19 @@ class Regression:
         return fit(
             self.parameters,
             loss,
+            Course(steps, self.directory, self.settings, evaluate_every=5, keep_every=keep_every),
             optimizer=self.optimizer,
-            steps=steps,
-            directory=self.directory,
-            settings=self.settings,
             evaluate=lambda: {"norm": float(self.parameters["weight"].norm())},
-            evaluate_every=5,
-            **options,
+            progress=progress,
         )
 
     def values(self):
         return {name: value.detach().clone() for name, value in self.parameters.items()}
 
 
-def assert_identical(found, expected):
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+def assert_identical(tensors, expected):
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
 def without_seconds(history):
@@ -76,15 +64,15 @@ def without_seconds(history):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("stop_at", [7, 10, 19])
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, optimizer, stop_at):
-    whole = Regression(tmp_path / "whole", optimizer)
-    history = whole.fit()
+    straight = Regression(tmp_path / "straight", optimizer)
+    history = straight.fit()
     stopped = Regression(tmp_path / "stopped", optimizer)
     with pytest.raises(KeyboardInterrupt):
         stopped.fit(stop_at=stop_at)
     resumed = Regression(tmp_path / "stopped", optimizer)
     resumed_history = resumed.fit()
     assert resumed.steps_taken == list(range(stop_at // 5 * 5, 20))
-    assert_identical(resumed.values(), whole.values())
+    assert_identical(resumed.values(), straight.values())
     assert without_seconds(resumed_history) == without_seconds(history)
 
 
@@ -101,9 +89,9 @@ def test_more_steps_go_on_from_the_last(tmp_path):
     more = Regression(tmp_path / "parts")
     more.fit(steps=15)
     assert more.steps_taken == list(range(10, 15))
-    whole = Regression(tmp_path / "whole")
-    whole.fit(steps=15)
-    assert_identical(more.values(), whole.values())
+    straight = Regression(tmp_path / "straight")
+    straight.fit(steps=15)
+    assert_identical(more.values(), straight.values())
 
 
 def test_other_settings_ignore_the_checkpoint(tmp_path, caplog):
@@ -113,7 +101,7 @@ def test_other_settings_ignore_the_checkpoint(tmp_path, caplog):
     other = Regression(tmp_path, settings={"rate": 0.06})
     other.fit(steps=10)
     assert other.steps_taken == list(range(10))
-    assert [each for each in caplog.messages if "training begins anew" in each]
+    assert any("training begins anew" in message for message in caplog.messages)
 
 
 def test_a_resumed_run_says_so(tmp_path, caplog):
@@ -144,12 +132,9 @@ def test_a_checkpoint_never_holds_parameters_that_are_not_finite(tmp_path):
         fit(
             {"x": x},
             lambda step: (x * 0).sqrt().sum() if step == 4 else x.sum(),
+            Course(steps=10, directory=tmp_path, settings={}, evaluate_every=5),
             optimizer=torch.optim.SGD([x], lr=0.1),
-            steps=10,
-            directory=tmp_path,
-            settings={},
             evaluate=dict,
-            evaluate_every=5,
         )
     path = tmp_path / CHECKPOINT
     assert not path.exists() or bool(read_weights(path)["parameter/x"].isfinite().all())
@@ -177,118 +162,6 @@ def test_a_finished_checkpoint_is_not_trained_further(tmp_path):
     assert_identical(again.values(), first.values())
 
 
-def tiny_options(**options):
-    return TrainingOptions(**{**TINY, **options})
-
-
-def test_the_modular_addition_trainer_writes_weights_that_load(tmp_path):
-    history = ModularAddition.train(tiny_options(), tmp_path, silent)["history"]
-    path = tmp_path / "model.safetensors"
-    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name]
-    assert [record["step"] for record in history] == [20]
-    backend = ModularAddition(ModularAdditionOptions(weights=path))
-    assert backend.modulus == 7
-    (test,) = backend.batches("test", 100)
-    network = backend.network()
-    right = backend.score(network(test.inputs), test.targets).mean()
-    assert float(right) == pytest.approx(history[0]["test_accuracy"], abs=1e-6)
-    assert list(backend.weights) == list(PARAMETERS)
-
-
-def test_training_modular_addition_learns_its_training_set(tmp_path):
-    options = tiny_options(steps=300, weight_decay=0.0, learning_rate=1e-2)
-    history = ModularAddition.train(options, tmp_path, silent)["history"]
-    assert history[-1]["loss"] < 0.1
-
-
-def test_training_modular_addition_repeats_and_follows_its_seed(tmp_path):
-    found = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        ModularAddition.train(tiny_options(seed=seed), tmp_path / name, silent)
-        found.append((tmp_path / name / "model.safetensors").read_bytes())
-    assert found[0] == found[1] != found[2]
-
-
-def test_an_interrupted_modular_addition_run_is_taken_up(tmp_path):
-    options = tiny_options(steps=510)
-
-    def interrupt(stage, done, total, note):
-        if done == 505:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ModularAddition.train(options, tmp_path / "stopped", interrupt)
-    assert (tmp_path / "stopped" / CHECKPOINT).is_file()
-    told = []
-    ModularAddition.train(options, tmp_path / "stopped", lambda *event: told.append(event))
-    assert told[0][:3] == ("training", 501, 510)
-    ModularAddition.train(options, tmp_path / "whole", silent)
-    stopped, whole = (tmp_path / name / "model.safetensors" for name in ("stopped", "whole"))
-    assert stopped.read_bytes() == whole.read_bytes()
-
-
-@pytest.mark.parametrize("heads", [1, 2, 4])
-@pytest.mark.parametrize("modulus", [3, 7])
-def test_logits_of_the_trainer_are_those_of_the_network(heads, modulus):
-    generator = seeded(heads)
-    weights = {
-        name: normal(generator, *weight.shape)
-        for name, weight in initial_weights(tiny_options(heads=heads, modulus=modulus)).items()
-    }
-    inputs = all_pairs(modulus)
-    expected = ModularAddition(weights=weights).network()(inputs)[:, -1]
-    torch.testing.assert_close(logits(weights, inputs), expected, rtol=1e-10, atol=1e-10)
-
-
-def test_initial_weights_have_the_variance_of_their_fan_in():
-    weights = initial_weights(TrainingOptions())
-    for name, fan_in in (
-        ("embed.W_E", 128),
-        ("blocks.0.attn.W_O", 128),
-        ("blocks.0.mlp.W_out", 512),
-    ):
-        assert float(weights[name].detach().var()) * fan_in == pytest.approx(1, abs=0.05)
-    assert all(not weight.any() for name, weight in weights.items() if ".b_" in name)
-
-
-def test_train_model_records_options_and_outcome(tmp_path):
-    options = {name: str(value) for name, value in TINY.items()}
-    record = train_model(ModularAddition, options, tmp_path / "new" / "model")
-    written = json.loads((tmp_path / "new" / "model" / "training.json").read_text())
-    assert written == record
-    assert record["backend"] == "modular-addition"
-    assert record["options"] == tiny_options().model_dump()
-    assert record["history"][-1]["step"] == 20
-
-
-def test_train_model_replaces_a_model_only_if_told_to(tmp_path):
-    model = tmp_path / "model.safetensors"
-    model.write_bytes(b"precious")
-    with pytest.raises(UsageError, match="--force"):
-        train_model(ModularAddition, TINY, tmp_path)
-    assert model.read_bytes() == b"precious"
-    train_model(ModularAddition, TINY, tmp_path, force=True)
-    assert set(read_weights(model)) == set(PARAMETERS)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [({"step": "3"}, "'step'.*did you mean.*'steps'"), ({"steps": "few"}, "'steps'.*'few'")],
-)
-def test_train_model_names_a_wrong_option(tmp_path, options, said):
-    with pytest.raises(UsageError, match=said):
-        train_model(ModularAddition, options, tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
-def test_train_model_of_a_backend_without_training(tmp_path):
-    class Untrained(Backend):
-        name = "untrained"
-
-    with pytest.raises(BackendError, match="'untrained' has no training"):
-        train_model(Untrained, {}, tmp_path)
-
-
 @pytest.mark.parametrize("stop_at", [None, 13])
 def test_copies_of_the_parameters_are_kept(tmp_path, stop_at):
     if stop_at is not None:
@@ -298,7 +171,7 @@ def test_copies_of_the_parameters_are_kept(tmp_path, stop_at):
     kept = sorted((tmp_path / "kept" / "steps").iterdir())
     assert [path.stem for path in kept] == [f"{step:06d}" for step in range(0, 21, 4)]
     for path in kept:
-        whole = Regression(tmp_path / path.stem)
+        straight = Regression(tmp_path / path.stem)
         if int(path.stem):
-            whole.fit(steps=int(path.stem))
-        assert_identical(read_weights(path), whole.values())
+            straight.fit(steps=int(path.stem))
+        assert_identical(read_weights(path), straight.values())

@@ -8,18 +8,24 @@ from typing import Literal
 from pydantic import Field
 
 from libgraph.backend.options import Sizes, TypedOptions
+from libgraph.errors import UsageError
 
 Arch = Literal["conv", "mlp"]
 
 
-class CIFAROptions(TypedOptions):
-    """Options of `libgraph analyze cifar -o key=value`."""
+class SourceOptions(TypedOptions):
+    """Which network, and where the images are from."""
 
     arch: Arch = Field("conv", description="conv (a conv net) or mlp (3072–100–100–10)")
     data: Path | None = Field(None, description="folder with the batches of CIFAR-10")
     download: bool = Field(
         False, description="fetch CIFAR-10 (162 MB) into the user's cache where data= is not given"
     )
+
+
+class CIFAROptions(SourceOptions):
+    """Options of `libgraph analyze cifar -o key=value`."""
+
     samples: int = Field(
         10_000, ge=1, description="first training images, for bases and interactions"
     )
@@ -27,14 +33,9 @@ class CIFAROptions(TypedOptions):
     strides: Sizes = Field((2, 2, 2, 1), description="conv: of the convolutions")
 
 
-class TrainingOptions(TypedOptions):
+class TrainingOptions(SourceOptions):
     """Options of `libgraph train cifar -o key=value`; with the defaults ours were trained."""
 
-    arch: Arch = Field("conv", description="conv (a conv net) or mlp (3072–100–100–10)")
-    data: Path | None = Field(None, description="folder with the batches of CIFAR-10")
-    download: bool = Field(
-        False, description="fetch CIFAR-10 (162 MB) into the user's cache where data= is not given"
-    )
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the batches")
     steps: int = Field(10_000, ge=1, description="steps of AdamW")
     keep_every: int | None = Field(None, ge=1, description="steps between copies of the weights")
@@ -48,3 +49,14 @@ class TrainingOptions(TypedOptions):
     )
     weight_decay: float = Field(0.05, ge=0, description="of AdamW")
     bfloat16: bool = Field(True, description="whether products are in bfloat16")
+
+
+def check_source(options: SourceOptions) -> None:
+    """Raise a `UsageError` unless it is clear where the images are from."""
+    if options.data is not None and options.download:
+        raise UsageError("data= and download=true are two places to have CIFAR-10 from: give one.")
+    if options.data is None and not options.download:
+        raise UsageError(
+            "The backend cifar needs the folder with the batches of CIFAR-10: -o data=DIR, or "
+            "-o download=true to fetch them (162 MB)."
+        )

@@ -7,22 +7,21 @@ taken up again ends as one that was never interrupted. Weights are saved in half
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from libgraph.errors import UsageError
-from libgraph.files.tensors import write_tensors
-from libgraph.fit import CHECKPOINT, fit
-from libgraph.progress import Progress
-from libgraph_backends.cifar.data import CLASSES, DEVIATION, MEAN, PIXELS, SHAPE, check_source, read
-from libgraph_backends.cifar.options import TrainingOptions
+from libgraph.backend import CHECKPOINT, Course, Outcome, Progress, UsageError, fit, write_tensors
+from libgraph_backends.cifar.batches import PIXELS, SHAPE
+from libgraph_backends.cifar.data import CLASSES, DEVIATION, MEAN, read
+from libgraph_backends.cifar.options import TrainingOptions, check_source
+from libgraph_backends.shared.classification import test_figures
+from libgraph_backends.shared.schedules import falling, rising, set_learning_rate
+from libgraph_backends.shared.streams import step_generator
 
 MOVED = 4
 """Pixels that an image is moved by at most, black coming in from the side."""
@@ -38,47 +37,42 @@ LEARNING_RATES = {"conv": 4e-3, "mlp": 1e-3}
 EVALUATED_AT_ONCE = 1000
 
 
-def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
+def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outcome:
     """Train into `directory/model.safetensors`; returns the history of test accuracy."""
-    check_source(options.data, options.download)
+    check_source(options)
     model = initial_model(options)
-    data = read(options.data)
-    (images, labels), test = data["train"][:2], data["test"]
+    splits = read(options.data)
+    images, classes, test = splits["train"].images, splits["train"].labels, splits["test"]
     # Autocast makes products in bfloat16 where the weights and their updates stay in float32.
     mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bfloat16)
     highest = options.learning_rate or LEARNING_RATES[options.arch]
 
     def loss(step: int) -> Tensor:
-        for group in optimizer.param_groups:
-            group["lr"] = highest * schedule(step, options.steps)
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        set_learning_rate(optimizer, highest * learning_rate_share(step, options.steps))
+        generator = step_generator(options.seed, step)
         rows = torch.randint(len(images), (options.batch_size,), generator=generator)
         with mixed:
             outputs = model(normalised(varied(images[rows], generator)))
-        return cross_entropy(outputs.float(), labels[rows])
+        return cross_entropy(outputs.float(), classes[rows])
 
     def evaluate() -> dict[str, float]:
-        outputs = torch.cat(
-            [model(normalised(part)) for part in test.images.split(EVALUATED_AT_ONCE)]
-        )
-        right = outputs.argmax(-1) == test.labels
-        return {
-            "test_loss": float(cross_entropy(outputs, test.labels)),
-            "test_accuracy": float(right.double().mean()),
-        }
+        parts = test.images.split(EVALUATED_AT_ONCE)
+        return test_figures(torch.cat([model(normalised(part)) for part in parts]), test.labels)
 
     parameters = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(parameters.values(), weight_decay=options.weight_decay)
     history = fit(
         parameters,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(mode="json", exclude={"data", "download", "keep_every"})
+            | {"images": len(images)},
+            keep_every=options.keep_every,
+        ),
         optimizer=optimizer,
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(mode="json", exclude={"data", "download", "keep_every"})
-        | {"images": len(images)},
         evaluate=evaluate,
-        keep_every=options.keep_every,
         progress=progress,
     )
     half = {name: parameter.detach().half() for name, parameter in parameters.items()}
@@ -94,30 +88,38 @@ def initial_model(options: TrainingOptions) -> nn.Sequential:
         UsageError: if there are not as many channels as windows and strides, or a window is even.
     """
     torch.manual_seed(options.seed)
+    return _conv_net(options) if options.arch == "conv" else _mlp(options)
+
+
+def _mlp(options: TrainingOptions) -> nn.Sequential:
     parts: list[nn.Module] = []
-    if options.arch == "mlp":
-        for d_in, d_out in pairwise((PIXELS, *options.hidden, len(CLASSES))):
-            parts += [nn.Linear(d_in, d_out), nn.ReLU()]
-        return nn.Sequential(nn.Flatten(), *parts[:-1])
+    for d_in, d_out in pairwise((PIXELS, *options.hidden, len(CLASSES))):
+        parts += [nn.Linear(d_in, d_out), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *parts[:-1])
+
+
+def _conv_net(options: TrainingOptions) -> nn.Sequential:
     sizes = options.channels, options.kernels, options.strides
-    if len({len(each) for each in sizes}) > 1 or not options.channels:
+    counts = [len(numbers) for numbers in sizes]
+    if len(set(counts)) > 1 or not options.channels:
         raise UsageError(
             "channels, kernels and strides need one number each for every convolution, not "
-            f"{', '.join(str(len(each)) for each in sizes)}."
+            f"{', '.join(map(str, counts))}."
         )
-    channels = SHAPE[0]
-    for wanted, kernel, stride in zip(*sizes, strict=True):
+    parts: list[nn.Module] = []
+    d_in = SHAPE[0]
+    for d_out, kernel, stride in zip(*sizes, strict=True):
         if kernel % 2 == 0:
             raise UsageError(f"A window of width {kernel} has no middle: use odd kernels.")
-        parts += [nn.Conv2d(channels, wanted, kernel, stride, kernel // 2), nn.ReLU()]
-        channels = wanted
-    readout = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, len(CLASSES))]
+        parts += [nn.Conv2d(d_in, d_out, kernel, stride, kernel // 2), nn.ReLU()]
+        d_in = d_out
+    readout = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(d_in, len(CLASSES))]
     return nn.Sequential(*parts, *readout)
 
 
 def normalised(images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
     """As the network of sections has its pixels."""
-    mean, deviation = (torch.tensor(each)[:, None, None] for each in (MEAN, DEVIATION))
+    mean, deviation = (torch.tensor(colours)[:, None, None] for colours in (MEAN, DEVIATION))
     return (images / 255 - mean) / deviation
 
 
@@ -137,6 +139,6 @@ def varied(
     return chosen.permute(0, 3, 1, 2)
 
 
-def schedule(step: int, steps: int) -> float:
-    """Share of the learning rate at a step."""
-    return min((step + 1) / WARM_UP, 0.5 * (1 + math.cos(math.pi * step / steps)))
+def learning_rate_share(step: int, steps: int) -> float:
+    """Share of the highest learning rate at a step: the lesser of a rise and of a fall to zero."""
+    return min(rising(step, WARM_UP), falling(math.pi * step / steps))

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from libgraph.backend.contract import Encode
-from libgraph.graph.features import FeatureLabel
-from libgraph.network.basis import Bases, Basis
+from libgraph.backend import Bases, Basis, Encode, FeatureLabel
+from libgraph_backends.gpt2.loading import LanguageModel
+from libgraph_backends.gpt2.network import LARGEST_LOGITS
+from libgraph_backends.gpt2.text import token_text
 
 EXAMPLES = 3
 """Contexts shown for each sign, tokens for each effect, tokens named as concepts."""
@@ -30,8 +32,62 @@ CONTEXT = 12
 """Characters of context before a token."""
 
 
+LABELLED_TOKENS = 8192
+"""Tokens that features are labelled from."""
+
+
+ENCODED_AT_ONCE = 512
+"""Tokens whose features are looked at at a time."""
+
+
+def text_labels(
+    rows: Int[Tensor, "n T"],
+    encode: Encode,
+    bases: Bases,
+    model: LanguageModel,
+    unembed: Float[Tensor, "d_plus_1 vocabulary"],
+) -> dict[str, list[FeatureLabel]]:
+    """Labels of a language model's features, from the first rows of a text."""
+    positions = rows.shape[1]
+    return token_labels(
+        rows[: max(2, LABELLED_TOKENS // positions)],
+        encode,
+        bases,
+        name=partial(token_text, model.tokenizer),
+        effect=partial(
+            logit_effects,
+            unembed=unembed[:-1].float(),
+            centred=model.bridge.cfg.normalization_type == "LN",
+        ),
+        batch_size=max(1, ENCODED_AT_ONCE // positions),
+    )
+
+
+def logit_effects(
+    decoder: Float[Tensor, "k d_layer"], *, unembed: Float[Tensor, "d vocabulary"], centred: bool
+) -> tuple[Int[Tensor, "k examples"], Int[Tensor, "k examples"]]:
+    """The tokens that directions of the residual stream make most likely, and least.
+
+    Args:
+        decoder: directions of activations, in which the stream is last but for the constant.
+        unembed: normalised stream to logits.
+        centred: whether the norm before it takes out the mean.
+    """
+    width, vocabulary = unembed.shape
+    stream = decoder[:, -width - 1 : -1].cpu().float()
+    if centred:
+        stream = stream - stream.mean(1, keepdim=True)
+    count = min(EXAMPLES, vocabulary)
+    parts = stream.split(max(1, LARGEST_LOGITS // vocabulary))
+    up, down = (
+        torch.cat([(sign * part @ unembed).topk(count).indices for part in parts])
+        for sign in (1, -1)
+    )
+    return up, down
+
+
 @dataclass
-class Responses:
+class TokenResponses:
     """Sums over tokens for the features of one node layer: k features, T positions, u tokens.
 
     Args:
@@ -49,7 +105,7 @@ class Responses:
     by_token: Float[Tensor, "u k"]
 
     @classmethod
-    def beginning(cls, f: Float[Tensor, "n T k"], tokens: int) -> Responses:
+    def beginning(cls, f: Float[Tensor, "n T k"], tokens: int) -> TokenResponses:
         """Before any token; the mean of these features is what all are shifted by."""
         features, positions = f.shape[-1], f.shape[1]
         return cls(
@@ -114,63 +170,74 @@ def token_labels(
             most likely, and least.
         batch_size: sequences encoded at a time.
     """
-    known, index = tokens.unique(return_inverse=True)
-    responses: dict[str, Responses] = {}
+    occurring, index = tokens.unique(return_inverse=True)
+    by_layer: dict[str, TokenResponses] = {}
     for first in range(0, len(tokens), batch_size):
         part = slice(first, first + batch_size)
         for layer, f in encode(tokens[part]).items():
-            if layer not in responses:
-                responses[layer] = Responses.beginning(f, len(known))
-            responses[layer].add(f, index[part], first)
-    names = [name(int(token)) for token in known]
+            if layer not in by_layer:
+                by_layer[layer] = TokenResponses.beginning(f, len(occurring))
+            by_layer[layer].add(f, index[part], first)
+    names = [name(int(token)) for token in occurring]
     texts = [[names[i] for i in row] for row in index.tolist()]
     return {
-        layer: _labels(found, bases[layer], texts, names, effect(bases[layer].decoder), name)
-        for layer, found in responses.items()
+        layer: _labels(responses, bases[layer], texts, names, _effects(bases[layer], effect, name))
+        for layer, responses in by_layer.items()
     }
 
 
+def _effects(
+    basis: Basis, effect: Callable[[Tensor], tuple[Tensor, Tensor]], name: Callable[[int], str]
+) -> list[str]:
+    """What each feature does to the logits, in words."""
+    up, down = (
+        [" ".join(_alone(name(token)) for token in tokens) for tokens in side.tolist()]
+        for side in effect(basis.decoder)
+    )
+    return [f"logits + {more}, − {less}" for more, less in zip(up, down, strict=True)]
+
+
 def _labels(
-    found: Responses,
+    responses: TokenResponses,
     basis: Basis,
     texts: Sequence[Sequence[str]],
     names: Sequence[str],
-    effects: tuple[Tensor, Tensor],
-    name: Callable[[int], str],
+    effects: Sequence[str],
 ) -> list[FeatureLabel]:
-    positional = found.positional(len(texts)).tolist()
-    share = found.by_token / found.by_token.sum(0).clamp(min=1e-30)
+    positional = responses.positional(len(texts)).tolist()
+    share = responses.by_token / responses.by_token.sum(0).clamp(min=1e-30)
     shares, strongest = share.topk(min(EXAMPLES, len(share)), dim=0)
     labels = []
     for j in range(share.shape[1]):
         if j < basis.isolated:
             labels.append(FeatureLabel("constant" if j == 0 else "variance of the norm"))
             continue
-        signs = sorted((0, 1), key=lambda sign: -float(found.extremes[sign, 0, j]))
-        parts = [
-            ("+ " if sign == 0 else "− ")
-            + ", ".join(
-                _context(texts, int(place))
-                for place, value in zip(
-                    found.places[sign, :, j], found.extremes[sign, :, j], strict=True
-                )
-                if value > -torch.inf
-            )
-            for sign in signs
-        ]
         concepts: dict[str, float] = {}
-        for s, i in zip(shares[:, j], strongest[:, j], strict=True):
+        for token, value in zip(strongest[:, j].tolist(), shares[:, j].tolist(), strict=True):
             # Tokens that look alike count together.
-            text = _alone(names[int(i)])
-            concepts[text] = concepts.get(text, 0.0) + float(s)
+            text = _alone(names[token])
+            concepts[text] = concepts.get(text, 0.0) + value
         if positional[j] >= POSITIONAL:
             concepts = {"position": positional[j]}
         first = max(concepts, key=concepts.__getitem__)
-        parts.insert(0, f"{concepts[first]:.0%} {first}")
-        up, down = (" ".join(_alone(name(int(i))) for i in tokens[j]) for tokens in effects)
-        parts.append(f"logits + {up}, − {down}")
+        parts = [f"{concepts[first]:.0%} {first}", *_extremes(responses, j, texts), effects[j]]
         labels.append(FeatureLabel(" | ".join(parts), concepts))
     return labels
+
+
+def _extremes(responses: TokenResponses, j: int, texts: Sequence[Sequence[str]]) -> list[str]:
+    """The tokens that drive feature j most up, and down, the stronger sign first."""
+    values, places = (tensor[:, :, j].tolist() for tensor in (responses.extremes, responses.places))
+    signs = sorted((0, 1), key=lambda sign: -values[sign][0])
+    return [
+        f"{'+−'[sign]} "
+        + ", ".join(
+            _context(texts, place)
+            for place, value in zip(places[sign], values[sign], strict=True)
+            if value > -torch.inf
+        )
+        for sign in signs
+    ]
 
 
 def _alone(name: str) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from libgraph.backend.options import TypedOptions
+from libgraph_backends.shared.options import heads_divide_width
 
-if TYPE_CHECKING:
-    pass
+Cuts = Literal["all", "sublayers", "blocks"]
 
 
 class GPT2Options(TypedOptions):
@@ -26,10 +26,10 @@ class GPT2Options(TypedOptions):
     sequences: int | None = Field(None, ge=2, description="rows of text to take")
     test_share: float = Field(0.25, gt=0, lt=1, description="share of rows held out for scores")
     gram_sequences: int | None = Field(
-        None, ge=1, description="rows that bases are made from, where --limit limits the rest"
+        None, ge=1, description="rows that bases are made from, where `limit` limits the rest"
     )
     layers: str | None = Field(None, description="blocks to analyse, such as 4:6; all by default")
-    cuts: Literal["all", "sublayers", "blocks"] = Field(
+    cuts: Cuts = Field(
         "all", description="node layers: all, around attention and MLP, or blocks alone"
     )
     skip_first: bool = Field(
@@ -62,10 +62,4 @@ class TrainingOptions(TypedOptions):
     weight_decay: float = Field(0.1, ge=0, description="of AdamW")
     bfloat16: bool = Field(True, description="whether products are in bfloat16")
 
-    @field_validator("heads")
-    @classmethod
-    def _divides(cls, heads: int, info: ValidationInfo) -> int:
-        width = info.data.get("d_model", heads)
-        if width % heads:
-            raise ValueError(f"heads have to divide d_model, {width}")
-        return heads
+    _heads_divide_width = field_validator("heads")(heads_divide_width)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from importlib.resources import as_file
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import platformdirs
@@ -20,15 +22,113 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from libgraph.errors import DataError, UsageError
-from libgraph.files.tensors import read_tensors, write_tensors
+from libgraph.backend import DataError, Split, UsageError, read_tensors, write_tensors
+from libgraph_backends.gpt2.loading import BUNDLED, LanguageModel
+from libgraph_backends.gpt2.options import GPT2Options
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BUNDLED_CONTEXT = 64
+"""Positions in a sequence of the bundled model, which knows twice as many."""
+
+
+LARGEST_CONTEXT = 128
+"""Positions in a sequence, unless asked for otherwise."""
+
+
+BUNDLED_SEQUENCES = 128
+"""Rows of the bundled text, unless asked for otherwise: an analysis is a matter of minutes."""
+
+
+DATA_SET_SEQUENCES = 1024
+"""Rows taken from a data set, unless asked for otherwise."""
+
 
 MOST_UNKNOWN = 0.1
 """Share of tokens that a tokenizer may not know."""
 
 
+SIGNS = {"\n": "⏎", "\t": "⇥", "|": "¦"}
+"""For characters that have no place in a label."""
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase | None, token: int) -> str:
+    """The text of a token, with signs for characters that cannot be seen; a number without one."""
+    if tokenizer is None:
+        return str(token)
+    text = str(tokenizer.decode([token]))
+    if "\ufffd" in text:
+        # Part of a character: only the tokenizer's own name tells it from others.
+        text = str(tokenizer.convert_ids_to_tokens(token))
+    return "".join(SIGNS.get(c, c if unicodedata.category(c)[0] != "C" else "�") for c in text)
+
+
+def read_splits(
+    options: GPT2Options, model: LanguageModel, *, is_bundled: bool
+) -> dict[Split, Int[Tensor, "n length"]]:
+    """Rows of tokens, one longer than a sequence has positions, the last ones held out.
+
+    Raises:
+        DataError: if the text cannot be used, or is too short.
+        UsageError: if there is no text, or the model knows fewer positions.
+    """
+    cfg = model.bridge.cfg
+    positions = _positions(options, cfg.n_ctx, is_bundled)
+    with as_file(BUNDLED / "text.txt") as bundled:
+        source = options.text or (str(bundled) if is_bundled else None)
+        if source is None:
+            raise UsageError(
+                f"There is no text to run '{options.model or 'the model'}' on: give a "
+                "file or a data set with -o text=…"
+            )
+        rows = sequences(
+            source,
+            model.tokenizer,
+            length=positions + 1,
+            most=_most_rows(options, source),
+            vocabulary=cfg.d_vocab,
+            column=options.column,
+        )
+    test = max(1, round(options.test_share * len(rows)))
+    if test >= len(rows):
+        raise DataError(
+            f"Of {len(rows)} rows of {positions} tokens a test_share of "
+            f"{options.test_share:g} leaves none to compute on: choose a smaller one, "
+            "a smaller n_ctx or a longer text."
+        )
+    train = rows[:-test]
+    return {"train": train, "test": rows[-test:], "bases": train[: options.gram_sequences]}
+
+
+def _positions(options: GPT2Options, largest: int, is_bundled: bool) -> int:
+    """Positions in a sequence of a model that knows so many."""
+    largest -= options.skip_first
+    usual = BUNDLED_CONTEXT if is_bundled else LARGEST_CONTEXT
+    positions = options.n_ctx or min(usual, largest)
+    if positions > largest:
+        first = " beside the first one" if options.skip_first else ""
+        raise UsageError(f"n_ctx={positions} is more than the model's {largest} positions{first}.")
+    return positions
+
+
+def _most_rows(options: GPT2Options, source: str) -> int | None:
+    """How many rows to take; None for all of a user's file."""
+    if options.sequences is not None:
+        return options.sequences
+    if not options.text:
+        return BUNDLED_SEQUENCES
+    return None if Path(source).is_file() else DATA_SET_SEQUENCES
+
+
 def sequences(
-    source: str, tokenizer: Any, *, length: int, most: int | None, vocabulary: int, column: str
+    source: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    length: int,
+    most: int | None,
+    vocabulary: int,
+    column: str,
 ) -> Int[Tensor, "n length"]:
     """Rows of `length` tokens, as many as there are or `most`.
 
@@ -44,20 +144,7 @@ def sequences(
         DataError: if there is no such text, if it is shorter than one row, or if the model does
             not know a token.
     """
-    path = Path(source)
-    needed = None if most is None else most * length
-    kind = path.suffix.lower()
-    if path.is_dir() or (not path.exists() and kind in (".txt", ".jsonl", ".npy")):
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"The text '{source}' {what}: give a file or the name of a data set.")
-    if kind == ".npy":
-        tokens = _token_ids(path)
-    elif tokenizer is None:
-        raise DataError(f"The model has no tokenizer for '{source}': give token ids (.npy).")
-    elif path.is_file():
-        tokens = _cached(path, tokenizer, column)
-    else:
-        tokens = _tokenised(_data_set(source, column), tokenizer, needed)
+    tokens = _tokens(source, tokenizer, None if most is None else most * length, column)
     if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
         wrong = int(tokens.max()) if int(tokens.max()) >= vocabulary else int(tokens.min())
         raise DataError(
@@ -72,6 +159,24 @@ def sequences(
         )
     packed: Tensor = tokens[: rows * length].unflatten(0, (rows, length))
     return packed[:most]
+
+
+def _tokens(
+    source: str, tokenizer: PreTrainedTokenizerBase | None, needed: int | None, column: str
+) -> Int[Tensor, " tokens"]:
+    """All tokens of a file, or as many as are needed of a data set."""
+    path = Path(source)
+    kind = path.suffix.lower()
+    if path.is_dir() or (not path.exists() and kind in (".txt", ".jsonl", ".npy")):
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"The text '{source}' {what}: give a file or the name of a data set.")
+    if kind == ".npy":
+        return _token_ids(path)
+    if tokenizer is None:
+        raise DataError(f"The model has no tokenizer for '{source}': give token ids (.npy).")
+    if path.is_file():
+        return _file_tokens(path, tokenizer, column)
+    return _tokenised(_data_set(source, column), tokenizer, needed)
 
 
 def _token_ids(path: Path) -> Int[Tensor, " tokens"]:
@@ -89,8 +194,10 @@ def _token_ids(path: Path) -> Int[Tensor, " tokens"]:
     return torch.from_numpy(np.minimum(ids.reshape(-1), 2**62).astype(np.int64))
 
 
-def _cached(path: Path, tokenizer: Any, column: str) -> Int[Tensor, " tokens"]:
-    """Tokens of a file; kept, because large files take minutes."""
+def _file_tokens(
+    path: Path, tokenizer: PreTrainedTokenizerBase, column: str
+) -> Int[Tensor, " tokens"]:
+    """Tokens of a file; kept in the user's cache, because large files take minutes."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -98,26 +205,30 @@ def _cached(path: Path, tokenizer: Any, column: str) -> Int[Tensor, " tokens"]:
     key = hashlib.sha256(content)
     key.update(repr((column, path.suffix, tokenizer.eos_token_id)).encode())
     key.update(_description(tokenizer))
-    kept = Path(platformdirs.user_cache_dir("libgraph")) / f"tokens-{key.hexdigest()[:32]}"
-    if kept.is_file():
+    cached = Path(platformdirs.user_cache_dir("libgraph")) / f"tokens-{key.hexdigest()[:32]}"
+    if cached.is_file():
         try:
-            return read_tensors(kept)["tokens"]
+            return read_tensors(cached)["tokens"]
         except (UsageError, KeyError):
-            kept.unlink()
+            cached.unlink()
+    tokens = _tokenised(_texts(content, path, column), tokenizer, None)
+    # A cache that cannot be written only costs time.
+    with suppress(UsageError):
+        write_tensors(cached, {"tokens": tokens})
+    return tokens
+
+
+def _texts(content: bytes, path: Path, column: str) -> Iterable[str]:
+    """The text of a file, or those in its lines of JSON."""
     try:
         # Line ends are those of Python, as in training.
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise DataError(f"'{path}' is not text in UTF-8.") from None
-    texts = _lines(text, path, column) if path.suffix.lower() == ".jsonl" else [text]
-    tokens = _tokenised(texts, tokenizer, None)
-    # A cache that cannot be written only costs time.
-    with suppress(UsageError):
-        write_tensors(kept, {"tokens": tokens})
-    return tokens
+    return _lines(text, path, column) if path.suffix.lower() == ".jsonl" else [text]
 
 
-def _description(tokenizer: Any) -> bytes:
+def _description(tokenizer: PreTrainedTokenizerBase) -> bytes:
     """All that decides which tokens a tokenizer makes."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
@@ -130,18 +241,20 @@ def _lines(text: str, path: Path, column: str) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            found = json.loads(line)[column]
+            value = json.loads(line)[column]
         except (json.JSONDecodeError, RecursionError, TypeError, KeyError):
-            found = None
-        if not isinstance(found, str):
+            value = None
+        if not isinstance(value, str):
             raise DataError(
                 f"Line {number} of '{path}' is not a JSON object with text in a field '{column}': "
                 "choose another with -o column=…"
             )
-        yield found
+        yield value
 
 
-def _tokenised(texts: Iterable[str], tokenizer: Any, needed: int | None) -> Int[Tensor, " tokens"]:
+def _tokenised(
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, needed: int | None
+) -> Int[Tensor, " tokens"]:
     """Tokens of all texts end to end, the tokenizer's end-of-text between them."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     parts: list[list[int]] = []

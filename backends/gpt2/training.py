@@ -8,19 +8,18 @@ the seed and the number of the step, so that an interrupted training goes on as 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from libgraph.errors import DataError
-from libgraph.files.atomic import writing
-from libgraph.fit import CHECKPOINT, fit
-from libgraph.progress import Progress
+from libgraph.backend import CHECKPOINT, Course, DataError, Outcome, Progress, fit, writing
 from libgraph_backends.gpt2.loading import quiet
+from libgraph_backends.shared.schedules import falling, rising, set_learning_rate
+from libgraph_backends.shared.streams import step_generator
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -43,35 +42,27 @@ WARM_UP = 100
 EVALUATION_BATCH = 64
 
 
-def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
+def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outcome:
     """Train into a Hugging Face folder; returns the history of the validation loss (nats)."""
     text = read_text(options.text)
     tokenizer = character_tokenizer(text)
     tokens = torch.tensor(tokenizer(text)["input_ids"])
     split = len(tokens) - len(tokens) // HELD_OUT
-    training, validation = tokens[:split], tokens[split:]
-    if len(validation) <= options.n_ctx:
-        raise DataError(
-            f"'{options.text}' is too short: the tenth of it that is held out has "
-            f"{len(validation)} characters, and needs more than n_ctx, {options.n_ctx}."
-        )
+    training, blocks = tokens[:split], _validation_blocks(options, tokens[split:])
     model = initial_model(options, len(tokenizer))
     # Autocast makes products in bfloat16 where the weights and their updates stay in float32.
     mixed = torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.bfloat16)
 
     def loss(step: int) -> Tensor:
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * schedule(step, options.steps)
-        generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
+        share = learning_rate_share(step, options.steps)
+        set_learning_rate(optimizer, options.learning_rate * share)
+        generator = step_generator(options.seed, step)
         starts = torch.randint(
             len(training) - options.n_ctx, (options.batch_size, 1), generator=generator
         )
         windows = training[starts + torch.arange(options.n_ctx + 1)]
         with mixed:
             return _loss(model, windows)
-
-    whole = len(validation) // (options.n_ctx + 1) * (options.n_ctx + 1)
-    blocks = validation[:whole].unflatten(0, (-1, options.n_ctx + 1))
 
     def evaluate() -> dict[str, float]:
         losses = [float(_loss(model, part)) * len(part) for part in blocks.split(EVALUATION_BATCH)]
@@ -87,10 +78,12 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
     history = fit(
         parameters,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(mode="json") | {"characters": len(tokens)},
+        ),
         optimizer=optimizer,
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(mode="json") | {"characters": len(tokens)},
         evaluate=evaluate,
         progress=progress,
     )
@@ -101,6 +94,18 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
         path.write_text(text[split:][:KEPT_TEXT], encoding="utf-8")
     (directory / CHECKPOINT).unlink(missing_ok=True)
     return {"history": history, "parameters": sum(p.numel() for p in parameters.values())}
+
+
+def _validation_blocks(options: TrainingOptions, validation: Tensor) -> Int[Tensor, "n length"]:
+    """What is held out in blocks, each a character longer than a window of text."""
+    if len(validation) <= options.n_ctx:
+        raise DataError(
+            f"'{options.text}' is too short: the tenth of it that is held out has "
+            f"{len(validation)} characters, and needs more than n_ctx, {options.n_ctx}."
+        )
+    length = options.n_ctx + 1
+    blocks: Tensor = validation[: len(validation) // length * length].unflatten(0, (-1, length))
+    return blocks
 
 
 def read_text(path: Path) -> str:
@@ -160,12 +165,12 @@ def initial_model(options: TrainingOptions, characters: int) -> GPT2LMHeadModel:
     )
 
 
-def schedule(step: int, steps: int) -> float:
-    """Share of the learning rate at a step."""
+def learning_rate_share(step: int, steps: int) -> float:
+    """Share of the highest learning rate at a step: it rises, then falls to a tenth."""
     if step < WARM_UP:
-        return (step + 1) / WARM_UP
+        return rising(step, WARM_UP)
     done = (step - WARM_UP) / max(1, steps - WARM_UP)
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
+    return falling(math.pi * done, lowest=0.1)
 
 
 def _loss(model: GPT2LMHeadModel, windows: Tensor) -> Tensor:

@@ -5,50 +5,34 @@ planted networks are scored by how much of their own output's variance is lost, 
 modules should be found; networks that classify are scored by accuracy.
 """
 
+# Modules that need torch are imported where they are used: options are listed without it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from libgraph.backend import Backend, Batch, DataError, UsageError
+from libgraph_backends.mlp.options import MLPOptions, Task, TrainingOptions, check_options
 
-from libgraph.backend.contract import Backend, Batch, Encode, Split
-from libgraph.backend.options import TypedOptions
-from libgraph.errors import BackendError, DataError, UsageError
-from libgraph.files.weights import read_weights
-from libgraph.graph.features import FeatureLabel
-from libgraph.network.basis import Bases
-from libgraph.network.network import Network
-from libgraph.progress import Progress
-from libgraph_backends.mlp.data import (
-    DIGITS,
-    TEST_SHARE,
-    Samples,
-    as_rows,
-    check_classes,
-    check_source,
-    digits,
-    mnist,
-    read_rows,
-)
-from libgraph_backends.mlp.options import MLPOptions, TrainingOptions
-from libgraph_backends.mlp.planted import Plan, Planted
-from libgraph_backends.shared.image_labels import image_labels
-from libgraph_backends.shared.layers import (
-    ACTIVATIONS,
-    Layer,
-    forward,
-    from_module,
-    from_state_dict,
-    network_of,
-)
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor, nn
 
-BUNDLED = files("libgraph_backends.mlp") / "weights" / "digits.safetensors"
+    from libgraph.backend import (
+        Bases,
+        Encode,
+        FeatureLabel,
+        Network,
+        Outcome,
+        Progress,
+        Split,
+        TypedOptions,
+    )
+    from libgraph_backends.mlp.data import Samples
+    from libgraph_backends.mlp.planted import Planted
+    from libgraph_backends.shared.layers import Layer
 
 
 LABELLED_AT_ONCE = 1024
@@ -68,6 +52,11 @@ class MLP(Backend):
         inputs: for `module`, `(n, …)`, the last fifth held out for scores; by default those of
             `options.task`, or normal ones.
         targets: classes `(n,)`, which accuracy is measured by; by default the model's own outputs.
+
+    Raises:
+        BackendError: naming the layer of `module` for which there is no section.
+        DataError: if `inputs` are no rows.
+        UsageError: if options say nothing together, or `inputs` come without `module`.
     """
 
     name = "mlp"
@@ -87,12 +76,19 @@ class MLP(Backend):
         super().__init__(options)
         if module is None and (inputs is not None or targets is not None):
             raise UsageError("Inputs and targets are for a module of your own: give it too.")
-        self._module = None if module is None else from_module(module)
-        self._given = None if inputs is None else (as_rows(inputs), targets)
-        self.task = self.options.task
+        self.task: Task = self.options.task
         if inputs is not None or (module is not None and self.task == "modular"):
             self.task = "own"
-        self._check_options()
+        self._own_layers: list[Layer] | None = None
+        self._own_inputs: Tensor | None = None
+        self._own_targets = targets
+        if module is not None:
+            from libgraph_backends.mlp.data import as_rows
+            from libgraph_backends.shared.layers import from_module
+
+            self._own_layers = from_module(module)
+            self._own_inputs = None if inputs is None else as_rows(inputs)
+        check_options(self.options, self.task, has_module=module is not None)
         if self.task == "modular":
             self.concept, self.modules_known = "block", True
         elif self.classifies:
@@ -101,137 +97,61 @@ class MLP(Backend):
             self.score_name, self.higher_is_better = "relative error", False
             self.tolerances = (RELATIVE_ERROR,)
 
-    def _check_options(self) -> None:
-        """Raise a `UsageError` for options that say nothing together."""
-        options, strengths = self.options, self.options.strengths
-        if self.task == "modular" and (options.model is not None or options.data is not None):
-            given = "model" if options.model is not None else "data"
-            raise UsageError(
-                f"task=modular makes its own network and data: with {given}= use task=digits, "
-                "task=mnist or task=own."
-            )
-        if self.task == "modular" and strengths is not None and len(strengths) != options.blocks:
-            raise UsageError(f"{len(strengths)} strengths do not fit {options.blocks} blocks.")
-        if self.task == "own" and self._module is None and options.model is None:
-            raise UsageError("task=own needs the state dict of an MLP: -o model=FILE.")
-        check_source(self.task, options.data, options.download)
-        if self.task == "mnist" and options.model is None and self._module is None:
-            raise UsageError(
-                "task=mnist needs a model: -o model=FILE, which "
-                "'libgraph train mlp -o task=mnist -o data=DIR' makes."
-            )
-
     @property
     def classifies(self) -> bool:
         """Whether targets are classes and the score is accuracy."""
-        own = self.task == "own" and (self._given is None or self._given[1] is None)
-        return self.task != "modular" and not own
-
-    # The model
+        if self.task == "own":
+            return self._own_inputs is not None and self._own_targets is not None
+        return self.task != "modular"
 
     @cached_property
     def planted(self) -> Planted:
         """The planted network of task=modular."""
-        options = self.options
-        plan = Plan(
-            strengths=options.strengths or (1.0,) * options.blocks,
-            **options.model_dump(include=set(Plan.__annotations__) - {"strengths"}),
-        )
-        return Planted(plan, self._function())
+        from libgraph_backends.mlp import network
 
-    def _function(self) -> nn.Module | None:
-        name = self.options.activation
-        return None if name == "linear" else ACTIVATIONS[name]()
+        return network.plant(self.options)
 
     @cached_property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> Sequence[Layer]:
         """Of the network, in order."""
-        if self._module is not None:
-            return self._module
+        if self._own_layers is not None:
+            return self._own_layers
         if self.task == "modular":
             return self.planted.layers
-        options = self.options
-        if options.model is not None:
-            return from_state_dict(
-                read_weights(options.model), options.sizes, options.activation, str(options.model)
-            )
-        with as_file(BUNDLED) as path:
-            weights = read_weights(path)
-        return from_state_dict(weights, options.sizes, "relu", "the bundled weights")
+        from libgraph_backends.mlp import network
+
+        return network.read(self.options)
 
     def network(self) -> Network:
         """A section for every linear layer with its activation."""
+        from libgraph_backends.shared.layers import network_of
+
         return network_of(self.layers)
 
-    # The data
-
     @cached_property
-    def _splits(self) -> dict[Split, Samples]:
+    def _splits(self) -> Mapping[Split, Samples]:
+        from libgraph_backends.mlp import data
+
         splits = self._read()
-        wanted, outputs = len(self.layers[0].matrix) - 1, self.layers[-1].matrix.shape[1]
-        for split, (inputs, targets) in splits.items():
-            if inputs.shape[1] != wanted:
-                raise BackendError(
-                    f"The model takes {wanted} inputs, but the data have {inputs.shape[1]} for "
-                    "each sample."
-                )
-            if self.classifies and len(targets) and int(targets.max()) >= outputs:
-                raise BackendError(
-                    f"The model has {outputs} outputs, but the {split} split has class "
-                    f"{int(targets.max())}."
-                )
-        train = splits["train"][0]
-        if not bool(train.isfinite().all()):
-            raise DataError("The inputs hold NaN or infinite values.")
-        if len(train) and bool((train == train[0]).all()):
-            raise DataError("The inputs are all the same: without variance nothing can be found.")
+        data.check_splits(splits, self.layers, classifies=self.classifies)
         return splits
 
-    def _read(self) -> dict[Split, Samples]:
+    def _read(self) -> Mapping[Split, Samples]:
         """Of each split, inputs and classes, or inputs and what the model makes of them."""
+        from libgraph_backends.mlp import data
+
+        options = self.options
         if self.task == "digits":
-            return digits()
+            return data.digits()
         if self.task == "mnist":
-            return mnist(self.options.data)
-        count, held_out = self.options.samples, max(1, round(TEST_SHARE * self.options.samples))
+            return data.mnist(options.data)
         if self.task == "modular":
-            inputs = {"train": self.planted.inputs(count, 0)}
-            inputs["test"] = self.planted.inputs(held_out, 1)
-            return {"train": self._own(inputs["train"]), "test": self._own(inputs["test"])}
-        if self._given is not None:
-            rows, targets = self._given
-        elif self.options.data is not None:
-            rows, targets = read_rows(self.options.data), None
-        else:
-            generator = torch.Generator().manual_seed(self.options.seed)
-            size = (count + held_out, len(self.layers[0].matrix) - 1)
-            return self._split(torch.randn(size, generator=generator), None, held_out)
-        return self._split(rows, targets, max(1, round(TEST_SHARE * len(rows))))
-
-    def _split(self, rows: Tensor, targets: Tensor | None, test: int) -> dict[Split, Samples]:
-        """The last rows held out, `test` of them."""
-        if len(rows) - test < 2:
-            raise DataError(f"{len(rows)} samples are too few: give at least 3.")
-        if targets is None:
-            wanted = len(self.layers[0].matrix) - 1
-            if rows.shape[1] != wanted:
-                raise BackendError(
-                    f"The model takes {wanted} inputs, but the data have {rows.shape[1]} for "
-                    "each sample."
-                )
-            return {"train": self._own(rows[:-test]), "test": self._own(rows[-test:])}
-        check_classes(targets, len(rows))
-        return {
-            "train": (rows[:-test], targets[:-test]),
-            "test": (rows[-test:], targets[-test:]),
-        }
-
-    def _own(self, rows: Tensor) -> Samples:
-        """Rows with the network's own outputs, in double precision."""
-        layers = [layer._replace(matrix=layer.matrix.double()) for layer in self.layers]
-        with torch.no_grad():
-            *_, outputs = forward(layers, rows.double())
-        return rows, outputs
+            return data.planted_samples(self.planted, options.samples)
+        if self._own_inputs is not None:
+            return data.own_samples(self._own_inputs, self._own_targets, self.layers)
+        if options.data is not None:
+            return data.own_samples(data.read_rows(options.data), None, self.layers)
+        return data.normal_samples(options.samples, options.seed, self.layers)
 
     def samples(self, split: Split) -> int:
         """Rows of inputs."""
@@ -240,8 +160,8 @@ class MLP(Backend):
     def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """Rows of inputs, and classes or the network's own outputs."""
         inputs, targets = self._splits[split]
-        for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
-            yield Batch(x, y)
+        for part in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
+            yield Batch(*part)
 
     @cached_property
     def _variance(self) -> float:
@@ -260,19 +180,18 @@ class MLP(Backend):
 
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
         """For planted networks the share of each block, for classifiers what sets classes apart."""
-        if self.task == "modular":
-            return self.planted.labels(self._splits["train"][0], bases)
-        if not self.classifies:
+        if self.task != "modular" and not self.classifies:
             return {}
-        images = self.task in ("digits", "mnist")
-        classes = (
-            DIGITS if images else [f"class {i}" for i in range(self.layers[-1].matrix.shape[1])]
-        )
-        return image_labels(self.batches("train", LABELLED_AT_ONCE), encode, bases, classes=classes)
+        from libgraph_backends.mlp import labels
+
+        if self.task == "modular":
+            return labels.block_labels(self.planted, self._splits["train"][0], bases)
+        count = None if self.task in ("digits", "mnist") else self.layers[-1].matrix.shape[1]
+        return labels.class_labels(self.batches("train", LABELLED_AT_ONCE), encode, bases, count)
 
     @classmethod
-    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
+    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
         """Train on digits or MNIST with AdamW; writes `model.safetensors`."""
         from libgraph_backends.mlp.training import train
 
-        return train(TrainingOptions.model_validate(options.model_dump()), directory, progress)
+        return train(TrainingOptions.model_validate(options), directory, progress)

@@ -6,16 +6,18 @@ its own is held out for scores, by a fixed seed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.backend.contract import Split
-from libgraph.errors import BackendError, DataError, UsageError
+from libgraph.backend import BackendError, DataError, Split, missing_extra
 from libgraph_backends.mlp.mnist import download_mnist, read_mnist
+from libgraph_backends.mlp.planted import Planted
+from libgraph_backends.shared.layers import Layer, ends, forward
 
 TEST_SHARE = 0.2
 """Share of the samples held out for scores, where there is no test set."""
@@ -25,14 +27,14 @@ SPLIT_SEED = 0
 """Of the split of the digits, the same for training and analysis."""
 
 
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-
-
 Samples = tuple[Float[Tensor, "n d"], Tensor]
 """Inputs as rows and their targets."""
 
 
-def digits() -> dict[Split, tuple[Float[Tensor, "n 64"], Int[Tensor, " n"]]]:
+# The samples of each task
+
+
+def digits() -> dict[Split, Samples]:
     """The 8 × 8 digits that come with scikit-learn as rows between 0 and 1, a fifth held out.
 
     Raises:
@@ -41,31 +43,17 @@ def digits() -> dict[Split, tuple[Float[Tensor, "n 64"], Int[Tensor, " n"]]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise BackendError(
-            f"The digits come with scikit-learn ({error}): pip install 'libgraph[mlp]'."
-        ) from error
-    found = load_digits()
-    inputs = torch.from_numpy(found.data).float() / 16
-    targets = torch.from_numpy(found.target).long()
+        need = f"The digits come with scikit-learn ({error})"
+        raise BackendError(missing_extra(need, "mlp")) from error
+    images = load_digits()
+    inputs = torch.from_numpy(images.data).float() / 16
+    targets = torch.from_numpy(images.target).long()
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(SPLIT_SEED))
     test = round(TEST_SHARE * len(inputs))
     return {
         "train": (inputs[order[:-test]], targets[order[:-test]]),
         "test": (inputs[order[-test:]], targets[order[-test:]]),
     }
-
-
-def check_source(task: str, data: Path | None, download: bool) -> None:
-    """Raise a `UsageError` unless it is clear where MNIST is from, if that is the task."""
-    if download and task != "mnist":
-        raise UsageError("download=true fetches MNIST: use it with task=mnist, or leave it out.")
-    if download and data is not None:
-        raise UsageError("data= and download=true are two places to have MNIST from: give one.")
-    if task == "mnist" and data is None and not download:
-        raise UsageError(
-            "task=mnist needs the folder with the files of MNIST: -o data=DIR, or "
-            "-o download=true to fetch them."
-        )
 
 
 def mnist(data: Path | None) -> dict[Split, Samples]:
@@ -77,6 +65,100 @@ def mnist(data: Path | None) -> dict[Split, Samples]:
     """
     folder = download_mnist() if data is None else data
     return {split: read_mnist(folder, split) for split in ("train", "test")}
+
+
+def planted_samples(planted: Planted, count: int) -> dict[Split, Samples]:
+    """Inputs of a planted network, a fifth as many more for scores, and its outputs."""
+    rows: dict[Split, Tensor] = {
+        "train": planted.inputs(count, 0),
+        "test": planted.inputs(_share(count), 1),
+    }
+    return {split: _with_outputs(part, planted.layers) for split, part in rows.items()}
+
+
+def normal_samples(count: int, seed: int, layers: Sequence[Layer]) -> dict[Split, Samples]:
+    """Standard-normal inputs, a fifth as many more for scores, and the network's outputs."""
+    test = _share(count)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn((count + test, ends(layers)[0]), generator=generator)
+    return {split: _with_outputs(part, layers) for split, part in _held_out(rows, test).items()}
+
+
+def own_samples(
+    rows: Float[Tensor, "n d"], targets: Tensor | None, layers: Sequence[Layer]
+) -> dict[Split, Samples]:
+    """Somebody's inputs, the last fifth held out, with their classes or the network's outputs.
+
+    Raises:
+        BackendError: if the network takes other inputs.
+        DataError: if there are too few samples, or targets that are no classes.
+    """
+    test = _share(len(rows))
+    inputs = _held_out(rows, test)
+    if targets is None:
+        _check_width(rows, layers)
+        return {split: _with_outputs(part, layers) for split, part in inputs.items()}
+    check_classes(targets, len(rows))
+    classes = _held_out(targets, test)
+    return {split: (part, classes[split]) for split, part in inputs.items()}
+
+
+def _share(count: int) -> int:
+    """How many samples are for scores, of so many."""
+    return max(1, round(TEST_SHARE * count))
+
+
+def _held_out(rows: Tensor, test: int) -> dict[Split, Tensor]:
+    """The last rows held out, `test` of them."""
+    if len(rows) - test < 2:
+        raise DataError(f"{len(rows)} samples are too few: give at least 3.")
+    return {"train": rows[:-test], "test": rows[-test:]}
+
+
+def _with_outputs(rows: Float[Tensor, "n d"], layers: Sequence[Layer]) -> Samples:
+    """Rows with what the network makes of them, in double precision."""
+    double = [layer._replace(matrix=layer.matrix.double()) for layer in layers]
+    with torch.no_grad():
+        *_, outputs = forward(double, rows.double())
+    return rows, outputs
+
+
+# What fits
+
+
+def check_splits(
+    splits: Mapping[Split, Samples], layers: Sequence[Layer], *, classifies: bool
+) -> None:
+    """Find out whether a network can run on these samples, and anything be found in them.
+
+    Raises:
+        BackendError: if the network has other inputs, or fewer outputs than there are classes.
+        DataError: if inputs are not finite, or all the same.
+    """
+    outputs = ends(layers)[1]
+    for split, (inputs, targets) in splits.items():
+        _check_width(inputs, layers)
+        if classifies and len(targets) and int(targets.max()) >= outputs:
+            raise BackendError(
+                f"The model has {outputs} outputs, but the {split} split has class "
+                f"{int(targets.max())}."
+            )
+    train = splits["train"][0]
+    if not bool(train.isfinite().all()):
+        raise DataError("The inputs hold NaN or infinite values.")
+    if len(train) and bool((train == train[0]).all()):
+        raise DataError("The inputs are all the same: without variance nothing can be found.")
+
+
+def _check_width(rows: Float[Tensor, "n d"], layers: Sequence[Layer]) -> None:
+    wanted = ends(layers)[0]
+    if rows.shape[1] != wanted:
+        raise BackendError(
+            f"The model takes {wanted} inputs, but the data have {rows.shape[1]} for each sample."
+        )
+
+
+# Rows and classes that somebody brings
 
 
 def as_rows(inputs: Tensor) -> Float[Tensor, "n d"]:

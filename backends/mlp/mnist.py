@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from libgraph.backend.contract import Split
-from libgraph.errors import DataError
+from libgraph.backend import DataError, Split
 from libgraph_backends.shared.downloads import fetch
 
 UNSIGNED_BYTES = 8
@@ -72,9 +71,9 @@ def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
         raise DataError(f"'{path}' cannot be read ({reason}).") from None
     if len(data) != count:
         shape = " × ".join(map(str, sizes))
-        found = f"{len(data)} bytes" if len(data) < count else "more"
+        actual = f"{len(data)} bytes" if len(data) < count else "more"
         raise DataError(
-            f"'{path}' should hold {shape} = {count} bytes after its header, not {found}."
+            f"'{path}' should hold {shape} = {count} bytes after its header, not {actual}."
         )
     return torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.uint8).reshape(sizes))
 

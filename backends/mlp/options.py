@@ -9,31 +9,29 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from libgraph.backend.options import Sizes, TypedOptions, by_commas
-from libgraph_backends.shared.layers import (
-    ACTIVATIONS,
-)
+from libgraph.errors import UsageError
+from libgraph_backends.shared.options import ACTIVATION_NAMES, ActivationName
 
 DOWNLOAD = "mnist: fetch it (11 MB) into the user's cache where data= is not given"
 
 
-ActivationName = Literal[
-    "relu", "leaky_relu", "gelu", "elu", "tanh", "silu", "sigmoid", "softplus", "linear"
-]
+ACTIVATION = "between layers: " + ", ".join(ACTIVATION_NAMES)
+
+
+Task = Literal["modular", "digits", "mnist", "own"]
 
 
 class MLPOptions(TypedOptions):
     """Options of `libgraph analyze mlp -o key=value`."""
 
-    task: Literal["modular", "digits", "mnist", "own"] = Field(
+    task: Task = Field(
         "modular", description="modular (planted and hidden), digits, mnist, or own (a model)"
     )
     model: Path | None = Field(None, description="state dict of an MLP: safetensors or .pt")
     sizes: Sizes | None = Field(
         None, description="of the model's node layers, such as 784,100,10; by default as they are"
     )
-    activation: ActivationName = Field(
-        "relu", description="between layers: " + ", ".join(ACTIVATIONS)
-    )
+    activation: ActivationName = Field("relu", description=ACTIVATION)
     data: Path | None = Field(
         None, description="mnist: folder of its files; own: inputs, .npy with a row for each"
     )
@@ -70,7 +68,7 @@ class MLPOptions(TypedOptions):
     @field_validator("strengths")
     @classmethod
     def _strengths(cls, strengths: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if strengths is not None and not all(0 <= each < math.inf for each in strengths):
+        if strengths is not None and not all(0 <= strength < math.inf for strength in strengths):
             raise ValueError("use numbers from 0 on, such as 1,0.5")
         return strengths
 
@@ -82,12 +80,51 @@ class TrainingOptions(TypedOptions):
     data: Path | None = Field(None, description="mnist: folder of its files")
     download: bool = Field(False, description=DOWNLOAD)
     hidden: Sizes = Field((32, 32), description="sizes of hidden layers")
-    activation: ActivationName = Field(
-        "relu", description="between layers: " + ", ".join(ACTIVATIONS)
-    )
+    activation: ActivationName = Field("relu", description=ACTIVATION)
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the batches")
     steps: int = Field(2000, ge=1, description="steps of AdamW")
     keep_every: int | None = Field(None, ge=1, description="steps between copies of the weights")
     batch_size: int = Field(128, ge=1, description="images in a step")
     learning_rate: float = Field(3e-3, gt=0, description="of AdamW")
     weight_decay: float = Field(0.1, ge=0, description="of AdamW")
+
+
+def check_options(options: MLPOptions, task: Task, *, has_module: bool) -> None:
+    """Raise a `UsageError` for options that say nothing together.
+
+    Args:
+        options: as given.
+        task: the one that they come to, where a module was given too.
+        has_module: whether there is one.
+    """
+    if task == "modular" and (options.model is not None or options.data is not None):
+        name = "model" if options.model is not None else "data"
+        raise UsageError(
+            f"task=modular makes its own network and data: with {name}= use task=digits, "
+            "task=mnist or task=own."
+        )
+    strengths = options.strengths
+    if task == "modular" and strengths is not None and len(strengths) != options.blocks:
+        raise UsageError(f"{len(strengths)} strengths do not fit {options.blocks} blocks.")
+    has_model = has_module or options.model is not None
+    if task == "own" and not has_model:
+        raise UsageError("task=own needs the state dict of an MLP: -o model=FILE.")
+    check_source(task, options.data, options.download)
+    if task == "mnist" and not has_model:
+        raise UsageError(
+            "task=mnist needs a model: -o model=FILE, which "
+            "'libgraph train mlp -o task=mnist -o data=DIR' makes."
+        )
+
+
+def check_source(task: Task, data: Path | None, download: bool) -> None:
+    """Raise a `UsageError` unless it is clear where MNIST is from, if that is the task."""
+    if download and task != "mnist":
+        raise UsageError("download=true fetches MNIST: use it with task=mnist, or leave it out.")
+    if download and data is not None:
+        raise UsageError("data= and download=true are two places to have MNIST from: give one.")
+    if task == "mnist" and data is None and not download:
+        raise UsageError(
+            "task=mnist needs the folder with the files of MNIST: -o data=DIR, or "
+            "-o download=true to fetch them."
+        )

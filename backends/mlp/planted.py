@@ -9,17 +9,15 @@ only the function finds the blocks again. Everything is drawn from one seed, in 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from libgraph.accumulate.streams import stream
-from libgraph.graph.features import FeatureLabel
-from libgraph.network.basis import Bases
-from libgraph_backends.shared.layers import Activation, Layer, forward
+from libgraph.backend import stream
+from libgraph_backends.shared.layers import Activation, Layer
 
 BIAS = 0.1
 """Standard deviation of biases; that of a unit's input is of the order of 1."""
@@ -30,7 +28,7 @@ STRETCH = 3.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class Design:
     """What to plant.
 
     Args:
@@ -62,7 +60,7 @@ class Planted:
     """A planted network, with the way back from its features to its blocks.
 
     Args:
-        plan: what to plant.
+        design: what to plant.
         activation: of the hidden layers; None for a linear network.
 
     Attributes:
@@ -72,27 +70,29 @@ class Planted:
         changes: M of each of these node layers; identity where nothing is hidden.
     """
 
-    def __init__(self, plan: Plan, activation: Activation | None) -> None:
-        self.plan = plan
-        weights = stream(plan.seed, 0)
-        blocks = torch.arange(plan.blocks).repeat_interleave(plan.width)
-        matrices = [_block_matrix(plan, blocks, weights) for _ in range(plan.layers + 1)]
-        strengths = torch.tensor(plan.strengths, dtype=torch.float64)
+    def __init__(self, design: Design, activation: Activation | None) -> None:
+        self.design = design
+        weights = stream(design.seed, 0)
+        blocks = torch.arange(design.blocks).repeat_interleave(design.width)
+        matrices = [_block_matrix(design, blocks, weights) for _ in range(design.layers + 1)]
+        strengths = torch.tensor(design.strengths, dtype=torch.float64)
         matrices[-1] = matrices[-1] * strengths[blocks]
         self.members: list[Int[Tensor, " d"]] = [blocks]
-        for index in range(plan.layers):
+        for index in range(design.layers):
             matrices[index], matrices[index + 1], members = _with_more_units(
-                plan, matrices[index], matrices[index + 1], blocks, weights
+                design, matrices[index], matrices[index + 1], blocks, weights
             )
             self.members.append(members)
-        functions = [activation] * plan.layers + [None]
+        functions = [activation] * design.layers + [None]
         self.plain = [Layer(m, f) for m, f in zip(matrices, functions, strict=True)]
-        changing = stream(plan.seed, 1)
-        self.changes = [torch.eye(len(blocks), dtype=torch.float64)] + [
-            random_change(len(members), changing) if plan.hide else torch.eye(len(members)).double()
-            for members in self.members[1:]
+        changing = stream(design.seed, 1)
+        self.changes = [
+            random_change(len(members), changing)
+            if design.hide and layer > 0
+            else torch.eye(len(members), dtype=torch.float64)
+            for layer, members in enumerate(self.members)
         ]
-        self.layers = self._hidden() if plan.hide else self.plain
+        self.layers = self._hidden() if design.hide else self.plain
 
     def _hidden(self) -> list[Layer]:
         changed = []
@@ -105,77 +105,30 @@ class Planted:
 
     def inputs(self, samples: int, split: int) -> Float[Tensor, "n d"]:
         """Standard-normal inputs `(samples, d)`; one `split` is independent of another."""
-        plan = self.plan
-        generator = stream(plan.seed, 2 + split)
+        design = self.design
+        generator = stream(design.seed, 2 + split)
         own, shared = (
-            torch.randn(samples, count, plan.width, generator=generator, dtype=torch.float64)
-            for count in (plan.blocks, 1)
+            torch.randn(samples, count, design.width, generator=generator, dtype=torch.float64)
+            for count in (design.blocks, 1)
         )
-        share = plan.correlation
+        share = design.correlation
         return (math.sqrt(1 - share) * own + math.sqrt(share) * shared).flatten(1)
-
-    def labels(
-        self, inputs: Float[Tensor, "n d"], bases: Bases
-    ) -> Mapping[str, Sequence[FeatureLabel]]:
-        """By node layer and feature, the share of the variance that comes from each block.
-
-        A feature is un-hidden, f = h M C with h the units as planted, and divided into the parts
-        that the units of each block make; a share is the variance of such a part relative to the
-        sum of those of all parts.
-        """
-        activations = [inputs, *forward(self.plain[:-1], inputs)]
-        names = [name for name in bases if bases[name].rotated]
-        labels = {}
-        for name, x, members, change in zip(
-            names, activations, self.members, self.changes, strict=True
-        ):
-            covariance = x.T.cov(correction=0)
-            coefficients = change @ bases[name].encoder[:-1].cpu().double()
-            labels[name] = _labels(self.shares(covariance, members, coefficients, self.plan.blocks))
-        return labels
-
-    @staticmethod
-    def shares(
-        covariance: Float[Tensor, "d d"],
-        members: Int[Tensor, " d"],
-        coefficients: Float[Tensor, "d k"],
-        blocks: int,
-    ) -> Float[Tensor, "k blocks"]:
-        """Share of each block in the variance of each feature; zeros where it has none."""
-        parts = []
-        for block in range(blocks):
-            part = coefficients * (members == block).unsqueeze(1)
-            parts.append((part * (covariance @ part)).sum(0).clamp(min=0))
-        variances = torch.stack(parts, dim=1)
-        total = variances.sum(1, keepdim=True)
-        return torch.where(total > 0, variances / total, 0)
-
-
-def _labels(shares: Float[Tensor, "k blocks"]) -> list[FeatureLabel]:
-    labels = []
-    for row in shares.tolist():
-        parts = sorted(enumerate(row), key=lambda part: -part[1])
-        parts = [(block, share) for block, share in parts if share > 0]
-        text = " | ".join(f"{share:.0%} block {block}" for block, share in parts if share >= 0.005)
-        concepts = {str(block): share for block, share in parts}
-        labels.append(FeatureLabel(text or "constant", concepts))
-    return labels
 
 
 def _block_matrix(
-    plan: Plan, blocks: Int[Tensor, " d"], generator: torch.Generator
+    design: Design, blocks: Int[Tensor, " d"], generator: torch.Generator
 ) -> Float[Tensor, "d_plus_1 d"]:
     """Weights that keep the size of activations (He's), less by `interaction` between blocks."""
     size = len(blocks)
     matrix = torch.randn(size, size, generator=generator, dtype=torch.float64)
-    matrix *= math.sqrt(2 / plan.width)
+    matrix *= math.sqrt(2 / design.width)
     bias = BIAS * torch.randn(1, size, generator=generator, dtype=torch.float64)
     inside = blocks.unsqueeze(1) == blocks
-    return torch.cat([torch.where(inside, matrix, plan.interaction * matrix), bias])
+    return torch.cat([torch.where(inside, matrix, design.interaction * matrix), bias])
 
 
 def _with_more_units(
-    plan: Plan,
+    design: Design,
     reading: Float[Tensor, "d_in_plus_1 d"],
     writing: Float[Tensor, "d_plus_1 d_out"],
     blocks: Int[Tensor, " d"],
@@ -183,15 +136,15 @@ def _with_more_units(
 ) -> tuple[Tensor, Tensor, Int[Tensor, " d_more"]]:
     """The matrices before and after a hidden layer, with dead and duplicated units in it."""
     size = len(blocks)
-    copied = torch.randperm(size, generator=generator)[torch.arange(plan.duplicated) % size]
+    copied = torch.randperm(size, generator=generator)[torch.arange(design.duplicated) % size]
     copies = reading[:, copied]
     # A unit and its copies share what the unit alone wrote.
     times = 1 + torch.bincount(copied, minlength=size)
     rows = writing[:-1] / times.unsqueeze(1)
-    dead = torch.randperm(size, generator=generator)[torch.arange(plan.dead) % size]
+    dead = torch.randperm(size, generator=generator)[torch.arange(design.dead) % size]
     silent = reading[:, dead].clone()
     unread = rows[dead].clone()
-    off = torch.arange(plan.dead) % 2 == 0
+    off = torch.arange(design.dead) % 2 == 0
     silent[:, off] = 0
     silent[-1, off] = -1
     unread[~off] = 0

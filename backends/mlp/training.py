@@ -10,64 +10,59 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from libgraph.accumulate.streams import stream
-from libgraph.backend.contract import Split
-from libgraph.files.tensors import write_tensors
-from libgraph.fit import CHECKPOINT, fit
-from libgraph.progress import Progress
-from libgraph_backends.mlp.data import Samples, check_source, digits, mnist
-from libgraph_backends.mlp.options import TrainingOptions
-from libgraph_backends.shared.layers import ACTIVATIONS
+from libgraph.backend import (
+    CHECKPOINT,
+    Course,
+    Outcome,
+    Progress,
+    Split,
+    fit,
+    stream,
+    write_tensors,
+)
+from libgraph_backends.mlp.data import Samples, digits, mnist
+from libgraph_backends.mlp.mnist import CLASSES
+from libgraph_backends.mlp.options import TrainingOptions, check_source
+from libgraph_backends.shared.classification import test_figures
+from libgraph_backends.shared.layers import ACTIVATIONS, Activation
 
-CLASSES = 10
 
-
-def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
+def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outcome:
     """Train into `directory/model.safetensors`; returns sizes and the history."""
-    data = _data(options)
-    inputs, targets = data["train"]
+    splits = _read(options)
+    inputs, targets = splits["train"]
+    test_inputs, test_targets = splits["test"]
     sizes = [inputs.shape[1], *options.hidden, CLASSES]
     weights = initial_weights(sizes, options.seed)
-
     activation = ACTIVATIONS[options.activation]()
-
-    def outputs(x: Tensor) -> Tensor:
-        last = 2 * len(options.hidden)
-        for index in range(0, last + 1, 2):
-            x = linear(x, weights[f"{index}.weight"], weights[f"{index}.bias"])
-            x = activation(x) if index < last else x
-        return x
 
     def loss(step: int) -> Tensor:
         size, generator = (options.batch_size,), stream(options.seed, step)
         rows = torch.randint(len(inputs), size, generator=generator)
-        return cross_entropy(outputs(inputs[rows]), targets[rows])
+        return cross_entropy(outputs_of(weights, activation, inputs[rows]), targets[rows])
 
     def evaluate() -> dict[str, float]:
-        test_inputs, test_targets = data["test"]
-        found = outputs(test_inputs)
-        return {
-            "test_loss": float(cross_entropy(found, test_targets)),
-            "test_accuracy": float((found.argmax(-1) == test_targets).double().mean()),
-        }
+        return test_figures(outputs_of(weights, activation, test_inputs), test_targets)
 
     history = fit(
         weights,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(mode="json", exclude={"steps", "download", "keep_every"}),
+            keep_every=options.keep_every,
+        ),
         optimizer=torch.optim.AdamW(
             weights.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         ),
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(mode="json", exclude={"steps", "download", "keep_every"}),
         evaluate=evaluate,
-        keep_every=options.keep_every,
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)
@@ -75,7 +70,7 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapp
     return {"sizes": sizes, "history": history}
 
 
-def _data(options: TrainingOptions) -> dict[Split, Samples]:
+def _read(options: TrainingOptions) -> dict[Split, Samples]:
     check_source(options.task, options.data, options.download)
     return digits() if options.task == "digits" else mnist(options.data)
 
@@ -89,3 +84,14 @@ def initial_weights(sizes: list[int], seed: int) -> dict[str, Tensor]:
         weights[f"{2 * index}.weight"] = scale * torch.randn(d_out, d_in, generator=generator)
         weights[f"{2 * index}.bias"] = torch.zeros(d_out)
     return {name: weight.requires_grad_() for name, weight in weights.items()}
+
+
+def outputs_of(
+    weights: Mapping[str, Tensor], activation: Activation, x: Float[Tensor, "n d"]
+) -> Float[Tensor, "n classes"]:
+    """What the network with these weights makes of inputs."""
+    layers = len(weights) // 2
+    for index in range(layers):
+        x = linear(x, weights[f"{2 * index}.weight"], weights[f"{2 * index}.bias"])
+        x = activation(x) if index < layers - 1 else x
+    return x

@@ -6,42 +6,46 @@ Fourier terms over all pairs (x, y). The model has no LayerNorm; node layers are
 Local Interaction Basis paper all the same.
 """
 
+# Modules that need torch are imported where they are used: options are listed without it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from libgraph.backend.contract import Backend, Batch, Encode, Split
-from libgraph.backend.options import TypedOptions
-from libgraph.files.weights import read_weights
-from libgraph.graph.features import FeatureLabel
-from libgraph.network.basis import Bases
-from libgraph.network.network import Network, NodeLayer
-from libgraph.progress import Progress
-from libgraph_backends.modular_addition.data import all_pairs
-from libgraph_backends.modular_addition.labels import fourier_labels
-from libgraph_backends.modular_addition.network import check, sections
+from libgraph.backend import Backend, Batch
 from libgraph_backends.modular_addition.options import ModularAdditionOptions, TrainingOptions
-from libgraph_backends.shared.embedding import Embedding
 
-BUNDLED = files("libgraph_backends.modular_addition") / "weights" / "model.safetensors"
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from libgraph.backend import (
+        Bases,
+        Encode,
+        FeatureLabel,
+        Network,
+        Outcome,
+        Progress,
+        Split,
+        TypedOptions,
+    )
 
 
 class ModularAddition(Backend):
-    """The one-layer modular-addition transformer."""
+    """The one-layer modular-addition transformer.
+
+    Args:
+        options: which weights, and which pairs are held out.
+        weights: parameters by their TransformerLens names, in place of `options.weights`.
+    """
 
     name = "modular-addition"
     summary = "one-layer transformer that adds two numbers modulo p"
     Options = ModularAdditionOptions
     Training = TrainingOptions
     options: ModularAdditionOptions
-    score_name = "accuracy"
     concept = "frequency"
 
     def __init__(
@@ -51,17 +55,16 @@ class ModularAddition(Backend):
         weights: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(options)
-        self._weights = weights
+        self._given = weights
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor]:
         """Checked parameters by their TransformerLens names."""
-        if self._weights is not None:
-            return check(self._weights, "the given weights")
-        if self.options.weights is not None:
-            return check(read_weights(self.options.weights), str(self.options.weights))
-        with as_file(BUNDLED) as path:
-            return check(read_weights(path), "the bundled weights")
+        from libgraph_backends.modular_addition import network
+
+        if self._given is not None:
+            return network.check(self._given, "the given weights")
+        return network.read(self.options.weights)
 
     @property
     def modulus(self) -> int:
@@ -70,25 +73,15 @@ class ModularAddition(Backend):
 
     def network(self) -> Network:
         """Embedding, attention (last position on), MLP, unembedding."""
-        w = self.weights
-        layers = [
-            NodeLayer(name, len(w["blocks.0.mlp.b_out"]) + 1)
-            for name in ("ln1.0", "ln2.0", "unembed")
-        ]
-        output = NodeLayer("output", len(w["unembed.b_U"]), constant=False, rotated=False)
-        return Network(
-            sections=sections(w),
-            node_layers=[*layers, output],
-            embed=Embedding(w["embed.W_E"], w["pos_embed.W_pos"]),
-        )
+        from libgraph_backends.modular_addition import network
+
+        return network.network_of(self.weights)
 
     @cached_property
-    def _splits(self) -> dict[Split, Tensor]:
-        pairs = all_pairs(self.modulus)
-        generator = torch.Generator().manual_seed(self.options.split_seed)
-        order = torch.randperm(len(pairs), generator=generator)
-        train = int(self.options.frac_train * len(pairs))
-        return {"train": pairs[order[:train]], "test": pairs[order[train:]]}
+    def _splits(self) -> Mapping[Split, Int[Tensor, "n 3"]]:
+        from libgraph_backends.modular_addition import data
+
+        return data.splits(self.modulus, self.options.frac_train, self.options.split_seed)
 
     def samples(self, split: Split) -> int:
         """Number of pairs in the split."""
@@ -96,25 +89,26 @@ class ModularAddition(Backend):
 
     def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """Pairs with the equals sign, and their sums."""
-        for inputs in self._splits[split].split(batch_size):
-            yield Batch(inputs, inputs[:, :2].sum(1) % self.modulus)
+        from libgraph_backends.modular_addition import data
 
-    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        for inputs in self._splits[split].split(batch_size):
+            yield Batch(inputs, data.sums(inputs, self.modulus))
+
+    def score(
+        self, outputs: Float[Tensor, "n t d"], targets: Int[Tensor, " n"]
+    ) -> Float[Tensor, " n"]:
         """1 where the largest logit is at the sum, else 0."""
         return (outputs[:, -1].argmax(-1) == targets).to(outputs.dtype)
 
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
         """Fourier terms of each feature over all pairs; concepts are frequencies."""
-        p = self.modulus
-        parts = [encode(inputs) for inputs in all_pairs(p).split(4096)]
-        return {
-            layer: fourier_labels(torch.cat([part[layer] for part in parts]).unflatten(0, (p, p)))
-            for layer in parts[0]
-        }
+        from libgraph_backends.modular_addition import labels
+
+        return labels.pair_labels(encode, self.modulus)
 
     @classmethod
-    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
+    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
         """Train from scratch with full-batch AdamW; writes `model.safetensors`."""
         from libgraph_backends.modular_addition.training import train
 
-        return train(TrainingOptions.model_validate(options.model_dump()), directory, progress)
+        return train(TrainingOptions.model_validate(options), directory, progress)

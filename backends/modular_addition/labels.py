@@ -11,17 +11,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.graph.features import FeatureLabel
+from libgraph.backend import Encode, FeatureLabel
+from libgraph_backends.modular_addition.data import all_pairs
 
 SMALLEST_SHARE = 0.005
+"""Terms with less of the variance are left out."""
 
 
 PRODUCT_RATIO = 0.25
 """Sum and difference make a product where the weaker has this share of the stronger."""
 
 
+ENCODED_AT_ONCE = 4096
+"""Pairs whose features are looked at at a time."""
+
+
 Terms = dict[str, tuple[float, str | None]]
 """Share of the variance and frequency (None where two differ) by term."""
+
+
+def pair_labels(encode: Encode, p: int) -> dict[str, list[FeatureLabel]]:
+    """Labels of the features of every rotated node layer, from all pairs of numbers below p."""
+    parts = [encode(inputs) for inputs in all_pairs(p).split(ENCODED_AT_ONCE)]
+    return {
+        layer: fourier_labels(torch.cat([part[layer] for part in parts]).unflatten(0, (p, p)))
+        for layer in parts[0]
+    }
 
 
 def fourier_terms(values: Float[Tensor, "p p"]) -> Terms:
@@ -31,19 +46,18 @@ def fourier_terms(values: Float[Tensor, "p p"]) -> Terms:
 
 def fourier_labels(values: Float[Tensor, "p p s k"]) -> list[FeatureLabel]:
     """A label for each of k features; the variance at the s positions is added up."""
-    power = _power(values.double())
-    labels = []
-    for terms in (_terms(each, values.shape[0]) for each in power):
-        if not terms:
-            labels.append(FeatureLabel("constant", {}))
-            continue
-        concepts: dict[str, float] = {}
-        for share, frequency in terms.values():
-            if frequency is not None:
-                concepts[frequency] = concepts.get(frequency, 0.0) + share
-        text = " | ".join(f"{share:.0%} {term}" for term, (share, _) in terms.items())
-        labels.append(FeatureLabel(text, concepts))
-    return labels
+    return [_label(_terms(power, values.shape[0])) for power in _power(values.double())]
+
+
+def _label(terms: Terms) -> FeatureLabel:
+    if not terms:
+        return FeatureLabel("constant", {})
+    concepts: dict[str, float] = {}
+    for share, frequency in terms.values():
+        if frequency is not None:
+            concepts[frequency] = concepts.get(frequency, 0.0) + share
+    text = " | ".join(f"{share:.0%} {term}" for term, (share, _) in terms.items())
+    return FeatureLabel(text, concepts)
 
 
 def _power(values: Float[Tensor, "p p s k"]) -> Float[Tensor, "k p p"]:
@@ -56,29 +70,44 @@ def _power(values: Float[Tensor, "p p s k"]) -> Float[Tensor, "k p p"]:
 
 
 def _terms(power: Float[Tensor, "p p"], p: int) -> Terms:
+    """Terms with their shares, the largest first."""
     total = float(power.sum())
     if total == 0:
         return {}
-    half = p // 2 + 1
     share = power / total
-    # A real function has the same power at (k, l) and (−k, −l).
-    k = torch.arange(1, half, device=power.device)
-    # Where p is even, k = p/2 is its own negative, and its sum and difference are one.
-    own = 2 * k == p
-    single = (torch.where(own, 1, 2) * (share[k, 0] + share[0, k])).tolist()
+    terms = _terms_of_one_number(share, p) | _terms_of_both_numbers(share, p)
+    ordered = sorted(terms.items(), key=lambda item: -item[1][0])
+    return {term: value for term, value in ordered if value[0] >= SMALLEST_SHARE}
+
+
+def _frequencies(share: Float[Tensor, "p p"], p: int) -> tuple[Tensor, Tensor]:
+    """Frequencies k from 1 on, a real function having the same power at k and −k; and which are
+    their own negatives, as p/2 is where p is even."""
+    k = torch.arange(1, p // 2 + 1, device=share.device)
+    return k, 2 * k == p
+
+
+def _terms_of_one_number(share: Float[Tensor, "p p"], p: int) -> Terms:
+    k, own = _frequencies(share, p)
+    shares = (torch.where(own, 1, 2) * (share[k, 0] + share[0, k])).tolist()
+    return {f"cos({i}x) + cos({i}y)": (value, str(i)) for i, value in enumerate(shares, 1)}
+
+
+def _terms_of_both_numbers(share: Float[Tensor, "p p"], p: int) -> Terms:
+    """Waves of the sum and of the difference, or their product where both are about as strong."""
+    k, own = _frequencies(share, p)
+    # The sum and difference of a frequency that is its own negative are one wave.
     twice = torch.where(own[:, None] & own[None, :], 1, 2)
     plus = (twice * share[k[:, None], k[None, :]]).cpu()
     minus = (2 * share[k[:, None], -k[None, :]]).cpu()
     minus[own.cpu()[:, None] | own.cpu()[None, :]] = 0
-    terms: Terms = {f"cos({i}x) + cos({i}y)": (s, str(i)) for i, s in enumerate(single, 1)}
-    strong = torch.maximum(plus, minus) >= SMALLEST_SHARE / 2
-    for a, b in strong.nonzero().tolist():
-        i, j, add, sub = a + 1, b + 1, float(plus[a, b]), float(minus[a, b])
+    terms: Terms = {}
+    for a, b in (torch.maximum(plus, minus) >= SMALLEST_SHARE / 2).nonzero().tolist():
+        i, j, add, subtract = a + 1, b + 1, float(plus[a, b]), float(minus[a, b])
         frequency = str(i) if i == j else None
-        if min(add, sub) >= PRODUCT_RATIO * max(add, sub):
-            terms[f"cos({i}x) * cos({j}y)"] = (add + sub, frequency)
+        if min(add, subtract) >= PRODUCT_RATIO * max(add, subtract):
+            terms[f"cos({i}x) * cos({j}y)"] = (add + subtract, frequency)
         else:
             terms[f"cos({i}x + {j}y)"] = (add, frequency)
-            terms[f"cos({i}x - {j}y)"] = (sub, frequency)
-    kept = sorted(terms.items(), key=lambda item: -item[1][0])
-    return {term: value for term, value in kept if value[0] >= SMALLEST_SHARE}
+            terms[f"cos({i}x - {j}y)"] = (subtract, frequency)
+    return terms

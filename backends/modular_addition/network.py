@@ -7,14 +7,20 @@ constant coordinate.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from libgraph.errors import BackendError, NumericalError
-from libgraph.sections import Attention, Linear, SkipMLP
+from libgraph.backend import BackendError, Network, NodeLayer
+from libgraph.sections import Attention, AttentionMask, Linear, SkipMLP
+from libgraph_backends.shared.embedding import Embedding
+from libgraph_backends.shared.state_dicts import check_finite, check_shape, read_own_or_bundled
 
-# Every parameter, its shape in terms of sizes, and the node layer whose activations it shapes.
+BUNDLED = files("libgraph_backends.modular_addition") / "weights" / "model.safetensors"
+
+
 PARAMETERS: dict[str, tuple[str, str]] = {
     "embed.W_E": ("vocabulary model", "ln1.0"),
     "pos_embed.W_pos": ("positions model", "ln1.0"),
@@ -33,6 +39,17 @@ PARAMETERS: dict[str, tuple[str, str]] = {
     "unembed.W_U": ("model vocabulary", "output"),
     "unembed.b_U": ("vocabulary", "output"),
 }
+"""Each parameter's shape in terms of sizes, and the node layer whose activations it shapes."""
+
+
+def read(own: Path | None) -> dict[str, Tensor]:
+    """The parameters in a user's file, or the bundled ones; checked.
+
+    Raises:
+        BackendError: if the file cannot be read, or a parameter is missing or has a wrong shape.
+        NumericalError: if a parameter is not finite.
+    """
+    return check(*read_own_or_bundled(own, BUNDLED))
 
 
 def check(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -42,64 +59,76 @@ def check(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         BackendError: naming the parameter that is missing or has the wrong shape.
         NumericalError: naming the parameter that is not finite, and its node layer.
     """
-    sizes: dict[str, int] = {"positions": 3}
-    for name, (dims, layer) in PARAMETERS.items():
+    sizes = {"positions": 3}
+    for name, (dimensions, layer) in PARAMETERS.items():
         if name not in weights:
             raise BackendError(
                 f"{where}: there is no parameter '{name}' in it; expected is the "
                 "state dict of a one-layer TransformerLens model."
             )
-        tensor, expected = weights[name], dims.split()
-        shape = tuple(
-            sizes.setdefault(dim, size) for dim, size in zip(expected, tensor.shape, strict=False)
-        )
-        if tuple(tensor.shape) != shape or tensor.ndim != len(expected):
-            wanted = " × ".join(str(sizes.get(dim, dim)) for dim in expected)
-            got = " × ".join(map(str, tensor.shape)) or "a number"
-            raise BackendError(f"{where}: parameter '{name}' should be {wanted}, not {got}.")
+        tensor, words = weights[name], dimensions.split()
+        check_shape(where, name, tensor, [sizes.get(word, word) for word in words])
+        sizes |= dict(zip(words, tensor.shape, strict=True))
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise BackendError(
                 f"{where}: parameter '{name}' should hold dense floating-point numbers, "
                 f"not {tensor.dtype} in layout {tensor.layout}."
             )
-        if not bool(tensor.isfinite().all()):
-            raise NumericalError(
-                f"{where}: parameter '{name}', which makes node layer '{layer}', "
-                "holds NaN or infinite values."
-            )
+        check_finite(f"{where}: parameter '{name}', which makes node layer '{layer}',", tensor)
     return {name: weights[name] for name in PARAMETERS}
 
 
-def sections(w: Mapping[str, Tensor]) -> tuple[Attention, SkipMLP, Linear]:
-    """The chain of sections, biases in the rows of the constant coordinate."""
+def network_of(weights: Mapping[str, Tensor]) -> Network:
+    """Embedding, attention (last position on), MLP, unembedding."""
+    width, vocabulary = len(weights["blocks.0.mlp.b_out"]), len(weights["unembed.b_U"])
+    return Network(
+        Embedding(weights["embed.W_E"], weights["pos_embed.W_pos"]),
+        [_attention(weights), _mlp(weights), _unembedding(weights)],
+        [
+            *(NodeLayer(name, width + 1) for name in ("ln1.0", "ln2.0", "unembed")),
+            NodeLayer("output", vocabulary, constant=False, rotated=False),
+        ],
+    )
 
-    def with_bias(weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.cat([weight, bias.reshape(1, -1)])
 
-    def residual(bias: Tensor) -> Tensor:
-        skip = torch.eye(len(bias) + 1).to(bias)
-        skip[-1, :-1] = bias
-        return skip
-
+def _attention(weights: Mapping[str, Tensor]) -> Attention:
     def heads(which: str) -> Tensor:
-        weight = w[f"blocks.0.attn.W_{which}"].transpose(0, 1).flatten(1)
-        return with_bias(weight, w[f"blocks.0.attn.b_{which}"])
+        weight = weights[f"blocks.0.attn.W_{which}"].transpose(0, 1).flatten(1)
+        return _with_bias(weight, weights[f"blocks.0.attn.b_{which}"])
 
-    def no_constant(weight: Tensor) -> Tensor:
-        return nn.functional.pad(weight, (0, 1))
-
-    attention = Attention(
-        residual(w["blocks.0.attn.b_O"]),
+    return Attention(
+        _residual(weights["blocks.0.attn.b_O"]),
         heads("Q"),
         heads("K"),
         heads("V"),
-        no_constant(w["blocks.0.attn.W_O"].flatten(0, 1)),
-        heads=len(w["blocks.0.attn.W_Q"]),
-        last_only=True,
+        _no_constant(weights["blocks.0.attn.W_O"].flatten(0, 1)),
+        heads=len(weights["blocks.0.attn.W_Q"]),
+        mask=AttentionMask(last_only=True),
     )
-    mlp = SkipMLP(
-        residual(w["blocks.0.mlp.b_out"]),
-        with_bias(w["blocks.0.mlp.W_in"], w["blocks.0.mlp.b_in"]),
-        no_constant(w["blocks.0.mlp.W_out"]),
+
+
+def _mlp(weights: Mapping[str, Tensor]) -> SkipMLP:
+    return SkipMLP(
+        _residual(weights["blocks.0.mlp.b_out"]),
+        _with_bias(weights["blocks.0.mlp.W_in"], weights["blocks.0.mlp.b_in"]),
+        _no_constant(weights["blocks.0.mlp.W_out"]),
     )
-    return attention, mlp, Linear(with_bias(w["unembed.W_U"], w["unembed.b_U"]))
+
+
+def _unembedding(weights: Mapping[str, Tensor]) -> Linear:
+    return Linear(_with_bias(weights["unembed.W_U"], weights["unembed.b_U"]))
+
+
+def _with_bias(weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.cat([weight, bias.reshape(1, -1)])
+
+
+def _residual(bias: Tensor) -> Tensor:
+    """Passes the residual stream and the constant on, the bias added."""
+    skip = torch.eye(len(bias) + 1).to(bias)
+    skip[-1, :-1] = bias
+    return skip
+
+
+def _no_constant(weight: Tensor) -> Tensor:
+    return nn.functional.pad(weight, (0, 1))

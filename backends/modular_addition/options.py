@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from libgraph.backend.options import TypedOptions
+from libgraph_backends.shared.options import heads_divide_width
 
 
 class ModularAdditionOptions(TypedOptions):
@@ -32,10 +33,4 @@ class TrainingOptions(TypedOptions):
     frac_train: float = Field(0.3, gt=0, lt=1, description="share of all pairs for training")
     split_seed: int = Field(0, ge=0, lt=2**63, description="seed of the split into train and test")
 
-    @field_validator("heads")
-    @classmethod
-    def _divides(cls, heads: int, info: ValidationInfo) -> int:
-        width = info.data.get("d_model", heads)
-        if width % heads:
-            raise ValueError(f"heads have to divide d_model, {width}")
-        return heads
+    _heads_divide_width = field_validator("heads")(heads_divide_width)

@@ -9,68 +9,55 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
 
-from libgraph.backend.contract import Split
-from libgraph.errors import DataError
-from libgraph.files.tensors import write_tensors
-from libgraph.fit import CHECKPOINT, fit
-from libgraph.progress import Progress
-from libgraph_backends.modular_addition.backend import ModularAddition
-from libgraph_backends.modular_addition.options import ModularAdditionOptions, TrainingOptions
+from libgraph.backend import CHECKPOINT, Course, DataError, Outcome, Progress, fit, write_tensors
+from libgraph_backends.modular_addition.data import splits, sums
+from libgraph_backends.modular_addition.options import TrainingOptions
+from libgraph_backends.shared.classification import test_figures
 
 
-def train(options: TrainingOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
-    """Train into `directory/model.safetensors`; returns the history of test loss and accuracy."""
+def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outcome:
+    """Train into `directory/model.safetensors`; returns the history of test loss and accuracy.
+
+    Raises:
+        DataError: if there is nothing to train on, or nothing held out.
+    """
     weights = initial_weights(options)
-    data = ModularAddition(
-        ModularAdditionOptions(
-            weights=None, frac_train=options.frac_train, split_seed=options.split_seed
-        ),
-        weights=weights,
-    )
-
-    def whole(split: Split) -> tuple[Tensor, Tensor]:
-        (batch,) = data.batches(split, data.samples(split))
-        return batch
-
-    if not data.samples("train") or not data.samples("test"):
+    pairs = splits(options.modulus, options.frac_train, options.split_seed)
+    if not all(len(inputs) for inputs in pairs.values()):
         raise DataError(
             f"A share of {options.frac_train:g} of all pairs for training leaves one split empty: "
             "choose another frac_train."
         )
-    inputs, targets = whole("train")
-    test_inputs, test_targets = whole("test")
+    inputs, test_inputs = pairs["train"], pairs["test"]
+    targets, test_targets = (sums(part, options.modulus) for part in (inputs, test_inputs))
 
     def loss(step: int) -> Tensor:
         return cross_entropy(logits(weights, inputs), targets)
 
     def evaluate() -> dict[str, float]:
-        outputs = logits(weights, test_inputs)
-        right = outputs.argmax(-1) == test_targets
-        return {
-            "test_loss": float(cross_entropy(outputs, test_targets)),
-            "test_accuracy": float(right.double().mean()),
-        }
+        return test_figures(logits(weights, test_inputs), test_targets)
 
     history = fit(
         weights,
         loss,
+        Course(
+            steps=options.steps,
+            directory=directory,
+            settings=options.model_dump(exclude={"steps", "keep_every"}),
+            keep_every=options.keep_every,
+        ),
         optimizer=torch.optim.AdamW(
             weights.values(),
             lr=options.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=options.weight_decay,
         ),
-        steps=options.steps,
-        directory=directory,
-        settings=options.model_dump(exclude={"steps", "keep_every"}),
         evaluate=evaluate,
-        keep_every=options.keep_every,
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)

@@ -1,1 +1,1 @@
-"""What several backends need: layers, embeddings, labels of images, downloads, schedules."""
+"""What several backends need; anyone's own backend may use it too."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from libgraph.errors import BackendError, DataError
+from libgraph.backend import BackendError, DataError, missing_extra
 
 ELSEWHERE = "download it elsewhere and give its folder with -o data=DIR"
 
@@ -92,7 +92,7 @@ def _pooch(extra: str) -> Any:
         import tqdm  # noqa: F401  # Without it pooch has no progress bar.
     except ImportError as error:
         raise BackendError(
-            f"Downloads need pooch and tqdm ({error}): pip install 'libgraph[{extra}]'."
+            missing_extra(f"Downloads need pooch and tqdm ({error})", extra)
         ) from error
     return pooch
 

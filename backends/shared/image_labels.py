@@ -16,9 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from libgraph.backend.contract import Batch, Encode
-from libgraph.graph.features import FeatureLabel
-from libgraph.network.basis import Bases
+from libgraph.backend import Bases, Batch, Encode, FeatureLabel
 
 EXAMPLES = 3
 """Images shown for each sign, classes for each side of a split, divisions named as concepts."""
@@ -37,7 +35,7 @@ Side = frozenset[int]
 
 
 @dataclass
-class Responses:
+class ImageResponses:
     """Sums over images for the features of one node layer: k features, T positions, C classes.
 
     Args:
@@ -62,7 +60,7 @@ class Responses:
     places: Int[Tensor, "3 2 examples k"]
 
     @classmethod
-    def beginning(cls, f: Float[Tensor, "n T k"], classes: int) -> Responses:
+    def beginning(cls, f: Float[Tensor, "n T k"], classes: int) -> ImageResponses:
         """Before any image; the mean of these features is what all are shifted by."""
         shift = f.mean((0, 1), dtype=torch.float64)
         images = torch.zeros(classes, dtype=torch.int64, device=f.device)
@@ -100,11 +98,11 @@ class Responses:
 
 def _largest(values: Float[Tensor, "2 n k"]) -> Int[Tensor, "2 examples k"]:
     """Where the largest values are along n, in order; of equal ones the first, unlike `topk`."""
-    values, found = values.clone(), []
+    values, places = values.clone(), []
     for _ in range(min(EXAMPLES, values.shape[1])):
-        found.append(values.max(1, keepdim=True).indices)
-        values.scatter_(1, found[-1], -torch.inf)
-    return torch.cat(found, dim=1)
+        places.append(values.max(1, keepdim=True).indices)
+        values.scatter_(1, places[-1], -torch.inf)
+    return torch.cat(places, dim=1)
 
 
 class Separation:
@@ -120,17 +118,17 @@ class Separation:
         constant: which features do not vary `(k,)`.
     """
 
-    def __init__(self, found: Responses) -> None:
-        occurs = found.images > 0
+    def __init__(self, responses: ImageResponses) -> None:
+        occurs = responses.images > 0
         self.present: list[int] = occurs.nonzero().flatten().tolist()
-        self._images = found.images[occurs].double()
-        self._positions = found.positions
-        sums, count = found.by_class[occurs], self._images.sum() * found.positions
+        self._images = responses.images[occurs].double()
+        self._positions = responses.positions
+        sums, count = responses.by_class[occurs], self._images.sum() * responses.positions
         offset = sums.sum(0) / count
-        self.mean = found.shift + offset
-        self._deviations = sums - self._images.unsqueeze(1) * found.positions * offset
-        variance = found.squares / count - offset.square()
-        smallest = (ROUNDING * found.epsilon) ** 2 * (variance + self.mean.square())
+        self.mean = responses.shift + offset
+        self._deviations = sums - self._images.unsqueeze(1) * responses.positions * offset
+        variance = responses.squares / count - offset.square()
+        smallest = (ROUNDING * responses.epsilon) ** 2 * (variance + self.mean.square())
         self.constant: Bool[Tensor, " k"] = variance <= smallest
         self._squares = torch.where(self.constant, torch.inf, count * variance)
 
@@ -183,25 +181,25 @@ def image_labels(
     Raises:
         ValueError: if a grid has more pixels than its node layer positions, or fewer.
     """
-    responses: dict[str, Responses] = {}
+    by_layer: dict[str, ImageResponses] = {}
     first = 0
     for inputs, targets in batches:
         for layer, f in encode(inputs).items():
-            if layer not in responses:
+            if layer not in by_layer:
                 height, width = grids.get(layer, (1, f.shape[1]))
                 if height * width != f.shape[1]:
                     raise ValueError(f"'{layer}' has {f.shape[1]} positions, not {height}×{width}.")
-                responses[layer] = Responses.beginning(f, len(classes))
-            responses[layer].add(f, targets, first)
+                by_layer[layer] = ImageResponses.beginning(f, len(classes))
+            by_layer[layer].add(f, targets, first)
         first += len(targets)
     return {
-        layer: _labels(found, bases[layer].isolated, classes, groups, grids.get(layer, (1, 1)))
-        for layer, found in responses.items()
+        layer: _labels(responses, bases[layer].isolated, classes, groups, grids.get(layer, (1, 1)))
+        for layer, responses in by_layer.items()
     }
 
 
 def _labels(
-    found: Responses,
+    responses: ImageResponses,
     isolated: int,
     classes: Sequence[str],
     groups: Mapping[str, Collection[int]],
@@ -211,22 +209,22 @@ def _labels(
         pixel = "" if grid == (1, 1) else " ({},{})".format(*divmod(position, grid[1]))
         return f"{classes[number]} {image}{pixel}"
 
-    separation = Separation(found)
+    separation = Separation(responses)
     sides = _sides(separation.present, classes, groups)
     splits, concepts = _splits(separation, sides, classes), _concepts(separation, sides)
     # About the mean: one that is far from zero would decide for every feature else.
-    up, down = found.extremes[:, 0] - torch.stack([separation.mean, -separation.mean])
+    up, down = responses.extremes[:, 0] - torch.stack([separation.mean, -separation.mean])
     first, constant = (up < down).tolist(), separation.constant.tolist()
     labels = []
-    for j, places in enumerate(found.places.permute(3, 1, 2, 0).tolist()):
+    for j, places in enumerate(responses.places.permute(3, 1, 2, 0).tolist()):
         if j < isolated:
             labels.append(FeatureLabel("constant" if j == 0 else "variance of the norm"))
         elif constant[j]:
             labels.append(FeatureLabel("no variance"))
         else:
             signs = [
-                f"{sign} " + ", ".join(text(*place) for place in each)
-                for sign, each in zip("+−", places, strict=True)
+                f"{sign} " + ", ".join(text(*place) for place in strongest)
+                for sign, strongest in zip("+−", places, strict=True)
             ]
             parts = [splits[j], signs[first[j]], signs[not first[j]]]
             labels.append(FeatureLabel(" | ".join(filter(None, parts)), concepts[j]))

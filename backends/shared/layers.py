@@ -14,14 +14,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from libgraph.errors import BackendError, NumericalError
-from libgraph.network.network import Network, NodeLayer
+from libgraph.backend import BackendError, Network, NodeLayer
 from libgraph.sections import Linear, Section, SkipMLP
+from libgraph_backends.shared.options import ActivationName
+from libgraph_backends.shared.state_dicts import (
+    check_finite,
+    check_floating,
+    check_shape,
+    layer_names,
+)
 
 Activation = Callable[[Tensor], Tensor]
 
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[ActivationName, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
     "gelu": nn.GELU,
@@ -55,6 +61,9 @@ class Layer(NamedTuple):
     matrix: Float[Tensor, "d_in_plus_1 d_out"]
     activation: Activation | None
     change: Float[Tensor, "d_out d_out"] | None = None
+
+
+# To a network
 
 
 class Rows(nn.Module):
@@ -106,6 +115,14 @@ def forward(layers: Sequence[Layer], x: Float[Tensor, "n d"]) -> Iterator[Float[
         yield x
 
 
+def ends(layers: Sequence[Layer]) -> tuple[int, int]:
+    """How many inputs the first layer takes, and how many outputs the last one has."""
+    return len(layers[0].matrix) - 1, layers[-1].matrix.shape[1]
+
+
+# From a module
+
+
 def from_module(module: nn.Module) -> list[Layer]:
     """The layers of a `Sequential`, which may be nested, of linear layers and activations.
 
@@ -114,18 +131,11 @@ def from_module(module: nn.Module) -> list[Layer]:
         NumericalError: naming the parameter that is not finite.
     """
     layers: list[Layer] = []
-    width: int | None = None
     for name, part in _parts(module, ""):
         where = f"layer '{name}' of the model" if name else "the model"
         if isinstance(part, nn.Linear):
-            if width not in (None, part.in_features):
-                raise BackendError(
-                    f"{where[0].upper()}{where[1:]} takes {part.in_features} inputs, but the one "
-                    f"before it has {width} outputs."
-                )
-            layers.append(Layer(_affine(part.weight, part.bias, where), None))
-            width = part.out_features
-        elif _is_ignored(part):
+            layers.append(_linear(part, where, layers))
+        elif _does_nothing(part):
             continue
         elif isinstance(part, POINTWISE):
             if not layers:
@@ -135,7 +145,7 @@ def from_module(module: nn.Module) -> list[Layer]:
             layers[-1] = _then(layers[-1], part)
         else:
             raise BackendError(
-                f"{where[0].upper()}{where[1:]} is {part}, for which there is no section: a "
+                f"{_capitalised(where)} is {part}, for which there is no section: a "
                 "Sequential may hold Linear, Flatten, Dropout, Identity and pointwise activations "
                 "(others need a backend of their own, docs/backends.md)."
             )
@@ -152,9 +162,20 @@ def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         yield name, module
 
 
-def _is_ignored(part: nn.Module) -> bool:
-    whole = not isinstance(part, nn.Flatten) or (part.start_dim, part.end_dim) == (1, -1)
-    return isinstance(part, IGNORED) and whole
+def _linear(part: nn.Linear, where: str, before: Sequence[Layer]) -> Layer:
+    """A linear layer that fits the ones before it."""
+    width = before[-1].matrix.shape[1] if before else part.in_features
+    if part.in_features != width:
+        raise BackendError(
+            f"{_capitalised(where)} takes {part.in_features} inputs, but the one before it has "
+            f"{width} outputs."
+        )
+    return Layer(_affine(part.weight, part.bias, where), None)
+
+
+def _does_nothing(part: nn.Module) -> bool:
+    flattens_rows = not isinstance(part, nn.Flatten) or (part.start_dim, part.end_dim) == (1, -1)
+    return isinstance(part, IGNORED) and flattens_rows
 
 
 def _then(layer: Layer, part: nn.Module) -> Layer:
@@ -167,34 +188,55 @@ def _affine(weight: Tensor, bias: Tensor | None, where: str) -> Tensor:
     """`(d_in + 1, d_out)` from PyTorch's `(d_out, d_in)` and `(d_out,)`."""
     weight = weight.detach()
     bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
-    if not bool(weight.isfinite().all() and bias.isfinite().all()):
-        raise NumericalError(f"The weights of {where} hold NaN or infinite values.")
+    for tensor in (weight, bias):
+        check_finite(f"A weight or bias of {where}", tensor)
     return torch.cat([weight.T, bias.to(weight).unsqueeze(0)])
 
 
+def _capitalised(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+# From a state dict
+
+
 def from_state_dict(
-    tensors: Mapping[str, Tensor], sizes: Sequence[int] | None, activation: str, where: str
+    tensors: Mapping[str, Tensor],
+    sizes: Sequence[int] | None,
+    activation: ActivationName,
+    where: str,
 ) -> list[Layer]:
     """The layers of a state dict: its weights in order, an activation between each two.
 
     Args:
         tensors: `*.weight` `(d_out, d_in)` and, for layers with a bias, `*.bias` `(d_out,)`.
         sizes: of the node layers, the constant left out; None where the weights say.
-        activation: one of `ACTIVATIONS`.
+        activation: what stands between layers.
         where: what to call it in messages.
 
     Raises:
         BackendError: naming the parameter that does not fit.
         NumericalError: naming the parameter that is not finite.
     """
-    weights = [name for name in tensors if name.endswith(".weight")]
-    known = {*weights, *(name.removesuffix("weight") + "bias" for name in weights)}
-    for name in tensors:
-        if name not in known:
-            raise BackendError(
-                f"{where}: '{name}' is no weight or bias of a linear layer; expected is the state "
-                "dict of an MLP, names ending in .weight and .bias."
-            )
+    names = layer_names(
+        tensors,
+        where,
+        kind="linear layer",
+        advice="expected is the state dict of an MLP, names ending in .weight and .bias",
+    )
+    _check_count([f"{name}.weight" for name in names], sizes, where)
+    layers: list[Layer] = []
+    for index, name in enumerate(names):
+        d_in: int | str = layers[-1].matrix.shape[1] if layers else "any"
+        wanted = ("any", d_in) if sizes is None else (sizes[index + 1], sizes[index])
+        matrix = _matrix(tensors, name, wanted, where)
+        is_last = index == len(names) - 1
+        function = None if is_last or activation == "linear" else ACTIVATIONS[activation]()
+        layers.append(Layer(matrix, function))
+    return layers
+
+
+def _check_count(weights: Sequence[str], sizes: Sequence[int] | None, where: str) -> None:
     if sizes is not None and len(weights) != len(sizes) - 1:
         raise BackendError(
             f"{where}: {len(sizes)} sizes need {len(sizes) - 1} weights, not {len(weights)}"
@@ -202,29 +244,16 @@ def from_state_dict(
         )
     if not weights:
         raise BackendError(f"{where}: there is no parameter whose name ends in .weight.")
-    layers: list[Layer] = []
-    for index, name in enumerate(weights):
-        weight, bias = tensors[name], tensors.get(name.removesuffix("weight") + "bias")
-        before = layers[-1].matrix.shape[1] if layers else None
-        wanted: tuple[int | None, ...] = (
-            (None, before) if sizes is None else (sizes[index + 1], sizes[index])
-        )
-        _check_shape(where, name, weight, wanted)
-        if bias is not None:
-            _check_shape(where, name.removesuffix("weight") + "bias", bias, (len(weight),))
-        last = index == len(weights) - 1
-        function = None if last or activation == "linear" else ACTIVATIONS[activation]()
-        layers.append(Layer(_affine(weight, bias, f"'{name}' in {where}"), function))
-    return layers
 
 
-def _check_shape(where: str, name: str, tensor: Tensor, wanted: tuple[int | None, ...]) -> None:
-    fits = tensor.ndim == len(wanted) and all(
-        size is None or size == found for size, found in zip(wanted, tensor.shape, strict=True)
-    )
-    if not fits or not tensor.numel():
-        expected = " × ".join("any" if size is None else str(size) for size in wanted)
-        got = " × ".join(map(str, tensor.shape)) or "a number"
-        raise BackendError(f"{where}: parameter '{name}' should be {expected}, not {got}.")
-    if not tensor.is_floating_point():
-        raise BackendError(f"{where}: parameter '{name}' should hold floating-point numbers.")
+def _matrix(
+    tensors: Mapping[str, Tensor], name: str, wanted: Sequence[int | str], where: str
+) -> Float[Tensor, "d_in_plus_1 d_out"]:
+    """Weight and bias of a layer, whose weight has to have the wanted sizes."""
+    weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
+    check_shape(where, f"{name}.weight", weight, wanted)
+    check_floating(where, f"{name}.weight", weight)
+    if bias is not None:
+        check_shape(where, f"{name}.bias", bias, (len(weight),))
+        check_floating(where, f"{name}.bias", bias)
+    return _affine(weight, bias, f"'{name}.weight' in {where}")

@@ -3,19 +3,71 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from libgraph_cli.options import config_option
+from libgraph_cli.options import config_option, json_option
+from libgraph_cli.running import display
+
+if TYPE_CHECKING:
+    from libgraph.graph.interaction_graph import InteractionGraph
+    from libgraph.graph.partition import Partition
+    from libgraph.modules.resolution import Sweep
 
 SWEEP_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Search:
+    """How modules are looked for; what is None is as it was when the run's were found."""
+
+    resolution: float | None
+    seed: int | None
+    seeds: int | None
+    consensus: bool
+
+    def modules(self, graph: InteractionGraph, before: Partition | None) -> InteractionGraph:
+        """The graph with the modules that are found."""
+        from libgraph.modules.communities import find_communities
+        from libgraph.modules.consensus import consensus_communities
+
+        resolution = self.resolution
+        if resolution is None:
+            resolution = before.resolution if before else 1.0
+        seeds = self.seeds or (before.seeds if before else 10)
+        find = consensus_communities if self.consensus else find_communities
+        return graph.with_partition(find(graph, resolution, self.first(before), seeds))
+
+    def first(self, before: Partition | None) -> int:
+        """The first seed."""
+        if self.seed is not None:
+            return self.seed
+        return before.seed if before else 0
+
+    def sweep(self, graph: InteractionGraph, before: Partition | None, *, quiet: bool) -> Sweep:
+        """Modules at other resolutions."""
+        from libgraph.modules.resolution import sweep_resolutions
+
+        with display(quiet=quiet) as progress:
+            return sweep_resolutions(
+                graph,
+                seed=self.first(before),
+                seeds=self.seeds or SWEEP_SEEDS,
+                progress=progress,
+            )
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--basis", metavar="NAME", help="One that the run has.  [the one it was asked for]")
-@click.option("--resolution", type=float, help="γ of Leiden: larger, smaller modules.  [the run's]")
+@click.option(
+    "--resolution",
+    type=float,
+    help="γ of Leiden: the larger, the smaller the modules.  [the run's]",
+)
 @click.option(
     "--seeds",
     type=click.IntRange(min=1),
@@ -29,22 +81,19 @@ SWEEP_SEEDS = 5
 @click.option(
     "--write", is_flag=True, help="Replace the modules of the run by these, in all its files."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print figures instead of tables.")
+@json_option("Print figures instead of tables.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @config_option
 def communities(
     run: Path,
     basis: str | None,
-    resolution: float | None,
-    seeds: int | None,
-    seed: int | None,
     sweep: bool,
-    consensus: bool,
     write: bool,
     as_json: bool,
     quiet: bool,
+    **search: Any,
 ) -> None:
-    """Find the modules of RUN again: a directory that `libgraph analyze` has written.
+    """Find the modules of RUN again, a directory that `libgraph analyze` wrote.
 
     Reads all interactions and takes seconds. Without --write nothing of the run changes, but for
     resolution.png with --sweep.
@@ -52,50 +101,41 @@ def communities(
     from rich.console import Console
 
     from libgraph.errors import UsageError
-    from libgraph.modules.communities import find_communities
-    from libgraph.modules.consensus import consensus_communities
-    from libgraph.modules.resolution import sweep_resolutions
     from libgraph.report.graph_files import write_modules
     from libgraph.report.resolution_figure import draw_resolutions
     from libgraph.runs.measures import module_metrics, partition_metrics
     from libgraph.runs.metrics import SweepFigures
     from libgraph.runs.saved_run import open_run
     from libgraph.runs.tables import print_modules
-    from libgraph_cli.progress import ProgressDisplay
     from libgraph_cli.tables.plan import print_sweep
 
-    saved = open_run(run)
-    name = basis or saved.basis
+    saved, wanted = open_run(run), Search(**search)
+    name, before = basis or saved.basis, saved.partition
     graph = saved.graph(name)
     if write and name != saved.basis:
         raise UsageError(
             f"The files of '{run}' show the {saved.basis} basis: leave out --write to see the "
             f"modules of {name}, or analyse again with --basis {name}."
         )
-    before = saved.partition
-    gamma = resolution if resolution is not None else before.resolution if before else 1.0
-    first = seed if seed is not None else before.seed if before else 0
-    find = consensus_communities if consensus else find_communities
-    found = find(graph, gamma, first, seeds or (before.seeds if before else 10))
-    graph = graph.with_partition(found)
-    known = saved.modules_known and name == saved.basis
-    modules = module_metrics(graph, modules_known=known)
+    graph = wanted.modules(graph, before)
+    truth = saved.modules_known and name == saved.basis
+    modules = module_metrics(graph, modules_known=truth)
     if sweep:
-        with ProgressDisplay(quiet=quiet) as progress:
-            swept = sweep_resolutions(
-                graph, seed=first, seeds=seeds or SWEEP_SEEDS, progress=progress
-            )
+        swept = wanted.sweep(graph, before, quiet=quiet)
         resolutions = SweepFigures(
-            seed=first, seeds=seeds or SWEEP_SEEDS, rows=swept.rows, plateaus=swept.plateaus
+            seed=wanted.first(before),
+            seeds=wanted.seeds or SWEEP_SEEDS,
+            rows=swept.rows,
+            plateaus=swept.plateaus,
         )
         modules = modules.model_copy(update={"resolutions": resolutions})
     if write:
         write_modules(saved, graph, modules)
-    console = Console()
     if as_json:
-        partition = partition_metrics(graph, name, modules_known=known)
+        partition = partition_metrics(graph, name, modules_known=truth)
         click.echo(json.dumps({**modules.as_dict(), **partition.as_dict()}, indent=1))
     else:
+        console = Console()
         if sweep:
             print_sweep(console, swept, name)
         print_modules(console, modules, name, saved.layers, saved.concept)
@@ -106,5 +146,5 @@ def communities(
             swept, file, title=f"{saved.metrics.backend}: modules in the {name.upper()} basis"
         )
     if not as_json and (write or sweep):
-        what = ["the modules in its files"] * write + ["a picture of the resolutions"] * sweep
-        click.echo(f"Written to {run}: {' and '.join(what)}.")
+        parts = ["the modules in its files"] * write + ["a picture of the resolutions"] * sweep
+        click.echo(f"Written to {run}: {' and '.join(parts)}.")

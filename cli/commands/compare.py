@@ -9,18 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from libgraph_cli.commands.analyze import run_analysis, show_plan
-from libgraph_cli.options import (
-    analysis_options,
-    analysis_values,
-    config_option,
-    pairs_option,
-    verbosity_options,
-)
+from libgraph.pipeline.options import AnalysisOptions
+from libgraph_cli.commands.analyze import show_plan
+from libgraph_cli.options import dry_run_option, json_option, options_of, request_options
+from libgraph_cli.running import Request, Values, run_analysis
 
 if TYPE_CHECKING:
     from libgraph.comparison.side_by_side import Comparison
@@ -43,11 +39,6 @@ FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}
     help=f"Any of {BASES}, sparse, and files of directions, with commas between.  [{BASES}]",
 )
 @click.option(
-    "--draws",
-    type=click.IntRange(min=0),
-    help=f"Rotated networks that tell modules from chance; 0: none.  [{DRAWS}]",
-)
-@click.option(
     "--basis",
     metavar="NAME",
     help="Of finished runs: which to compare.  [all of one run, the main one of several]",
@@ -57,34 +48,34 @@ FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to draw, as .png.  [comparison.png in a new run, nowhere for finished ones]",
 )
-@analysis_options
-@click.option("--json", "as_json", is_flag=True, help="Print the same numbers, or the plan.")
-@pairs_option("Option of the backend")
-@config_option
-@verbosity_options
+@options_of(
+    AnalysisOptions,
+    without={"basis", "beside", "seeds", "curves", "halves"},
+    defaults={"draws": DRAWS},
+)
+@dry_run_option
+@json_option("Print the same numbers, or the plan.")
+@request_options(
+    out="Run directory.  [runs/BACKEND-TIME]",
+    force="Replace the run directory, reusing what still holds.",
+)
 def compare(
     backend_or_runs: tuple[str, ...],
     bases: str | None,
-    draws: int | None,
     basis: str | None,
     figure: Path | None,
-    out: Path | None,
-    force: bool,
+    options: Values,
     dry_run: bool,
     as_json: bool,
-    tolerance: tuple[float, ...],
-    no_ablation: bool,
-    option: dict[str, str],
-    quiet: bool,
-    verbose: bool,
-    **given: Any,
+    request: Request,
 ) -> None:
-    """Compare bases of BACKEND's model on the same data, or the bases of a RUN, or several RUNs.
+    """Compare bases of BACKEND's model on the same data, or finished RUNs.
 
     A backend is analysed as by `libgraph analyze`, with all --bases and more measures of modules;
     the main basis is lib, or else the first. A RUN is a directory that such an analysis has
     written: of one all bases are compared, of several the main basis of each.
     """
+    from libgraph.analysis.analysis import analyze
     from libgraph.analysis.compare import comparison_options, names_of
     from libgraph.comparison.side_by_side import compare_run, compare_runs
     from libgraph.errors import UsageError
@@ -92,7 +83,7 @@ def compare(
     if figure is not None and figure.suffix.lower() != ".png":
         raise UsageError(f"The figure '{figure}' would be no .png: choose a name that ends so.")
     if not _is_backend(backend_or_runs):
-        _refuse_analysis(option)
+        _refuse_analysis(request)
         _show(compare_runs(backend_or_runs, basis=basis), figure, as_json=as_json)
         return
     if basis is not None:
@@ -100,15 +91,12 @@ def compare(
     chosen = BASES if bases is None else bases
     if not chosen.replace(",", " ").strip():
         raise click.UsageError(f"--bases names no basis: give some of {BASES}.")
-    options = {
-        **analysis_values(given, tolerance, no_ablation),
-        **comparison_options(chosen, DRAWS if draws is None else draws),
-    }
+    options = {**options, **comparison_options(chosen, options.get("draws", DRAWS))}
     backend = backend_or_runs[0]
     if dry_run:
-        show_plan(backend, option, options, as_json=as_json)
+        show_plan(backend, options, request, as_json=as_json)
         return
-    run = run_analysis(backend, option, options, out, force=force, quiet=quiet, verbose=verbose)
+    run = run_analysis(analyze, backend, options, request)
     if run is None or run.directory is None:
         return
     comparison = compare_run(run, names_of(chosen))
@@ -121,18 +109,18 @@ def _is_backend(names: Sequence[str]) -> bool:
     from libgraph.backend.registry import backend_names
     from libgraph.errors import UsageError
 
-    name, installed = names[0], backend_names()
+    name, backends = names[0], backend_names()
     if len(names) > 1 or (Path(name) / "run.json").is_file():
         return False
     partial = Path(name + ".partial")
-    if name not in installed and not Path(name).exists() and not partial.exists():
+    if name not in backends and not Path(name).exists() and not partial.exists():
         raise UsageError(
-            f"'{name}' is neither a run nor a backend{near(name, installed, 'installed are')}"
+            f"'{name}' is neither a run nor a backend{near(name, backends, 'installed are')}"
         )
-    return name in installed
+    return name in backends
 
 
-def _refuse_analysis(option: dict[str, str]) -> None:
+def _refuse_analysis(request: Request) -> None:
     """Options of an analysis say nothing about runs that are finished."""
     from click.core import ParameterSource
 
@@ -141,7 +129,9 @@ def _refuse_analysis(option: dict[str, str]) -> None:
     wanted = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
     for parameter in context.command.params:
         name = parameter.name or ""
-        told = context.get_parameter_source(name) in wanted or (name == "option" and option)
+        told = context.get_parameter_source(name) in wanted or (
+            name == "option" and request.settings
+        )
         if told and parameter.expose_value and name not in FOR_RUNS:
             raise click.UsageError(
                 f"{parameter.opts[-1]} is for a backend: finished runs are compared as they are."

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import config_option
+from libgraph_cli.options import config_option, json_option
 
 
 @click.command()
@@ -27,7 +27,7 @@ from libgraph_cli.options import config_option
     metavar="FILE.png",
     help="Draw score, edges, modules and features over the runs.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print figures instead of tables.")
+@json_option("Print figures instead of tables.")
 @config_option
 def diff(
     runs: tuple[Path, ...],
@@ -37,18 +37,20 @@ def diff(
     figure: Path | None,
     as_json: bool,
 ) -> None:
-    """Compare finished RUNs: checkpoints, seeds, or with --basis-b two bases, also of one run.
+    """Compare finished RUNs in detail: checkpoints, seeds, or two bases.
 
-    Of two runs: subspaces, matched features, edges and modules gained and lost. Of more: each with
-    the one before it. Directions are compared in the coordinates of the activations, which two
-    trainings from different seeds do not share: see the overlap by chance.
+    With --basis-b two bases are compared, also of one run. Of two runs: subspaces, matched
+    features, edges and modules gained and lost. Of more: each with the one before it. Directions
+    are compared in the coordinates of the activations, which two trainings from different seeds do
+    not share: see the overlap by chance.
     """
     from rich.console import Console
 
     from libgraph.comparison.difference import print_difference
     from libgraph.comparison.series import diff_series, print_series
     from libgraph.errors import UsageError
-    from libgraph.report.series_figure import check_figure, draw_series
+    from libgraph.report.series_figure import draw_series
+    from libgraph.report.style import check_figure
 
     if len(runs) == 1 and basis_b:
         runs *= 2

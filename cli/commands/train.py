@@ -6,50 +6,32 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import config_option, pairs_option, verbosity_options
+from libgraph_cli.options import request_options
+from libgraph_cli.running import Request
 
 
 @click.command()
 @click.argument("backend")
 @click.option("--seed", type=int, help="Of the weights; the same as -o seed.  [0]")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Directory for the model.  [default: models/BACKEND-seedSEED]",
+@request_options(
+    out="Directory for the model.  [models/BACKEND-seedSEED]",
+    force="Replace a model that is there.",
+    settings="Training option of the backend",
 )
-@click.option("--force", is_flag=True, help="Replace a model that is there.")
-@pairs_option("Training option of the backend")
-@config_option
-@verbosity_options
-def train(
-    backend: str,
-    seed: int | None,
-    out: Path | None,
-    force: bool,
-    option: dict[str, str],
-    quiet: bool,
-    verbose: bool,
-) -> None:
+def train(backend: str, seed: int | None, request: Request) -> None:
     """Train the model of BACKEND from scratch.
 
     Writes model.safetensors and training.json. Interrupted, the same command goes on from the last
     checkpoint.
     """
-    from libgraph.backend.registry import backend_class
-    from libgraph.backend.train import train_model
-    from libgraph_cli.progress import ProgressDisplay
+    from libgraph.backend.train import train as train_model
 
-    if seed is not None and option.setdefault("seed", str(seed)) != str(seed):
+    settings = request.settings
+    if seed is not None and settings.setdefault("seed", str(seed)) != str(seed):
         raise click.UsageError("--seed and -o seed say different things: give one of them.")
-    directory = out or Path("models") / f"{backend}-seed{option.get('seed', 0)}"
-    with ProgressDisplay(quiet=quiet, verbose=verbose) as progress:
-        record = train_model(
-            backend_class(backend),
-            option,
-            directory,
-            force=force,
-            progress=progress,
-        )
-    last = record["history"][-1]
-    click.echo(", ".join(f"{name} {value:g}" for name, value in last.items()))
+    directory = request.out or Path("models") / f"{backend}-seed{settings.get('seed', 0)}"
+    with request.display() as progress:
+        record = train_model(backend, settings, directory, force=request.force, progress=progress)
+    for last in record.history[-1:]:
+        click.echo(", ".join(f"{name} {value:g}" for name, value in last.items()))
     click.echo(f"Written to {directory}.")

@@ -38,25 +38,25 @@ def gradient_grams(
         shifts: zeros, at which gradients are taken.
         number: of the batch: batches and ranks draw signs of their own.
     """
-    found, pull = vjp(outputs, *shifts)[:2]
-    count, positions, size = found.shape
+    y, pull = vjp(outputs, *shifts)[:2]
+    count, positions, size = y.shape
     passes = min(positions * size, MOST_PASSES)
     exact = passes == positions * size
     rank, world = ranks()
     generator = torch.Generator().manual_seed(number * world + rank)
     grams = [x.new_zeros(x.shape[-1], x.shape[-1], dtype=torch.float64) for x in shifts]
-    held = sum(x.numel() for x in shifts) * found.element_size()
+    held = sum(x.numel() for x in shifts) * y.element_size()
     at_once = max(1, CHUNK_BYTES // held)
     for first in range(0, passes, at_once):
-        some = torch.arange(first, min(first + at_once, passes))
+        chosen = torch.arange(first, min(first + at_once, passes))
         if exact:
-            along = torch.zeros(len(some), 1, positions * size)
-            along[range(len(some)), 0, some] = 1
+            along = torch.zeros(len(chosen), 1, positions * size)
+            along[range(len(chosen)), 0, chosen] = 1
             along = along.expand(-1, count, -1)
         else:
-            flips = torch.randint(2, (len(some), count, positions * size), generator=generator)
+            flips = torch.randint(2, (len(chosen), count, positions * size), generator=generator)
             along = (2 * flips - 1) / passes**0.5
-        gradients = vmap(pull)(along.unflatten(-1, (positions, size)).to(found))
+        gradients = vmap(pull)(along.unflatten(-1, (positions, size)).to(y))
         for gram, gradient in zip(grams, gradients, strict=True):
             # In float32 rounding errors of the product would make every direction count.
             rows = gradient.flatten(0, -2).double()

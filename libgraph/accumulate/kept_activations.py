@@ -20,7 +20,7 @@ from libgraph.backend.data import Data
 from libgraph.network.network import Network
 
 
-class Checkpoints:
+class KeptActivations:
     """Activations over all batches of some data, at falling node layers.
 
     Args:
@@ -34,27 +34,28 @@ class Checkpoints:
         memory = data.memory if data.memory is not None else memory_budget(data.device)
         mine = -(-len(data) // ranks()[1])
         self.room = memory // 2 // max(mine, 1)
-        self.kept: dict[int, dict[int, Tensor]] = {}
+        self.by_batch: dict[int, dict[int, Tensor]] = {}
 
-    def at(self, index: int) -> Pass:
+    def at(self, index: int) -> LayerPass:
         """The batches' activations at node layer `index`; higher ones are given up."""
-        return Pass(self, index)
+        return LayerPass(self, index)
 
-    def activations(self, number: int, batch: Batch, index: int) -> Tensor:
+    def of_batch(self, number: int, batch: Batch, index: int) -> Tensor:
         """Of one batch at node layer `index`, from the nearest node layer that is kept."""
-        kept = self.kept.setdefault(number, {})
-        for above in [each for each in kept if each > index]:
-            del kept[above]
-        start = max(kept, default=0)
-        x: Tensor = kept[start] if kept else self.network.embed(batch.inputs)
-        room = self.room - sum(each.numel() * each.element_size() for each in kept.values())
-        chosen = self._evenly(x, start + 1 if kept else start, index, room)
+        by_layer = self.by_batch.setdefault(number, {})
+        for above in [layer for layer in by_layer if layer > index]:
+            del by_layer[above]
+        start = max(by_layer, default=0)
+        x: Tensor = by_layer[start] if by_layer else self.network.embed(batch.inputs)
+        held = sum(tensor.numel() * tensor.element_size() for tensor in by_layer.values())
+        first = start + 1 if by_layer else start
+        chosen = self._evenly(x, first, index, self.room - held)
         if start in chosen:
-            kept[start] = x
+            by_layer[start] = x
         for i in range(start, index):
             x = self.network.sections[i](x)
             if i + 1 in chosen:
-                kept[i + 1] = x
+                by_layer[i + 1] = x
         return x
 
     def _evenly(self, x: Tensor, first: int, index: int, room: int) -> set[int]:
@@ -69,18 +70,18 @@ class Checkpoints:
         return set()
 
 
-class Pass:
-    """One pass over the data: for each batch a function that computes its activations.
+class LayerPass:
+    """One pass over the data: for each batch a function that computes activations of a node layer.
 
     The functions are called only by the rank whose turn it is.
     """
 
-    def __init__(self, checkpoints: Checkpoints, index: int) -> None:
-        self.checkpoints, self.index = checkpoints, index
+    def __init__(self, activations: KeptActivations, index: int) -> None:
+        self.activations, self.index = activations, index
 
     def __len__(self) -> int:
-        return len(self.checkpoints.data)
+        return len(self.activations.data)
 
     def __iter__(self) -> Iterator[Callable[[], Tensor]]:
-        for number, batch in enumerate(self.checkpoints.data):
-            yield partial(self.checkpoints.activations, number, batch, self.index)
+        for number, batch in enumerate(self.activations.data):
+            yield partial(self.activations.of_batch, number, batch, self.index)

@@ -18,10 +18,10 @@ def add_ranks(sums: dict[str, Tensor]) -> None:
     """Replace every sum by its sum over ranks; a rank without a batch takes part with zeros."""
     shapes: list[dict[str, torch.Size]] = [{} for _ in range(dist.get_world_size())]
     dist.all_gather_object(shapes, {name: value.shape for name, value in sums.items()})
-    known = dict(sorted((name, shape) for each in shapes for name, shape in each.items()))
+    shape_of = dict(sorted(pair for of_rank in shapes for pair in of_rank.items()))
     device = next((value.device for value in sums.values()), torch.device("cpu"))
     zeros = torch.zeros((), dtype=torch.float64, device=device)
-    flat = torch.cat([sums.get(name, zeros.expand(known[name])).flatten() for name in known])
+    flat = torch.cat([sums.get(name, zeros.expand(shape_of[name])).flatten() for name in shape_of])
     dist.all_reduce(flat)
-    parts = flat.split([shape.numel() for shape in known.values()])
-    sums.update({n: part.reshape(known[n]) for n, part in zip(known, parts, strict=True)})
+    parts = flat.split([shape.numel() for shape in shape_of.values()])
+    sums.update({n: part.reshape(shape_of[n]) for n, part in zip(shape_of, parts, strict=True)})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from libgraph.modules.communities import find_communities
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
-from libgraph.progress import Progress
+from libgraph.progress import Progress, renamed
 from libgraph.sections.quadrature import Quadrature
 
 HALVES = ("even", "odd")
@@ -37,14 +36,14 @@ def interactions_of_halves(
     """Interactions in the same bases on even samples and on odd ones: `lib even`, `lib odd`, …"""
     edges: dict[str, Edges] = {}
     for number, half in enumerate(HALVES):
-        found = interactions(
+        of_half = interactions(
             network,
             bases,
             replace(data, part=(number, len(HALVES))),
             Quadrature.parse(integration),
-            partial(_renamed, progress, f"interactions, {half} samples"),
+            renamed(progress, f"interactions, {half} samples"),
         )
-        edges |= {f"{name} {half}": by_pair for name, by_pair in found.items()}
+        edges |= {f"{name} {half}": by_pair for name, by_pair in of_half.items()}
     return Interactions(edges, {})
 
 
@@ -52,20 +51,13 @@ def halves_agree(
     graph: InteractionGraph, halves: Sequence[Edges], options: AnalysisOptions
 ) -> float:
     """Adjusted mutual information of the modules that edges of either half give, at the same ε."""
-    found = [
+    partitions = [
         find_communities(
-            replace(graph, edges={pair: each.cpu().numpy() for pair, each in edges.items()}),
+            replace(graph, edges={pair: matrix.cpu().numpy() for pair, matrix in edges.items()}),
             options.resolution,
             options.seed,
             options.seeds,
         )
         for edges in halves
     ]
-    return mean_agreement([np.concatenate([*each.membership.values()]) for each in found])
-
-
-def _renamed(
-    progress: Progress, stage: str, _: str, done: int, total: int | None, note: str = ""
-) -> None:
-    """Progress under another name."""
-    progress(stage, done, total, note)
+    return mean_agreement([np.concatenate([*p.membership.values()]) for p in partitions])

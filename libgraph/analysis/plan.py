@@ -1,49 +1,39 @@
-"""What an analysis would cost, from a look at a few samples: for `--dry-run`.
+"""What an analysis would cost, from a look at a few samples.
 
-Nothing is written. Times are measured on a small first batch, most of them in the neuron basis, and
-scaled to all samples, so they are a guide and no promise. What does not grow with the samples,
-decompositions and the search for modules, is left out.
+Nothing is written. Times are measured on a small first batch, most of them in the neuron basis;
+stages and bases say how often that makes their cost. They are a guide and no promise. What does
+not grow with the samples, decompositions and the search for modules, is left out.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from libgraph.accumulate.memory import batch_size, memory_budget
-from libgraph.analysis.rotations import DRAWN_SAMPLES
-from libgraph.backend.contract import Backend
+from libgraph.analysis.stages import AnalysisStages
+from libgraph.backend.contract import Backend, Batch, Split
 from libgraph.backend.data import Data
 from libgraph.backend.options import parse_options
 from libgraph.bases.global_lib import output_grams
-from libgraph.bases.lib import lib
-from libgraph.bases.sparse.options import BATCH, EVERY, PAIR_BYTES, SAMPLES
-from libgraph.bases.sparse.pair_edges import enough
-from libgraph.bases.sparse.problem import Problem
-from libgraph.bases.statistics import node_statistics
+from libgraph.bases.method import BasisMethod, Probe
 from libgraph.edges.interactions import draw_signs, measured
 from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
-from libgraph.progress import silent
-from libgraph.sections import autodiff
+from libgraph.pipeline.passes import Passes
+from libgraph.pipeline.workload import Workload
+from libgraph.sections import Section, autodiff
 from libgraph.sections.quadrature import Quadrature
 
 PROBE = 512
 """Samples that are measured, or positions where samples have several."""
-
-
-BISECTION_PASSES = 3
-"""Cost of a bisection, in passes that keep half of all edges: a guess, later ones are cheaper."""
-
-
-CURVE_PASSES = 4
-"""Cost of trying all powers of two, in the same passes: they add up to twice all edges."""
 
 
 @dataclass(frozen=True)
@@ -72,138 +62,158 @@ class Plan:
     memory: int
 
 
-@dataclass(frozen=True)
-class _Passes:
-    """Seconds of one pass over the probe, by what is computed, for all sections together."""
-
-    forward: float
-    grams: float
-    output_grams: float
-    interactions: float
-    exact_interactions: float
-    masked: float
-
-    def bases(self, methods: set[str]) -> float:
-        """Of all bases that are made at once."""
-        aligned = self.grams * bool(methods & {"lib", "sparse"})
-        return self.forward + aligned + self.output_grams * ("global" in methods)
-
-
 def plan(backend: Backend, **options: Any) -> Plan:
-    """Layers, shapes, estimated time and memory of `analyze(backend, **options)`."""
+    """Layers, shapes, estimated time and memory of `analyze(backend, **options)`.
+
+    Raises:
+        UsageError: for wrong options.
+        BackendError: for a model that cannot be used.
+        DataError: for a split without samples.
+    """
     options = {"tolerances": backend.tolerances, **options}
     parsed = parse_options(AnalysisOptions, options, "the analysis")
-    dtype, score_dtype = getattr(torch, parsed.dtype), getattr(torch, parsed.score_dtype)
-    network = backend.network().to(device=parsed.device, dtype=dtype)
-    samples = {
-        "train": min(backend.samples("train"), parsed.limit or backend.samples("train")),
-        "test": min(backend.samples("test"), parsed.limit or backend.samples("test")),
-    }
-    if backend.bases_split not in samples:
-        samples[backend.bases_split] = backend.samples(backend.bases_split)
-    (single,) = islice(Data(backend, "train", 1, None, parsed.device, dtype), 1)
-    with torch.no_grad():
-        positions = max(x.shape[1] for x in network.activations(single.inputs))
-    few = min(max(1, PROBE // positions), samples["train"])
-    data = Data(backend, "train", few, few, parsed.device, dtype)
-    (batch,) = data
-    passes = _passes(network, batch.inputs, parsed)
-
-    methods = set(parsed.bases.values())
-    per_sample, bases = 1 / len(batch.inputs), samples[backend.bases_split]
-    seconds = {
-        "statistics": passes.forward * bases * per_sample,
-        "bases": passes.bases(methods) * bases * per_sample,
-        "interactions": passes.interactions * samples["train"] * per_sample * len(methods),
-        "ablation": 0.0,
-    }
-    turning = 0.0
-    if "sparse" in methods:
-        turning = _sparse_seconds(network, data, positions, parsed)
-        seconds["bases"] += turning
-    if parsed.ablate:
-        trials = (BISECTION_PASSES + CURVE_PASSES * parsed.curves) * passes.masked
-        trials += (14 * len(network.sections) * (1 + parsed.curves) + 35) * passes.forward
-        faster = 0.5 if score_dtype != dtype else 1.0
-        seconds["ablation"] = trials * samples["test"] * per_sample * faster * len(methods)
-    if parsed.halves:
-        exact = passes.exact_interactions * samples["train"]
-        seconds["halves"] = exact * per_sample * len(methods)
-    if parsed.draws:
-        main = {parsed.basis}
-        one = passes.forward + passes.bases(main) + passes.exact_interactions
-        one *= min(samples["train"], DRAWN_SAMPLES) * per_sample
-        seconds["significance"] = (1 + parsed.draws) * (one + turning * ("sparse" in main))
-
-    with torch.no_grad():
-        activations = list(network.activations(batch.inputs))
-    sizes = [layer.size for layer in network.node_layers]
-    sums = sum(d * d for d in sizes) * (2 + 3 * len(methods))
-    sums += sum(a * b for a, b in pairwise(sizes)) * len(methods)
-    memory = parsed.memory or memory_budget(parsed.device)
-    size = parsed.batch_size or batch_size(network, batch.inputs[:1], memory)
-    bytes_of = [x[0].numel() * x.element_size() for x in activations]
-    batch_bytes = 4 * size * max(bytes_of)
-    aligned = bool(methods & {"lib", "sparse"})
-    kept = min(memory // 2, bases * sum(bytes_of)) if aligned else 0
-    if "sparse" in methods:
-        kept = max(kept, min(memory // 2, len(sizes) * PAIR_BYTES))
-    weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    few = _FewSamples.of(backend, parsed)
+    stages = AnalysisStages.of(parsed, few.network)
+    passes = few.passes(stages.methods)
+    seconds = dict.fromkeys(("statistics", "bases", "interactions", "ablation"), 0.0)
+    for stage in stages:
+        for name, cost in stage.cost(passes).items():
+            seconds[name] = seconds.get(name, 0.0) + cost
     return Plan(
         layers=tuple(
             LayerPlan(layer.name, layer.size, x.shape[1])
-            for layer, x in zip(network.node_layers, activations, strict=True)
+            for layer, x in zip(few.network.node_layers, few.activations, strict=True)
         ),
-        samples=samples,
+        samples=few.samples,
         seconds=seconds,
-        memory=2 * weights + 8 * sums + kept + batch_bytes + 4 * autodiff.CHUNK_BYTES,
+        memory=few.memory(stages.methods),
     )
 
 
-@torch.no_grad()
-def _passes(network: Network, inputs: torch.Tensor, options: AnalysisOptions) -> _Passes:
-    quadrature = Quadrature.parse(options.integration)
-    grams = edges = exact = masked = 0.0
-    activations = list(network.activations(inputs))
-    for (x, y), section in zip(pairwise(activations), network.sections, strict=True):
-        eye = torch.eye(section.d_in).to(x)
-        grams += _seconds(partial(section.jacobian_gram, x))
+@dataclass(frozen=True)
+class _FewSamples:
+    """A few samples of the training split, and what the network makes of them.
+
+    Args:
+        options: of the analysis.
+        network: in the precision asked for.
+        data: one batch of few samples.
+        batch: that batch.
+        activations: of all node layers.
+        samples: how many there are in all, by split.
+        bases_split: the split that bases are made from.
+    """
+
+    options: AnalysisOptions
+    network: Network
+    data: Data
+    batch: Batch
+    activations: Sequence[Tensor]
+    samples: dict[str, int]
+    bases_split: str
+
+    @classmethod
+    def of(cls, backend: Backend, options: AnalysisOptions) -> _FewSamples:
+        """As many samples as make about `PROBE` positions."""
+        workload = Workload(backend, options)
+        network, dtype = workload.network, getattr(torch, options.dtype)
+        splits: tuple[Split, ...] = ("train", "test")
+        samples: dict[str, int] = {
+            split: min(backend.samples(split), options.limit or backend.samples(split))
+            for split in splits
+        }
+        if backend.bases_split not in samples:
+            samples[backend.bases_split] = backend.samples(backend.bases_split)
+        (single,) = islice(Data(backend, "train", 1, None, options.device, dtype), 1)
+        with torch.no_grad():
+            positions = max(x.shape[1] for x in network.activations(single.inputs))
+        count = min(max(1, PROBE // positions), samples["train"])
+        data = Data(backend, "train", count, count, options.device, dtype)
+        (batch,) = data
+        with torch.no_grad():
+            activations = list(network.activations(batch.inputs))
+        return cls(options, network, data, batch, activations, samples, backend.bases_split)
+
+    def passes(self, methods: Mapping[str, BasisMethod]) -> Passes:
+        """Seconds a sample of all that the stages may do."""
+        options, count = self.options, len(self.batch.inputs)
+        beside = {name: self._beside(method) for name, method in methods.items() if method.seconds}
+        with torch.no_grad():
+            by_section = [
+                self._section_seconds(section, x, y)
+                for section, x, y in zip(
+                    self.network.sections, self.activations, self.activations[1:], strict=False
+                )
+            ]
+            outputs = 0.0
+            if any(method.output_gram for method in methods.values()):
+                eye = torch.eye(self.network.node_layers[-1].size).to(self.activations[-1])
+                outputs = _seconds(partial(output_grams, self.network, self.batch.inputs, eye, 0))
+            forward = _seconds(partial(self.network, self.batch.inputs))
+        grams, edges, exact, masked = (
+            sum(seconds) / count for seconds in zip(*by_section, strict=True)
+        )
+        return Passes(
+            forward=forward / count,
+            jacobian_grams=grams,
+            output_grams=outputs / count,
+            interactions=edges,
+            exact_interactions=exact if options.signs else edges,
+            masked=masked,
+            samples={**self.samples, "bases": self.samples[self.bases_split]},
+            beside=beside,
+        )
+
+    def _section_seconds(
+        self, section: Section, x: Tensor, y: Tensor
+    ) -> tuple[float, float, float, float]:
+        """Of the Jacobian Gram, interactions as asked for, exact ones, and a pass with a mask."""
+        options, eye = self.options, torch.eye(section.d_in).to(x)
+        quadrature = Quadrature.parse(options.integration)
         signs = draw_signs(options.signs, y, torch.Generator())
-        edges += _seconds(partial(measured, section, x, x, eye, quadrature, signs))
+        grams = _seconds(partial(section.jacobian_gram, x))
+        edges = _seconds(partial(measured, section, x, x, eye, quadrature, signs))
+        exact = masked = 0.0
         if options.signs and (options.halves or options.draws):
-            exact += _seconds(partial(section.interactions, x, x, eye, quadrature))
+            exact = _seconds(partial(section.interactions, x, x, eye, quadrature))
         if options.ablate:
             keep = torch.rand(section.d_in, section.d_out, device=x.device) < 0.5
-            masked += _seconds(partial(section.masked, x, keep))
-    outputs = 0.0
-    if "global" in options.bases:
-        eye = torch.eye(network.node_layers[-1].size).to(activations[-1])
-        outputs = _seconds(partial(output_grams, network, inputs, eye, 0))
-    forward = _seconds(partial(network, inputs))
-    return _Passes(forward, grams, outputs, edges, exact or edges, masked)
+            masked = _seconds(partial(section.masked, x, keep))
+        return grams, edges, exact, masked
 
+    def _beside(self, method: BasisMethod) -> float:
+        if method.seconds is None:
+            return 0.0
+        options = self.options
+        return method.seconds(
+            Probe(
+                self.network,
+                self.data,
+                max(x.shape[1] for x in self.activations),
+                options.limit,
+                options.truncation,
+                options.model_dump(include=set(method.reads)),
+                _seconds,
+            )
+        )
 
-def _sparse_seconds(
-    network: Network, data: Data, positions: int, options: AnalysisOptions
-) -> float:
-    """Of all steps from all starts, as the first one takes on rotations of a LIB of few samples."""
-    chosen = options.sparse(None)
-    most = min(SAMPLES, enough(BATCH, positions), options.limit or SAMPLES)
-    few = min(BATCH, most)
-    data = replace(data, limit=few, batch_size=few)
-    known = node_statistics(network, data)
-    start = lib(network, known, data, options.truncation, silent)
-    kept = [len(basis) - basis.isolated for basis in start.values() if basis.rotated]
-    # Few samples may have fewer features than all of them do.
-    features = chosen.features and min(chosen.features, max(kept, default=2))
-    problem = Problem.of(network, start, data, replace(chosen, features=features))
-    if not problem.pairs:
-        return 0.0
-    rotations = {name: each.requires_grad_() for name, each in problem.start(0).items()}
-    evaluation = _seconds(partial(problem.value, rotations)) * most / few
-    with torch.enable_grad():
-        step = _seconds(lambda: problem.loss(rotations, 0).backward())
-    return (step + evaluation / EVERY) * chosen.steps * chosen.starts
+    def memory(self, methods: Mapping[str, BasisMethod]) -> int:
+        """The most that is held at once: the model, sums, activations, batches."""
+        network, options, activations = self.network, self.options, self.activations
+        sizes = [layer.size for layer in network.node_layers]
+        sums = sum(d * d for d in sizes) * (2 + 3 * len(methods))
+        sums += sum(a * b for a, b in pairwise(sizes)) * len(methods)
+        budget = options.memory or memory_budget(options.device)
+        samples = options.batch_size or batch_size(network, self.batch.inputs[:1], budget)
+        bytes_of = [x[0].numel() * x.element_size() for x in activations]
+        held = 0
+        if any(method.jacobian_gram for method in methods.values()):
+            held = self.samples[self.bases_split] * sum(bytes_of)
+        held = max(held, *(len(sizes) * method.layer_bytes for method in methods.values()))
+        weights: int = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+        batch_bytes = 4 * samples * max(bytes_of)
+        held = min(budget // 2, held)
+        return 2 * weights + 8 * sums + held + batch_bytes + 4 * autodiff.CHUNK_BYTES
 
 
 def _seconds(compute: Callable[[], object]) -> float:

@@ -8,28 +8,26 @@ residual streams or without, in any basis, and p is even. Source: ours; docs/sig
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from libgraph.backend.data import Data
-from libgraph.bases.method import Truncation
+from libgraph.bases.method import Setting, Truncation
 from libgraph.bases.methods import basis_method
 from libgraph.bases.random_basis import random_rotation
-from libgraph.bases.sparse.options import SparseOptions
 from libgraph.bases.statistics import node_statistics
+from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import interactions
-from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.null_models import NullModel
-from libgraph.modules.significance import significance
+from libgraph.modules.significance import Significance, significance
 from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
-from libgraph.progress import Progress
+from libgraph.progress import Progress, silent
 from libgraph.sections.quadrature import Quadrature
 
 DRAWN_SAMPLES = 500
@@ -38,21 +36,21 @@ DRAWN_SAMPLES = 500
 
 def against_rotations(
     network: Network, data: Data, options: AnalysisOptions, progress: Progress
-) -> dict[str, Any]:
+) -> Significance:
     """The modularity in the basis of the graph against that of rotated networks.
 
     On the first `DRAWN_SAMPLES` samples and without ε; docs/significance.md says why.
     """
-    few = min(data.limit or DRAWN_SAMPLES, DRAWN_SAMPLES)
+    samples = min(data.limit or DRAWN_SAMPLES, DRAWN_SAMPLES)
     graph, rotated = rotated_networks(
         network,
-        replace(data, limit=few, batch_size=min(data.batch_size, few)),
+        replace(data, limit=samples, batch_size=min(data.batch_size, samples)),
         options.basis,
         options.truncation,
         Quadrature.parse(options.integration),
-        options.sparse(None),
+        options.model_dump(include=set(basis_method(options.basis).reads)),
     )
-    found = significance(
+    return significance(
         graph,
         rotated,
         draws=options.draws,
@@ -60,7 +58,6 @@ def against_rotations(
         seed=options.seed,
         progress=progress,
     )
-    return asdict(found)
 
 
 def rotated_networks(
@@ -69,7 +66,7 @@ def rotated_networks(
     basis: str = "lib",
     truncation: Truncation | None = None,
     quadrature: Quadrature | None = None,
-    sparse: SparseOptions | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> tuple[InteractionGraph, NullModel]:
     """The graph of a network on some data, and the null model of its rotations on the same data.
 
@@ -79,22 +76,17 @@ def rotated_networks(
         basis: one of `METHODS`.
         truncation: of bases, by default rel:1e-10.
         quadrature: of interactions, by default the gradient.
-        sparse: options of the sparse basis.
+        options: those that the basis reads, by name; by default as they are by default.
     """
     truncation = truncation or Truncation.parse("rel:1e-10")
     quadrature = quadrature or Quadrature.parse("gradient")
 
-    def measured(one: Network) -> InteractionGraph:
-        statistics = node_statistics(one, data)
-        bases = basis_method(basis, sparse or SparseOptions())(
-            one, statistics, data, truncation, lambda *_: None
-        )
-        layers = tuple(
-            LayerFeatures(name, each.importance.cpu().numpy(), each.isolated, each.rotated)
-            for name, each in bases.items()
-        )
-        edges = interactions(one, {basis: bases}, data, quadrature)[basis]
-        return InteractionGraph(layers, {p: m.cpu().numpy() for p, m in edges.items()})
+    make = basis_method(basis).prepared(Setting(options or {}))
+
+    def measured(network: Network) -> InteractionGraph:
+        statistics = node_statistics(network, data)
+        bases = make(network, statistics, data, truncation, silent)
+        return graph_of(bases, interactions(network, {basis: bases}, data, quadrature)[basis])
 
     def rotated(graph: InteractionGraph, rng: np.random.Generator) -> InteractionGraph:
         return measured(rotate(network, rng))
@@ -113,13 +105,13 @@ def rotate(network: Network, rng: np.random.Generator) -> Network:
     for layer, _, section in rest:
         isolated = set(layer.isolated_coordinates)
         free = [index for index in range(layer.size) if index not in isolated]
-        whole = np.eye(layer.size)
-        whole[np.ix_(free, free)] = random_rotation(len(free), rng)
-        sections.append(section.rebase(decoder=_like(section)(whole)))
+        rotation = np.eye(layer.size)
+        rotation[np.ix_(free, free)] = random_rotation(len(free), rng)
+        sections.append(section.rebase(decoder=_like(section)(rotation)))
     return Network(network.embed, sections, network.node_layers)
 
 
 def _like(section: torch.nn.Module) -> Callable[[np.ndarray], Tensor]:
     """To a tensor of the section's dtype and device."""
-    some = next(iter(section.state_dict().values()), torch.zeros(0, dtype=torch.float64))
-    return lambda array: torch.as_tensor(array).to(some)
+    like = next(iter(section.state_dict().values()), torch.zeros(0, dtype=torch.float64))
+    return lambda array: torch.as_tensor(array).to(like)

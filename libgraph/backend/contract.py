@@ -1,7 +1,9 @@
-"""What a backend has to offer.
+"""What a backend has to offer: the page to read before writing one.
 
 A backend knows one kind of model: it loads it, cuts it into a `Network`, yields batches of a split
-and scores outputs; it may also say what features stand for, and train its model.
+and scores outputs. These four methods it must have. It may also say what features stand for, take
+options, and train its model. `libgraph.testing.check_backend` checks all of that, and
+docs/backends.md is a complete example.
 """
 
 from __future__ import annotations
@@ -9,14 +11,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 from libgraph.backend.options import TypedOptions
 from libgraph.errors import BackendError
 
 if TYPE_CHECKING:
+    # Options and a list of backends need no torch.
+    from torch import Tensor
+
     from libgraph.graph.features import FeatureLabel
     from libgraph.network.basis import Bases
     from libgraph.network.network import Network
@@ -27,8 +30,16 @@ Split = Literal["train", "test", "bases"]
 """Interactions come from `train`, scores from `test`; `bases` only where `bases_split` says so."""
 
 
-Encode = Callable[[Tensor], Mapping[str, Tensor]]
+Encode: TypeAlias = "Callable[[Tensor], Mapping[str, Tensor]]"
 """Raw inputs to feature activations `(n, positions, features)` of every rotated node layer."""
+
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+"""What JSON can hold."""
+
+
+Outcome: TypeAlias = "Mapping[str, Json]"
+"""What came out of a training: its `history`, one record for each evaluation, and more."""
 
 
 class Batch(NamedTuple):
@@ -39,10 +50,10 @@ class Batch(NamedTuple):
 
 
 class Backend(ABC):
-    """One kind of model. Subclasses set the class attributes and fill in the abstract methods.
+    """One kind of model, made from options.
 
     Attributes:
-        name: as given on the command line.
+        name: as given on the command line, and in the entry point that registers the class.
         summary: one line for `libgraph backends`.
         Options: the options that `-o key=value` sets.
         Training: the options of `train`, or None where there is no training.
@@ -74,9 +85,15 @@ class Backend(ABC):
         given = self.options.model_dump(exclude_defaults=True).items()
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
 
+    # Every backend must
+
     @abstractmethod
     def network(self) -> Network:
-        """The model, cut into sections, parameters as they are stored; a new one for each call."""
+        """The model, cut into sections, parameters as they are stored; a new one for each call.
+
+        Activations are `(samples, positions, coordinates)`. The last coordinate of a node layer is
+        the constant 1 that carries biases, unless its `NodeLayer` says that there is none.
+        """
 
     @abstractmethod
     def samples(self, split: Split) -> int:
@@ -84,11 +101,13 @@ class Backend(ABC):
 
     @abstractmethod
     def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
-        """The samples of a split, always in the same order."""
+        """The samples of a split, always in the same order, `batch_size` or fewer at a time."""
 
     @abstractmethod
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Score `(n,)` of each sample, from outputs `(n, positions, d_out)` of the network."""
+
+    # A backend may
 
     @property
     def bases_split(self) -> Split:
@@ -105,6 +124,19 @@ class Backend(ABC):
         return {}
 
     @classmethod
-    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Mapping[str, Any]:
-        """Train a model into `directory`, resuming what is there; returns what came out."""
+    def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
+        """Train a model into `directory/model.safetensors`, going on from what is there.
+
+        Args:
+            options: of the type `Training`.
+            directory: where the model goes, and checkpoints meanwhile; `fit` keeps them.
+            progress: told after every step.
+
+        Returns:
+            What `training.json` says beside options and versions.
+
+        Raises:
+            BackendError: if the backend has no training.
+            NumericalError: if the loss stops being finite.
+        """
         raise BackendError(f"The backend '{cls.name}' has no training.")

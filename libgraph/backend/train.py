@@ -2,35 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
-from libgraph.backend.contract import Backend
+from libgraph.backend.contract import Backend, Json, Outcome
 from libgraph.backend.options import parse_options
+from libgraph.backend.registry import backend_class
 from libgraph.errors import BackendError, UsageError
 from libgraph.files.atomic import explained, write_json
 from libgraph.progress import Progress, silent
 
 
-def train_model(
-    backend: type[Backend],
-    options: Mapping[str, Any],
-    directory: Path,
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What `training.json` holds.
+
+    Args:
+        backend: whose model was trained.
+        options: all training options, as JSON has them.
+        libgraph: version.
+        torch: version.
+        outcome: what the backend says of it.
+    """
+
+    backend: str
+    options: Mapping[str, Json]
+    libgraph: str
+    torch: str
+    outcome: Outcome
+
+    @property
+    def history(self) -> Sequence[Mapping[str, float]]:
+        """One record for each evaluation, in order; none where the backend keeps none."""
+        return cast(Sequence[Mapping[str, float]], self.outcome.get("history", ()))
+
+    def as_json(self) -> dict[str, Json]:
+        """The content of the file."""
+        versions = {"libgraph": self.libgraph, "torch": self.torch}
+        return {"backend": self.backend, "options": self.options, **versions, **self.outcome}
+
+
+def train(
+    backend: str | type[Backend],
+    options: Mapping[str, object],
+    out: Path | str,
     *,
     force: bool = False,
     progress: Progress = silent,
-) -> dict[str, Any]:
-    """Train a backend's model into a directory; what `libgraph train` does.
+) -> TrainingRecord:
+    """Train a backend's model into a directory.
 
     Args:
-        backend: the backend's class.
-        options: its training options.
-        directory: for `model.safetensors`, and `training.json` with options, versions and outcome.
+        backend: its class, or the name that it is registered under.
+        options: its training options; strings are converted.
+        out: directory for `model.safetensors`, and `training.json` with options, versions and
+            outcome.
         force: whether a model that is there may be replaced.
         progress: told after every step.
 
@@ -38,32 +70,38 @@ def train_model(
         What `training.json` holds.
 
     Raises:
-        BackendError: if the backend has no training.
-        UsageError: if an option is wrong, or the directory holds a model and `force` is not set.
+        BackendError: if there is no such backend, or it has no training.
+        UsageError: if an option is wrong, or `out` holds a model and `force` is not set.
         NumericalError: if the loss stops being finite.
     """
-    if backend.Training is None:
-        raise BackendError(f"The backend '{backend.name}' has no training.")
-    parsed = parse_options(backend.Training, options, f"training '{backend.name}'")
-    if not directory.name:
-        raise UsageError(f"'{directory}' is no name for a directory: choose another --out.")
-    model = directory / "model.safetensors"
-    if model.exists() and not force:
-        raise UsageError(f"'{model}' exists: add --force to replace it, or choose another --out.")
+    kind = backend_class(backend) if isinstance(backend, str) else backend
+    if kind.Training is None:
+        raise BackendError(f"The backend '{kind.name}' has no training.")
+    parsed = parse_options(kind.Training, options, f"training '{kind.name}'")
+    directory = Path(out)
+    _check_directory(directory, force)
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
     try:
-        outcome = backend.train(parsed, directory, progress)
+        outcome = kind.train(parsed, directory, progress)
     finally:
         # A training that ended before its first checkpoint leaves nothing.
         with suppress(OSError):
             directory.rmdir()
-    record = {
-        "backend": backend.name,
-        "options": parsed.model_dump(mode="json"),
-        "libgraph": version("libgraph"),
-        "torch": torch.__version__,
-        **outcome,
-    }
-    write_json(directory / "training.json", record)
+    record = TrainingRecord(
+        kind.name,
+        parsed.model_dump(mode="json"),
+        version("libgraph"),
+        torch.__version__,
+        outcome,
+    )
+    write_json(directory / "training.json", record.as_json())
     return record
+
+
+def _check_directory(directory: Path, force: bool) -> None:
+    if not directory.name:
+        raise UsageError(f"'{directory}' is no name for a directory: choose another out='…'.")
+    model = directory / "model.safetensors"
+    if model.exists() and not force:
+        raise UsageError(f"'{model}' exists: force=True replaces it, or choose another out='…'.")

@@ -1,1 +1,1 @@
-"""Bases of node layers: one method a module, all behind the protocol of `method.BasisMethod`."""
+"""Bases of node layers: one a module, which says all that others have to know of it (`METHOD`)."""

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.backend.data import Data
-from libgraph.bases.method import BasisMethod, Truncation
+from libgraph.bases.method import MakeBases, Truncation
 from libgraph.bases.pca import pca
 from libgraph.bases.statistics import Statistics
 from libgraph.errors import UsageError
@@ -29,7 +29,7 @@ from libgraph.progress import Progress
 PARTS = ("decoder", "encoder")
 
 
-def dictionary(path: Path) -> BasisMethod:
+def dictionary(path: Path) -> MakeBases:
     """The basis method that takes directions from a file.
 
     Raises:
@@ -76,26 +76,7 @@ def dictionary_basis(
     rest = [i for i in range(layer.size) if i not in isolated]
     covariance = statistics.covariance
     decoder = decoder.to(covariance)
-    if decoder.ndim != 2 or decoder.shape[1] != len(rest):
-        raise UsageError(
-            f"'{where}': '{layer.name}/decoder' should be features × {len(rest)} (coordinates "
-            f"without the constant), not {' × '.join(map(str, decoder.shape))}."
-        )
-    if not bool(decoder.isfinite().all() and (encoder is None or encoder.isfinite().all())):
-        raise UsageError(f"'{where}': directions of '{layer.name}' are NaN or infinite.")
-    if encoder is None:
-        if len(decoder) > len(rest):
-            raise UsageError(
-                f"'{where}': '{layer.name}/decoder' has {len(decoder)} directions for {len(rest)} "
-                f"coordinates: an over-complete dictionary needs '{layer.name}/encoder' too."
-            )
-        encoder = torch.linalg.pinv(decoder)
-    encoder = encoder.to(covariance)
-    if encoder.shape != decoder.T.shape:
-        raise UsageError(
-            f"'{where}': '{layer.name}/encoder' should be {len(rest)} × {len(decoder)}, not "
-            f"{' × '.join(map(str, encoder.shape))}."
-        )
+    encoder = _checked(layer.name, decoder, encoder, len(rest), where).to(covariance)
     variance = ((covariance[rest][:, rest] @ encoder) * encoder).sum(0)
     order = variance.argsort(descending=True, stable=True)
     order = order[: truncation.count(variance[order])]
@@ -116,10 +97,37 @@ def dictionary_basis(
     return Basis(into, out, torch.cat([alone, variance[order]]), len(isolated))
 
 
+def _checked(
+    layer: str, decoder: Tensor, encoder: Tensor | None, size: int, where: str
+) -> Float[Tensor, "d k"]:
+    """The encoder, or the pseudo-inverse in place of one, if both fit a layer of this size."""
+    if decoder.ndim != 2 or decoder.shape[1] != size:
+        raise UsageError(
+            f"'{where}': '{layer}/decoder' should be features × {size} (coordinates "
+            f"without the constant), not {' × '.join(map(str, decoder.shape))}."
+        )
+    if not bool(decoder.isfinite().all() and (encoder is None or encoder.isfinite().all())):
+        raise UsageError(f"'{where}': directions of '{layer}' are NaN or infinite.")
+    if encoder is None:
+        if len(decoder) > size:
+            raise UsageError(
+                f"'{where}': '{layer}/decoder' has {len(decoder)} directions for {size} "
+                f"coordinates: an over-complete dictionary needs '{layer}/encoder' too."
+            )
+        inverse: Tensor = torch.linalg.pinv(decoder)
+        return inverse
+    if encoder.shape != decoder.T.shape:
+        raise UsageError(
+            f"'{where}': '{layer}/encoder' should be {size} × {len(decoder)}, not "
+            f"{' × '.join(map(str, encoder.shape))}."
+        )
+    return encoder
+
+
 def _check_names(path: Path, tensors: Mapping[str, Tensor], layers: list[str]) -> None:
-    known = {f"{layer}/{part}" for layer in layers for part in PARTS}
+    expected = {f"{layer}/{part}" for layer in layers for part in PARTS}
     for name in tensors:
-        if name not in known:
+        if name not in expected:
             raise UsageError(
                 f"'{path}': '{name}' is for no node layer: names are LAYER/decoder and "
                 f"LAYER/encoder, with LAYER one of {', '.join(layers)}."

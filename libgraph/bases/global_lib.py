@@ -19,7 +19,7 @@ from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
 from libgraph.bases.lib import last_basis, lib_basis
-from libgraph.bases.method import Truncation
+from libgraph.bases.method import BasisMethod, Truncation
 from libgraph.bases.statistics import Statistics
 from libgraph.network.basis import Basis
 from libgraph.network.network import Network
@@ -74,3 +74,6 @@ def output_grams(
         return final
 
     return gradient_grams(outputs, shifts, number)
+
+
+METHOD = BasisMethod(global_lib, output_gram=True)

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate.kept_activations import Checkpoints
+from libgraph.accumulate.kept_activations import KeptActivations
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.data import Data
-from libgraph.bases.method import Truncation, eigenbasis
+from libgraph.bases.method import BasisMethod, Truncation, eigenbasis
 from libgraph.bases.neuron import neuron_basis
 from libgraph.bases.pca import pca_basis
 from libgraph.bases.statistics import Statistics
@@ -37,10 +37,10 @@ def lib(
     last = network.node_layers[-1]
     basis = last_basis(last, statistics[last.name], truncation)
     bases = {last.name: basis}
-    checkpoints = Checkpoints(network, data)
+    kept_activations = KeptActivations(network, data)
     for index in reversed(range(len(network.sections))):
         layer = network.node_layers[index]
-        gram = _jacobian_gram(checkpoints, index, basis.encoder, progress)
+        gram = _jacobian_gram(kept_activations, index, basis.encoder, progress)
         stats = statistics[layer.name]
         basis = lib_basis(layer, stats, gram / (stats.count * stats.positions), truncation)
         bases[layer.name] = basis
@@ -96,14 +96,18 @@ def lib_basis(
 
 
 def _jacobian_gram(
-    checkpoints: Checkpoints, index: int, encoder: Tensor, progress: Progress
+    kept_activations: KeptActivations, index: int, encoder: Tensor, progress: Progress
 ) -> Float[Tensor, "d d"]:
     """Step 3, summed over the data: Σ_x Σ_ts J_ts C'C'ᵀ J_tsᵀ at node layer `index`."""
-    network, dtype = checkpoints.network, checkpoints.data.dtype
+    network, dtype = kept_activations.network, kept_activations.data.dtype
     section = network.sections[index].rebase(encoder=encoder.to(dtype))
 
     def measure(activations: Callable[[], Tensor]) -> Sums:
         return {"gram": section.jacobian_gram(activations())}
 
     stage = f"basis at {network.node_layers[index].name}"
-    return accumulate(checkpoints.at(index), measure, stage=stage, progress=progress)["gram"]
+    passed = kept_activations.at(index)
+    return accumulate(passed, measure, stage=stage, progress=progress)["gram"]
+
+
+METHOD = BasisMethod(lib, jacobian_gram=True)

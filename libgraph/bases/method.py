@@ -1,11 +1,12 @@
-"""What makes a basis: the protocol of methods, truncation, and what eigenbases share."""
+"""What makes a basis: methods and what they say of themselves, truncation, eigenbases."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -13,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.backend.data import Data
-from libgraph.bases.statistics import Statistics
+from libgraph.bases.statistics import Statistics, node_statistics
 from libgraph.errors import NumericalError, UsageError
-from libgraph.network.basis import Basis
+from libgraph.network.basis import Bases, Basis
 from libgraph.network.network import Network
 from libgraph.progress import Progress
 
@@ -59,8 +60,8 @@ class Truncation:
         return int((eigenvalues > max(self.tolerance * scale, 0.0)).sum())
 
 
-class BasisMethod(Protocol):
-    """A way to choose bases: from statistics and, if it needs them, passes over the data."""
+class MakeBases(Protocol):
+    """Chooses bases: from statistics and, if it needs them, passes over the data."""
 
     def __call__(
         self,
@@ -71,6 +72,117 @@ class BasisMethod(Protocol):
         progress: Progress,
     ) -> dict[str, Basis]:
         """A basis for every node layer, in float64."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method may want beside activations.
+
+    Args:
+        options: values of the options that it reads, by name.
+        directory: where it may keep work that is half done; None for nowhere.
+        bases: those that were made before, by name.
+    """
+
+    options: Mapping[str, object] = field(default_factory=dict)
+    directory: Path | None = None
+    bases: Mapping[str, Bases] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A look at a few samples, from which a method says what it is going to take.
+
+    Args:
+        network: whose bases are wanted.
+        data: those samples.
+        positions: of a sample, at the node layer that has most of them.
+        limit: samples that are asked for; None for all.
+        truncation: of bases.
+        options: values of the options that the method reads, by name.
+        seconds: measures how long something takes.
+    """
+
+    network: Network
+    data: Data
+    positions: int
+    limit: int | None
+    truncation: Truncation
+    options: Mapping[str, object]
+    seconds: Callable[[Callable[[], object]], float]
+
+
+@dataclass(frozen=True)
+class BasisMethod:
+    """A way to choose bases, and all that others have to know of it.
+
+    Args:
+        make: makes bases.
+        reads: names of the options that it depends on, beside those that all bases do.
+        prepare: gives `make` in a setting, for a method that reads options, or begins with another
+            basis.
+        begins_with: name of the basis that it would make for itself if it was not made before.
+        jacobian_gram: whether it adds up the Jacobian Grams of all sections.
+        output_gram: whether it adds up the Grams of the outputs' gradients at all node layers.
+        seconds: what it takes beside these and the statistics.
+        layer_bytes: what it holds of a node layer at most, beside activations.
+        leaves: pattern of the files in which it keeps work that is half done.
+        digest: SHA-256 of the file that directions come from, if they do.
+    """
+
+    make: MakeBases
+    reads: tuple[str, ...] = ()
+    prepare: Callable[[Setting], MakeBases] | None = None
+    begins_with: str | None = None
+    jacobian_gram: bool = False
+    output_gram: bool = False
+    seconds: Callable[[Probe], float] | None = None
+    layer_bytes: int = 0
+    leaves: str | None = None
+    digest: str = ""
+
+    def __call__(
+        self,
+        network: Network,
+        statistics: Mapping[str, Statistics],
+        data: Data,
+        truncation: Truncation,
+        progress: Progress,
+    ) -> dict[str, Basis]:
+        """Make bases with options as they are by default."""
+        return self.make(network, statistics, data, truncation, progress)
+
+    def prepared(self, setting: Setting) -> MakeBases:
+        """What makes bases in this setting."""
+        return self.make if self.prepare is None else self.prepare(setting)
+
+
+def make_bases(
+    methods: Mapping[str, BasisMethod],
+    network: Network,
+    data: Data,
+    truncation: Truncation,
+    *,
+    setting: Setting,
+    progress: Progress,
+) -> dict[str, Bases]:
+    """Bases by several methods, from one pass over the data for the statistics of all.
+
+    Args:
+        methods: by the names of the bases.
+        network: whose node layers these are bases of.
+        data: what bases are made from.
+        truncation: below which eigenvalue directions are dropped.
+        setting: with the options of all methods.
+        progress: told of every pass.
+    """
+    statistics = node_statistics(network, data, progress)
+    bases: dict[str, Bases] = dict(setting.bases)
+    # Those that begin with others come last.
+    for name in sorted(methods, key=lambda name: methods[name].begins_with is not None):
+        make = methods[name].prepared(replace(setting, bases={**bases}))
+        bases[name] = make(network, statistics, data, truncation, progress)
+    return {name: bases[name] for name in methods}
 
 
 def eigenbasis(
@@ -89,11 +201,11 @@ def eigenbasis(
     symmetric = (gram + gram.T) / 2
     place = gram.device if len(gram) >= EIGH_ON_DEVICE else torch.device("cpu")
     values, vectors = (
-        each.to(gram.device).flip(-1) for each in torch.linalg.eigh(symmetric.to(place))
+        tensor.to(gram.device).flip(-1) for tensor in torch.linalg.eigh(symmetric.to(place))
     )
-    kept = truncation.count(values)
-    values, vectors = values[:kept], vectors[:, :kept]
-    return values, fixed_signs(vectors) if kept else vectors
+    count = truncation.count(values)
+    values, vectors = values[:count], vectors[:, :count]
+    return values, fixed_signs(vectors) if count else vectors
 
 
 def fixed_signs(vectors: Float[Tensor, "k m"]) -> Float[Tensor, "k m"]:

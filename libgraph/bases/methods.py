@@ -1,37 +1,55 @@
-"""The registry of bases: every method by its name, and files of directions.
+"""The registry of bases, and files of directions.
 
-A new basis is a module beside this one and an entry in `METHODS`.
+A new basis is a module beside this one, whose `METHOD` says what it needs and what it depends on,
+and an entry in `MODULES`. Modules are imported when a basis is made: names alone need no torch.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import hashlib
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from libgraph.bases.dictionary import dictionary
-from libgraph.bases.global_lib import global_lib
-from libgraph.bases.lib import lib
-from libgraph.bases.method import BasisMethod
-from libgraph.bases.neuron import neuron
-from libgraph.bases.pca import pca
-from libgraph.bases.random_basis import random
-from libgraph.bases.sparse.options import DEFAULTS, SparseOptions
-from libgraph.bases.sparse.sparse import sparse
 from libgraph.errors import UsageError
-from libgraph.network.basis import Bases
 
-METHODS: dict[str, BasisMethod] = {
-    "neuron": neuron,
-    "pca": pca,
-    "random": random,
-    "global": global_lib,
-    "lib": lib,
-    "sparse": sparse,
+if TYPE_CHECKING:
+    from libgraph.bases.method import BasisMethod
+
+MODULES = {
+    "neuron": "libgraph.bases.neuron",
+    "pca": "libgraph.bases.pca",
+    "random": "libgraph.bases.random_basis",
+    "global": "libgraph.bases.global_lib",
+    "lib": "libgraph.bases.lib",
+    "sparse": "libgraph.bases.sparse.sparse",
 }
-"""Every basis that needs no file, by name."""
+"""Where each basis that needs no file is made, by its name."""
 
 
 FILE = ".safetensors"
+
+
+class _Methods(Mapping[str, "BasisMethod"]):
+    """The methods of `MODULES`, each imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> BasisMethod:
+        method: BasisMethod = import_module(MODULES[name]).METHOD
+        return method
+
+    def __contains__(self, name: object) -> bool:
+        return name in MODULES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
+
+
+METHODS: Mapping[str, BasisMethod] = _Methods()
+"""Every basis that needs no file, by name."""
 
 
 def basis_name(chosen: str) -> str:
@@ -51,15 +69,19 @@ def basis_name(chosen: str) -> str:
     return chosen
 
 
-def basis_method(
-    chosen: str, options: SparseOptions = DEFAULTS, start: Bases | None = None
-) -> BasisMethod:
-    """How a basis is made; options and LIB, if it is known, are for the sparse one.
+def basis_method(chosen: str) -> BasisMethod:
+    """How a basis is made: one of `METHODS`, or from the directions of a file.
 
     Raises:
         UsageError: if there is no such basis.
         BackendError: if its file cannot be read.
     """
-    if chosen == "sparse":
-        return partial(sparse, options=options, start=start)
-    return METHODS[chosen] if basis_name(chosen) in METHODS else dictionary(Path(chosen))
+    if basis_name(chosen) in METHODS:
+        return METHODS[chosen]
+    from libgraph.bases.dictionary import dictionary
+    from libgraph.bases.method import BasisMethod
+
+    path = Path(chosen)
+    make = dictionary(path)
+    # The name says little of a file, which may change.
+    return BasisMethod(make, digest=hashlib.sha256(path.read_bytes()).hexdigest())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from libgraph.backend.data import Data
-from libgraph.bases.method import Truncation
+from libgraph.bases.method import BasisMethod, Truncation
 from libgraph.bases.statistics import Statistics
 from libgraph.network.basis import Basis
 from libgraph.network.network import Network, NodeLayer
@@ -36,3 +36,6 @@ def neuron(
     return {
         layer.name: neuron_basis(layer, statistics[layer.name]) for layer in network.node_layers
     }
+
+
+METHOD = BasisMethod(neuron)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from libgraph.backend.data import Data
-from libgraph.bases.method import Truncation, eigenbasis
+from libgraph.bases.method import BasisMethod, Truncation, eigenbasis
 from libgraph.bases.neuron import neuron_basis
 from libgraph.bases.statistics import Statistics
 from libgraph.network.basis import Basis
@@ -60,3 +60,6 @@ def pca(
         else neuron_basis(layer, statistics[layer.name])
         for layer in network.node_layers
     }
+
+
+METHOD = BasisMethod(pca)

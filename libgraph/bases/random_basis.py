@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from libgraph.backend.data import Data
-from libgraph.bases.method import Truncation
+from libgraph.bases.method import BasisMethod, Truncation
 from libgraph.bases.pca import pca
 from libgraph.bases.statistics import Statistics
 from libgraph.network.basis import Basis
@@ -60,6 +60,9 @@ def _rotated(basis: Basis, rng: np.random.Generator) -> Basis:
     # Uncorrelated before, so that variances after are a weighted mean of theirs.
     variance = basis.importance[isolated:] @ q.square()
     order = variance.argsort(descending=True, stable=True)
-    whole = torch.block_diag(torch.eye(isolated).to(q), q[:, order])
+    rotation = torch.block_diag(torch.eye(isolated).to(q), q[:, order])
     importance: Tensor = torch.cat([basis.importance[:isolated], variance[order]])
-    return Basis(basis.encoder @ whole, whole.T @ basis.decoder, importance, isolated)
+    return Basis(basis.encoder @ rotation, rotation.T @ basis.decoder, importance, isolated)
+
+
+METHOD = BasisMethod(random)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from libgraph.comparison.layers import Matching
-from libgraph.graph.arrays import Pair
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, Pair
 from libgraph.graph.interaction_graph import InteractionGraph
 
 

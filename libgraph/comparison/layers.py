@@ -14,8 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from libgraph.errors import NumericalError
-from libgraph.graph.arrays import IndexArray
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.network.basis import Basis
 
 ROUNDING = 8

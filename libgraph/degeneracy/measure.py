@@ -1,78 +1,77 @@
-"""`degeneracy`: all that in a network does nothing, measured one thing after the other.
+"""What of a network does nothing, measured one thing after the other.
 
 Ranks of weights, units and heads that act as one, the spectrum of the behavioural loss, how free
-directions add up over modules. Each part is a dictionary of plain numbers; with a directory it is
-written as soon as it is there, into `degeneracy.json`, and an interrupted run goes on after it.
+directions add up over modules. With a directory each part is written as soon as it is there, and
+an interrupted run goes on after it.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+import math
+from collections.abc import Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import JsonValue
+from torch import Tensor
 
 from libgraph.analysis.analysis import analyze
 from libgraph.backend.contract import Backend
 from libgraph.backend.data import Data
 from libgraph.backend.options import parse_options
 from libgraph.backend.registry import check_backend_kind
-from libgraph.bases.methods import basis_method
-from libgraph.degeneracy.behaviour.behaviour import behaviour_spectrum
-from libgraph.degeneracy.behaviour.volume import MOST_PARAMETERS, network_volume
-from libgraph.degeneracy.modules.by_module import module_additivity, module_strengths
+from libgraph.degeneracy.behaviour.behaviour import Probes, behaviour_spectrum
+from libgraph.degeneracy.behaviour.chains import Sampling
+from libgraph.degeneracy.behaviour.lanczos import HessianSpectrum
+from libgraph.degeneracy.behaviour.volume import network_volume, sampled_parameters
+from libgraph.degeneracy.figures import (
+    SCHEMA,
+    BehaviourFigures,
+    DegeneracyFigures,
+    HeadFigures,
+    Skipped,
+    SkippedModules,
+    TotalFigures,
+    UnitFigures,
+    VolumeFigures,
+    WeightFigures,
+)
+from libgraph.degeneracy.modules.by_module import Counting, module_additivity, module_strengths
 from libgraph.degeneracy.options import DegeneracyOptions
+from libgraph.degeneracy.pictures import draw_figures
+from libgraph.degeneracy.stages import FILE, DegeneracyStages, ModuleFigures
 from libgraph.degeneracy.synchrony.synchrony import Synchrony
 from libgraph.degeneracy.unit_graph import unit_graph
-from libgraph.degeneracy.weights.jacobians import count_parameters
-from libgraph.degeneracy.weights.ranks import Trial, WeightRanks, try_moves, weight_ranks
+from libgraph.degeneracy.weights.ranks import MoveTrial, WeightRanks, try_moves, weight_ranks
 from libgraph.degeneracy.weights.weights import weights_of
-from libgraph.errors import UsageError
-from libgraph.files.atomic import read_json, write_json
-from libgraph.files.run_directory import RunDirectory, hash_of
-from libgraph.pipeline.workload import Inputs, digest_of_basis
+from libgraph.edges.score import Scoring
+from libgraph.errors import TooLarge
+from libgraph.files.run_directory import RunDirectory
+from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
+from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress, silent
-from libgraph.report.degeneracy_figure import draw_degeneracy
 from libgraph.report.graphml import write_graphml
-
-log = logging.getLogger("libgraph")
-
-FILE = "degeneracy.json"
-SCHEMA = 1
 
 DECADES = 12
 """How far below the largest eigenvalue N_eff is counted, in powers of ten."""
 
 PER_DECADE = 2
 
-EVERYWHERE = ("seed", "memory")
-READ = {
-    "weights": (),
-    "units": ("synchrony",),
-    "heads": ("synchrony",),
-    "behaviour": ("samples", "probes", "steps"),
-    "volume": ("samples", "probes", "steps", "radius"),
-    "modules": ("samples", "probes", "steps", "basis", "draws"),
-}
-"""Options that each part depends on: with the same ones it is not computed again."""
-
-Part = dict[str, Any]
+VOLUME_DECADES, MODULE_DECADES = 4, 8
+"""The same for sampling, and for modules, at nine tolerances each."""
 
 
-def degeneracy(
+def measure_degeneracy(
     backend: Backend,
     *,
     out: str | Path | None = None,
     force: bool = False,
     progress: Progress = silent,
     **options: Any,
-) -> dict[str, Any]:
+) -> DegeneracyFigures:
     """What of a backend's network does nothing; what `degeneracy.json` holds.
 
     Args:
@@ -90,274 +89,238 @@ def degeneracy(
     """
     check_backend_kind(backend)
     parsed = parse_options(DegeneracyOptions, options, "the degeneracy analysis")
-    directory = RunDirectory(Path(out), force=force) if out is not None else None
-    try:
+    with open_directory(out, force=force) as directory:
         return _Measurement(backend, parsed, directory, progress).run()
-    except BaseException:
-        if directory is not None and directory.abandon():
-            log.warning(
-                "Finished parts are kept in '%s': the same command with --out '%s' goes on there.",
-                directory.partial,
-                directory.path,
-            )
-        raise
 
 
-@dataclass
 class _Measurement:
-    """The parts of one analysis."""
+    """One analysis: how each of its parts is computed, and in which order."""
 
-    backend: Backend
-    options: DegeneracyOptions
-    directory: RunDirectory | None
-    progress: Progress
+    def __init__(
+        self,
+        backend: Backend,
+        options: DegeneracyOptions,
+        directory: RunDirectory | None,
+        progress: Progress,
+    ) -> None:
+        self.backend = backend
+        self.options = options
+        self.directory = directory
+        self.progress = progress
+        self.workload = Workload(backend, options)
+        self.runner = Stages(directory, options, lambda: self.workload.facts(*self.measured_on))
 
-    def run(self) -> dict[str, Any]:
-        """All parts in order."""
-        # Before anything is computed at length: a file of directions may be missing.
-        basis_method(self.options.basis)
-        began = time.time()
-        self.seconds: dict[str, float] = {}
-        self.kept: dict[str, Any] = {"schema": SCHEMA, "backend": self.backend.name}
-        self.kept["options"] = self.options.model_dump(mode="json")
-        self.earlier = self._earlier()
-        self._part("weights", self._weights)
-        self._part("units", self._units)
-        self._part("heads", self._heads)
-        self._part("behaviour", self._behaviour)
-        if self.options.volume:
-            self._part("volume", self._volume)
-        self._part("modules", self._modules)
-        self.kept["totals"] = self._totals()
-        self.kept["seconds"] = self.seconds
+    def run(self) -> DegeneracyFigures:
+        """All parts in order, and what they come to."""
+        given = self.options.model_dump(mode="json")
+        header: dict[str, JsonValue] = {
+            "schema": SCHEMA,
+            "backend": self.backend.name,
+            "options": given,
+        }
+        # Before anything is computed at length: a file may be missing, a network too large.
+        stages = DegeneracyStages.of(self.options, header)
+        if stages.volume is not None:
+            sampled_parameters(weights_of(self.workload.network))
+        run = self.runner.run
+        weights = run(stages.weights, self._weights)
+        units = run(stages.units, self._units)
+        heads = run(stages.heads, self._heads)
+        behaviour = run(stages.behaviour, self._behaviour)
+        volume = {}
+        if stages.volume is not None:
+            volume["volume"] = run(stages.volume, partial(self._volume, behaviour.largest))
+        modules = run(stages.modules, partial(self._modules, behaviour.largest))
+        figures = DegeneracyFigures(
+            **header,
+            weights=weights,
+            units=units,
+            heads=heads,
+            behaviour=behaviour,
+            **volume,
+            modules=modules,
+            totals=_totals(weights, units, heads),
+            seconds=self.runner.seconds,
+        )
         if self.directory is not None:
-            self._finish(self.directory, began)
-        return self.kept
+            self._export(figures, self.directory)
+        return figures
 
     # What the parts work on
 
     @cached_property
-    def inputs(self) -> Inputs:
-        """The network and its data."""
-        return Inputs(self.backend, self.options)
-
-    @cached_property
     def few(self) -> Data:
         """For what needs the Jacobians of all parameters."""
-        return self.inputs.data("train", most=self.options.samples)
+        return self.workload.data("train", most=self.options.samples)
 
     @property
     def measured_on(self) -> tuple[Data, ...]:
         """All splits that anything is computed on."""
-        return self.inputs.train, self.inputs.for_bases
-
-    @cached_property
-    def facts(self) -> dict[str, Any]:
-        """What every part depends on."""
-        return self.inputs.facts(*self.measured_on)
+        return self.workload.train, self.workload.for_bases
 
     @cached_property
     def ranks(self) -> list[WeightRanks]:
+        """Of all weights, on all data."""
         return weight_ranks(
-            self.inputs.network,
-            self.inputs.train,
+            self.workload.network,
+            self.workload.train,
             self.options.truncation,
             progress=self.progress,
         )
 
-    # Parts
-
-    def _weights(self) -> Part:
-        trials = try_moves(
-            self.inputs.network,
-            self.inputs.train,
-            self.ranks,
-            seed=self.options.seed,
-            progress=self.progress,
-        )
-        return {each.weight.name: _weight(each, trials[each.weight.name]) for each in self.ranks}
-
-    def _units(self) -> Part:
-        return self.synchrony.units(lambda: self.ranks)
-
-    def _heads(self) -> Part:
-        return self.synchrony.heads(lambda: self.ranks)
-
     @cached_property
     def synchrony(self) -> Synchrony:
-        tolerance = self.options.synchrony
-        return Synchrony(
-            self.inputs.network, self.backend, self.inputs.train, tolerance, self.progress
-        )
+        """What acts as one, on all data."""
+        scoring = Scoring(self.workload.network, self.backend, self.workload.train)
+        return Synchrony(scoring, self.options.synchrony, self.progress)
 
-    def _behaviour(self) -> Part:
-        found = behaviour_spectrum(
-            self.inputs.network,
+    # Parts
+
+    def _weights(self) -> dict[str, WeightFigures]:
+        network, data = self.workload.network, self.workload.train
+        trials = try_moves(
+            network, data, self.ranks, seed=self.options.seed, progress=self.progress
+        )
+        return {r.weight.name: _weight_figures(r, trials[r.weight.name]) for r in self.ranks}
+
+    def _units(self) -> dict[str, UnitFigures | Skipped]:
+        return self.synchrony.units(lambda: self.ranks)
+
+    def _heads(self) -> dict[str, HeadFigures]:
+        return self.synchrony.heads(lambda: self.ranks)
+
+    def _behaviour(self) -> BehaviourFigures:
+        options = self.options
+        spectrum = behaviour_spectrum(
+            self.workload.network,
             self.few,
-            truncation=self.options.truncation,
-            seed=self.options.seed,
-            probes=self.options.probes,
-            steps=self.options.steps,
+            truncation=options.truncation,
+            probes=Probes(options.probes, options.steps, options.seed),
             progress=self.progress,
         )
-        # Where nothing changes the outputs, any ε will do.
-        largest = float(found.values.max()) or 1.0
-        epsilons = largest * np.logspace(0, -DECADES, DECADES * PER_DECADE + 1)
-        wanted = torch.as_tensor(epsilons)
-        return {
-            "parameters": found.parameters,
-            "samples": min(self.backend.samples("train"), self.few.limit or 0),
-            "exact": found.exact,
-            "rank": found.rank,
-            "largest": largest,
-            "epsilons": epsilons.tolist(),
-            "effective": found.effective(wanted).tolist(),
-            "errors": found.error(wanted).tolist(),
-        }
+        samples = min(self.backend.samples("train"), self.few.limit or 0)
+        return _behaviour_figures(spectrum, samples)
 
-    def _volume(self) -> Part:
-        parameters = count_parameters(weights_of(self.inputs.network))
-        if parameters > MOST_PARAMETERS:
-            raise UsageError(
-                f"{parameters} parameters are too many to sample their volume: leave out --volume, "
-                f"which takes at most {MOST_PARAMETERS}."
-            )
-        largest = self.kept["behaviour"]["largest"]
-        epsilons = (largest * np.logspace(0, -4, 9)).tolist()
-        found = network_volume(
-            self.inputs.network,
+    def _volume(self, largest: float) -> VolumeFigures:
+        options = self.options
+        epsilons = _tolerances(largest, VOLUME_DECADES, 9)
+        curve = network_volume(
+            self.workload.network,
             self.few,
             epsilons,
-            radius=self.options.radius,
-            seed=self.options.seed,
+            Sampling(options.radius, seed=options.seed),
             progress=self.progress,
         )
-        return {
-            "radius": self.options.radius,
-            "epsilons": epsilons,
-            "effective": [None if np.isnan(x) else x for x in found.effective.tolist()],
-            "errors": [None if np.isnan(x) else x for x in found.errors.tolist()],
-            "drift": [None if np.isnan(x) else x for x in found.drift.tolist()],
-        }
+        return VolumeFigures(
+            radius=options.radius,
+            epsilons=epsilons,
+            effective=_numbers(curve.effective),
+            errors=_numbers(curve.errors),
+            drift=_numbers(curve.drift),
+        )
 
-    def _modules(self) -> Part:
+    def _modules(self, largest: float) -> ModuleFigures:
         options = self.options
+        shared = {"basis", "limit", "truncate", "dtype", "device", "batch_size", "memory", "seed"}
         run = analyze(
             self.backend,
-            basis=options.basis,
             beside=(),
             ablate=False,
-            limit=options.limit,
-            truncate=options.truncate,
-            dtype=options.dtype,
-            device=options.device,
-            batch_size=options.batch_size,
-            memory=options.memory,
-            seed=options.seed,
             progress=self.progress,
+            **options.model_dump(include=shared),
         )
-        graph = run.graph()
+        basis, graph = run.basis, run.graph()
         if graph.partition is None or not graph.partition.size:
             reason = "the features do not interact, so that there are no modules"
-            return {"basis": run.options.main, "skipped": reason}
-        largest = self.kept["behaviour"]["largest"]
-        epsilons = largest * np.logspace(0, -8, 9)
+            return SkippedModules(basis=basis, skipped=reason)
         try:
-            found = module_additivity(
-                self.inputs.network,
+            additivity = module_additivity(
+                self.workload.network,
                 self.few,
                 run.bases(),
                 graph,
-                epsilons=epsilons.tolist(),
-                draws=options.draws,
-                seed=options.seed,
-                truncation=options.truncation,
-                progress=self.progress,
+                _tolerances(largest, MODULE_DECADES, 9),
+                Counting(options.draws, options.seed, truncation=options.truncation),
+                self.progress,
             )
-        except UsageError as error:
+        except TooLarge as error:
             # The Jacobians of a large network do not fit: all the rest is known all the same.
-            return {"basis": run.options.main, "skipped": str(error)}
-        return {
-            "basis": run.options.main,
-            **found.as_dict(),
-            "strengths": _finite_rows(module_strengths(graph)),
-        }
+            return SkippedModules(basis=basis, skipped=str(error))
+        return additivity.figures(basis, module_strengths(graph))
 
-    def _totals(self) -> Part:
-        weights = self.kept["weights"].values()
-        groups = [*self.kept["units"].values(), *self.kept["heads"].values()]
-        parameters = sum(each["parameters"] for each in weights)
-        free = sum(each["free"] for each in weights)
-        extra = sum(each.get("new") or 0 for each in groups)
-        return {"parameters": parameters, "free": free, "extra": extra}
+    # Results
 
-    # Keeping
-
-    def _part(self, name: str, compute: Callable[[], Part]) -> None:
-        began = time.monotonic()
-        hashed = hash_of(name, self._identity(name)) if self.directory else ""
-        known = self.directory is not None and self.directory.finished(name, hashed)
-        if self.directory is not None and known and name in self.earlier:
-            self.kept[name] = self.earlier[name]
-            self.seconds[name] = self.directory.stages[name]["seconds"]
-            return
-        self.kept[name] = compute()
-        self.seconds[name] = round(time.monotonic() - began, 3)
-        if self.directory is not None:
-            # Later parts that an earlier run finished may still hold.
-            write_json(self.directory.file(FILE), self.earlier | self.kept)
-            self.directory.finish(name, hashed, self.seconds[name])
-
-    def _identity(self, name: str) -> Mapping[str, Any]:
-        options = self.options.model_dump(mode="json", include={*EVERYWHERE, *READ[name]})
-        if name == "modules":
-            options["file"] = digest_of_basis(self.options.basis)
-        return {**self.facts, "options": options}
-
-    def _earlier(self) -> dict[str, Any]:
-        if self.directory is None or not self.directory.file(FILE).is_file():
-            return {}
-        found: dict[str, Any] = read_json(self.directory.file(FILE))
-        return found
-
-    def _finish(self, directory: RunDirectory, began: float) -> None:
+    def _export(self, figures: DegeneracyFigures, directory: RunDirectory) -> None:
         self.progress("writing", 0, 1)
-        write_json(directory.file(FILE), self.kept)
+        figures.write(directory.file(FILE))
         graph, attributes = unit_graph(
-            self.inputs.network, self.inputs.train, self.kept, self.progress
+            self.workload.network,
+            self.workload.train,
+            figures.units,
+            self.options.truncation,
+            self.progress,
         )
         write_graphml(graph, directory.file("graph.graphml"), attributes)
-        try:
-            draw_degeneracy(self.kept, directory.partial)
-        except UsageError as error:
-            log.warning("Figures were not drawn: %s", error)
-        directory.complete(
-            {
-                **self.inputs.record(*self.measured_on),
-                "degeneracy": self.options.model_dump(mode="json"),
-                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-                "seconds": self.seconds,
-            }
-        )
+        with may_be_left_out("Figures were"):
+            draw_figures(figures, directory.partial)
+        record = self.workload.record(*self.measured_on)
+        self.runner.complete({**record, "degeneracy": self.options.model_dump(mode="json")})
         self.progress("writing", 1, 1)
 
 
-def _weight(found: WeightRanks, trial: Trial) -> Part:
-    rows, columns = found.weight.shape
-    return {
-        "pair": list(found.weight.pair),
-        "rows": rows,
-        "columns": columns,
-        "parameters": found.parameters,
-        "input_rank": found.inputs.rank,
-        "gradient_rank": found.gradients.rank,
-        "free": found.free,
-        "moved_free": trial.free,
-        "moved_used": trial.used,
-        "input_spectrum": found.inputs.values.tolist(),
-        "gradient_spectrum": found.gradients.values.tolist(),
-    }
+def _weight_figures(ranks: WeightRanks, trial: MoveTrial) -> WeightFigures:
+    rows, columns = ranks.weight.shape
+    return WeightFigures(
+        pair=ranks.weight.pair,
+        rows=rows,
+        columns=columns,
+        parameters=ranks.parameters,
+        input_rank=ranks.inputs.rank,
+        gradient_rank=ranks.gradients.rank,
+        free=ranks.free,
+        moved_free=trial.free,
+        moved_used=trial.used,
+        input_spectrum=ranks.inputs.values.tolist(),
+        gradient_spectrum=ranks.gradients.values.tolist(),
+    )
 
 
-def _finite_rows(matrix: np.ndarray) -> list[list[float | None]]:
-    return [[float(x) if np.isfinite(x) else None for x in row] for row in matrix]
+def _behaviour_figures(spectrum: HessianSpectrum, samples: int) -> BehaviourFigures:
+    # Where nothing changes the outputs, any ε will do.
+    largest = float(spectrum.values.max()) or 1.0
+    epsilons = _tolerances(largest, DECADES, DECADES * PER_DECADE + 1)
+    tolerances = torch.tensor(epsilons, dtype=torch.float64)
+    return BehaviourFigures(
+        parameters=spectrum.parameters,
+        samples=samples,
+        exact=spectrum.exact,
+        rank=spectrum.rank,
+        largest=largest,
+        epsilons=epsilons,
+        effective=spectrum.effective(tolerances).tolist(),
+        errors=spectrum.error(tolerances).tolist(),
+    )
+
+
+def _numbers(curve: Tensor) -> list[float | None]:
+    """None for what is not a number."""
+    return [None if math.isnan(x) else x for x in curve.tolist()]
+
+
+def _tolerances(largest: float, decades: int, count: int) -> list[float]:
+    """ε from the largest eigenvalue down."""
+    epsilons: list[float] = (largest * np.logspace(0, -decades, count)).tolist()
+    return epsilons
+
+
+def _totals(
+    weights: Mapping[str, WeightFigures],
+    units: Mapping[str, UnitFigures | Skipped],
+    heads: Mapping[str, HeadFigures],
+) -> TotalFigures:
+    sections = (*units.values(), *heads.values())
+    return TotalFigures(
+        parameters=sum(weight.parameters for weight in weights.values()),
+        free=sum(weight.free for weight in weights.values()),
+        extra=sum(s.new or 0 for s in sections if not isinstance(s, Skipped)),
+    )

@@ -8,7 +8,6 @@ used by the data, whether it is dead, and to which group of synchronised units i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +15,12 @@ from torch.nn.functional import pad
 
 from libgraph.backend.data import Data
 from libgraph.bases.method import Truncation
-from libgraph.bases.methods import METHODS
+from libgraph.bases.neuron import neuron
 from libgraph.bases.statistics import node_statistics
-from libgraph.degeneracy.weights.ranks import Spectrum
+from libgraph.degeneracy.figures import Skipped, UnitFigures
+from libgraph.degeneracy.weights.ranks import GramSpectrum
+from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import interactions
-from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import Progress
@@ -32,14 +32,19 @@ HIDDEN = "hidden"
 
 
 def unit_graph(
-    network: Network, data: Data, found: Mapping[str, Any], progress: Progress
+    network: Network,
+    data: Data,
+    units: Mapping[str, UnitFigures | Skipped],
+    truncation: Truncation,
+    progress: Progress,
 ) -> tuple[InteractionGraph, Attributes]:
     """Interactions between coordinates and units, and what nodes are known to be.
 
     Args:
         network: as it is.
         data: what interactions are averaged over.
-        found: what `degeneracy.json` holds.
+        units: by name of the section, which of its units act as one.
+        truncation: below which eigenvalue a direction is unused.
         progress: told how far it is.
 
     Returns:
@@ -47,33 +52,29 @@ def unit_graph(
         the activations: 0 unused, 1 independent of the others; it adds up to the rank), `dead`
         (1 or 0) and `synchronisation_group` (-1 for none).
     """
-    unfolded, units = with_hidden_layers(network)
+    unfolded, hidden = with_hidden_layers(network)
     statistics = node_statistics(unfolded, data, progress)
-    truncation = Truncation.parse(found["options"]["truncate"])
-    bases = METHODS["neuron"](unfolded, statistics, data, truncation, progress)
+    bases = neuron(unfolded, statistics, data, truncation, progress)
     edges = interactions(unfolded, {"neuron": bases}, data, Quadrature.gradient(), progress)
-    layers, shares, dead, groups = [], {}, {}, {}
+    shares, dead, groups = {}, {}, {}
     for layer in unfolded.node_layers:
-        name, basis, known = layer.name, bases[layer.name], statistics[layer.name]
-        second = known.covariance + torch.outer(known.mean, known.mean)
-        share = Spectrum.of(
-            second, truncation, f"Gram at node layer '{name}'"
-        ).projection.diagonal()
+        name, basis, moments = layer.name, bases[layer.name], statistics[layer.name]
+        second = moments.covariance + torch.outer(moments.mean, moments.mean)
+        spectrum = GramSpectrum.of(second, truncation, f"Gram at node layer '{name}'")
+        share = spectrum.projection.diagonal()
         # Nodes are features of the neuron basis: the isolated ones first.
         order = basis.decoder.abs().argmax(1)
-        layers.append(
-            LayerFeatures(name, basis.importance.cpu().numpy(), basis.isolated, basis.rotated)
-        )
         shares[name] = share[order].cpu().numpy()
         dead[name] = (second.diagonal()[order] == 0).long().cpu().numpy()
-        if name in units:
-            member = np.full(layer.size, -1)
+        if name in hidden:
+            section = units[hidden[name]]
+            group_of = np.full(layer.size, -1)
             # Units without gates have no groups.
-            for number, members in enumerate(found["units"][units[name]].get("groups", ())):
-                member[members] = number
-            groups[name] = member[order.cpu().numpy()]
-    matrices = {pair: matrix.cpu().numpy() for pair, matrix in edges["neuron"].items()}
-    graph = InteractionGraph(tuple(layers), matrices)
+            groups_here = () if isinstance(section, Skipped) else section.groups
+            for number, members in enumerate(groups_here):
+                group_of[list(members)] = number
+            groups[name] = group_of[order.cpu().numpy()]
+    graph = graph_of(bases, edges["neuron"])
     return graph, {"rank_share": shares, "dead": dead, "synchronisation_group": groups}
 
 

@@ -10,19 +10,19 @@ REFINEMENT = 6
 """Numbers of features tried at once on the way to the smallest that is enough."""
 
 
-def schedule(features: int, points: int) -> list[int]:
+def sizes_to_try(features: int, points: int) -> list[int]:
     """Numbers of features to keep, from all down to none, ever closer together towards none."""
     spread = np.geomspace(1, max(features, 1), points).round().astype(int)
-    chosen = {0, features, *spread.tolist(), *range(points // 2)}
-    return sorted((k for k in chosen if k <= features), reverse=True)
+    numbers = {0, features, *spread.tolist(), *range(points // 2)}
+    return sorted((number for number in numbers if number <= features), reverse=True)
 
 
 def sizes_between(
-    curve: Mapping[int, float], whole: float, tolerance: float, higher_is_better: bool
+    curve: Mapping[int, float], score: float, tolerance: float, higher_is_better: bool
 ) -> list[int]:
     """Untried numbers below the smallest sufficient one, at most `REFINEMENT` of them."""
-    enough = required_features(curve, whole, tolerance, higher_is_better)
-    below = [kept for kept in curve if enough is not None and kept < enough]
+    enough = required_features(curve, score, tolerance, higher_is_better)
+    below = [number for number in curve if enough is not None and number < enough]
     if enough is None or not below:
         return []
     steps = np.linspace(max(below), enough, REFINEMENT + 2).round().astype(int)
@@ -30,16 +30,23 @@ def sizes_between(
 
 
 def required_features(
-    curve: Mapping[int, float], whole: float, tolerance: float, higher_is_better: bool
+    curve: Mapping[int, float], score: float, tolerance: float, higher_is_better: bool
 ) -> int | None:
-    """Smallest number of features tried from which on the score stays within Δ of the whole's."""
+    """Smallest number of features tried from which on the score stays within a tolerance.
+
+    Args:
+        curve: score by number kept.
+        score: of the whole network.
+        tolerance: Δ, how much worse than that is good enough.
+        higher_is_better: whether a larger score is a better one.
+    """
     sign = 1.0 if higher_is_better else -1.0
-    found = None
-    for kept in sorted(curve, reverse=True):
-        if sign * curve[kept] < sign * whole - tolerance:
+    smallest = None
+    for number in sorted(curve, reverse=True):
+        if sign * curve[number] < sign * score - tolerance:
             break
-        found = kept
-    return found
+        smallest = number
+    return smallest
 
 
 def area(curve: Mapping[int, float], most: int) -> float | None:
@@ -54,9 +61,9 @@ def area(curve: Mapping[int, float], most: int) -> float | None:
         curve: score by number kept.
         most: K, the same for curves that are compared, such as all coordinates of a node layer.
     """
-    tried = sorted(kept for kept in curve if 0 < kept <= most)
+    tried = sorted(number for number in curve if 0 < number <= most)
     if not tried or most < 2:
         return None
     places = np.log([1, *tried, most])
-    scores = np.array([curve[kept] for kept in (tried[0], *tried, tried[-1])])
+    scores = np.array([curve[number] for number in (tried[0], *tried, tried[-1])])
     return float(np.diff(places) @ (scores[1:] + scores[:-1]) / 2 / np.log(most))

@@ -17,12 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.accumulate.sums import Sums, accumulate
-from libgraph.backend.contract import Backend, Batch
-from libgraph.backend.data import Data
+from libgraph.backend.contract import Batch
 from libgraph.edges.interactions import Edges
-from libgraph.edges.score import base_score, mean_score
+from libgraph.edges.score import Scoring, mean_score
 from libgraph.network.basis import Bases, Basis
-from libgraph.network.network import Network
 from libgraph.progress import Progress, silent
 
 REUSE_BYTES = 2**30
@@ -50,11 +48,9 @@ class EdgeAblation:
 
 
 def ablate_edges(
-    network: Network,
-    backend: Backend,
+    scoring: Scoring,
     bases: Bases,
     edges: Edges,
-    data: Data,
     *,
     tolerances: Sequence[float],
     curves: bool = False,
@@ -64,54 +60,36 @@ def ablate_edges(
     """Bisect the number of edges that each layer pair needs (docs/math.md §4).
 
     Args:
-        network: in the dtype of `data`.
-        backend: scores the outputs.
+        scoring: the network, and what says how good its outputs are.
         bases: one basis per node layer.
         edges: interactions by layer pair.
-        data: usually the test split.
         tolerances: Δ, how much worse than the whole model's the score may be.
         curves: whether powers of two are tried as well, so that curves can be compared.
         stage: name under which progress is reported.
         progress: told after every number of edges tried, of about log2(d_in·d_out) per layer pair.
     """
-    whole = base_score(network, backend, data)
-    sign = 1.0 if backend.higher_is_better else -1.0
-    totals = [a.size * b.size for a, b, _ in network.pairs]
-    expected = (1 + curves) * sum(total.bit_length() for total in totals)
-    done, results = 0, {}
-    for index, ((a, b, _), total) in enumerate(zip(network.pairs, totals, strict=True)):
-        trial = _Trial(
-            network, backend, index, bases[a.name], bases[b.name], edges[a.name, b.name], data
-        )
-        scores: dict[int, float] = {}
+    pairs = scoring.network.pairs
+    expected = (1 + curves) * sum((a.size * b.size).bit_length() for a, b, _ in pairs)
+    done = 0
 
-        def score(kept: int, trial: _Trial = trial, scores: dict[int, float] = scores) -> float:
-            nonlocal done
-            kept = min(kept, trial.available)
-            if kept not in scores:
-                scores[kept] = trial.score(kept)
-                done += 1
-                progress(stage, min(done, expected), expected)
-            return scores[kept]
-
+    def tell(trials: int) -> None:
+        nonlocal done
+        done += trials
         progress(stage, min(done, expected), expected)
-        required = {
-            tolerance: bisect(
-                lambda kept, score=score, enough=sign * whole - tolerance: (  # type: ignore[misc]
-                    sign * score(kept) >= enough
-                ),
-                total,
-                trial.available,
-            )
-            for tolerance in tolerances
-        }
+
+    results = {}
+    for index, (a, b, _) in enumerate(pairs):
+        tell(0)
+        pair = (a.name, b.name)
+        trials = _PairTrials(scoring, index, bases[a.name], bases[b.name], edges[pair], tell)
+        required = {tolerance: trials.required(tolerance) for tolerance in tolerances}
         if curves:
-            for power in range(trial.available.bit_length()):
-                score(2**power)
-            score(trial.available)
-        first = required[tolerances[0]]
-        results[a.name, b.name] = EdgeAblation(
-            trial.available, dict(sorted(scores.items())), required, trial.smallest(first)
+            trials.try_powers_of_two()
+        results[pair] = EdgeAblation(
+            trials.available,
+            dict(sorted(trials.scores.items())),
+            required,
+            trials.smallest(required[tolerances[0]]),
         )
     return results
 
@@ -130,12 +108,12 @@ def bisect(sufficient: Callable[[int], bool], total: int, available: int) -> int
             kept_all = middle
         else:
             removed_too_many = middle
-    found = min(total - kept_all, available)
-    return found if kept_all > 0 or sufficient(total) else None
+    enough = min(total - kept_all, available)
+    return enough if kept_all > 0 or sufficient(total) else None
 
 
 @dataclass
-class _Trial:
+class _PairTrials:
     """One layer pair under edge ablation: scores for any number of kept edges.
 
     Each output feature keeps its own largest inputs, so what it becomes depends on how many of
@@ -143,22 +121,22 @@ class _Trial:
     same inputs, and are not computed again.
     """
 
-    network: Network
-    backend: Backend
+    scoring: Scoring
     index: int
     source: Basis
     target: Basis
     edges: Float[Tensor, "out in"]
-    data: Data
+    tell: Callable[[int], None]
     available: int = field(init=False)
+    scores: dict[int, float] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        dtype = self.data.dtype
+        network, dtype = self.scoring.network, self.scoring.data.dtype
         self.source, self.target = self.source.to(dtype), self.target.to(dtype)
-        section = self.network.sections[self.index]
+        section = network.sections[self.index]
         self.section = section.rebase(self.source.decoder, self.target.encoder)
         # Only the constant is always kept: it carries means and biases.
-        constant = int(self.network.node_layers[self.index].constant)
+        constant = int(network.node_layers[self.index].constant)
         candidates = self.edges[:, constant:]
         self.available = candidates.numel()
         self.order = candidates.flatten().argsort(descending=True, stable=True)
@@ -169,40 +147,63 @@ class _Trial:
         self.sources: dict[int, Tensor] = {}
         self.latest: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def smallest(self, kept: int | None) -> float | None:
-        """The smallest of the largest `kept` edges, if it is positive."""
-        if not kept:
-            return None
-        value = float(self.sorted[kept - 1])
-        return value if value > 0 else None
+    def required(self, tolerance: float) -> int | None:
+        """The number of edges that keep the score within this of the whole model's."""
+        sign = 1.0 if self.scoring.backend.higher_is_better else -1.0
+        enough = sign * self.scoring.base_score - tolerance
+        a, b, _ = self.scoring.network.pairs[self.index]
+        return bisect(
+            lambda count: sign * self.score(count) >= enough, a.size * b.size, self.available
+        )
 
-    def score(self, kept: int) -> float:
-        """Mean score with the largest `kept` edges."""
+    def try_powers_of_two(self) -> None:
+        """Score them, and all edges."""
+        for power in range(self.available.bit_length()):
+            self.score(2**power)
+        self.score(self.available)
+
+    def smallest(self, count: int | None) -> float | None:
+        """The smallest of so many largest edges, if it is positive."""
+        if not count:
+            return None
+        edge = float(self.sorted[count - 1])
+        return edge if edge > 0 else None
+
+    def score(self, count: int) -> float:
+        """Mean score with so many of the largest edges, or all; measured once."""
+        count = min(count, self.available)
+        if count not in self.scores:
+            self.scores[count] = self._measured(count)
+            self.tell(1)
+        return self.scores[count]
+
+    def _measured(self, count: int) -> float:
         mask = torch.zeros(self.available, dtype=torch.bool, device=self.edges.device)
-        mask[self.order[:kept]] = True
+        mask[self.order[:count]] = True
         keep = torch.ones_like(self.edges, dtype=torch.bool)
         keep[:, self.constant :] = mask.reshape(len(self.edges), -1)
-        numbers = itertools.count()
+        network, numbers = self.scoring.network, itertools.count()
 
         def measure(batch: Batch) -> Sums:
             features = self._ablated(next(numbers), batch, keep.T)
-            outputs = self.network.from_layer(self.index + 1, features @ self.target.decoder)
-            scores = self.backend.score(outputs, batch.targets)
+            outputs = network.from_layer(self.index + 1, features @ self.target.decoder)
+            scores = self.scoring.backend.score(outputs, batch.targets)
             return {"score": scores.sum(), "count": torch.tensor(len(scores))}
 
-        return mean_score(accumulate(self.data, measure))
+        return mean_score(accumulate(self.scoring.data, measure))
 
     def _ablated(self, number: int, batch: Batch, keep: Tensor) -> Float[Tensor, "n t out"]:
         """Output features of one batch, from the inputs that each of them keeps."""
         x = self.sources.get(number)
         if x is None:
-            x = self.network.activations_at(self.index, batch.inputs) @ self.source.encoder
+            network = self.scoring.network
+            x = network.activations_at(self.index, batch.inputs) @ self.source.encoder
             if self._fits(x):
                 self.sources[number] = x
-        known = self.latest.get(number, [])
+        trials = self.latest.get(number, [])
         stale = torch.ones(keep.shape[1], dtype=torch.bool, device=keep.device)
         result: Tensor | None = None
-        for before, outputs in known:
+        for before, outputs in trials:
             same = stale & (before == keep).all(0)
             result = outputs.clone() if result is None else result
             result[..., same] = outputs[..., same]
@@ -214,9 +215,10 @@ class _Trial:
             result[..., stale] = part.masked(x, keep[:, stale])
         # A bisection goes on between its last sufficient and its last insufficient number.
         if self._fits(result):
-            self.latest[number] = [(keep, result), *known[:2]]
+            self.latest[number] = [(keep, result), *trials[:2]]
         return result
 
-    def _fits(self, one: Tensor) -> bool:
+    def _fits(self, tensor: Tensor) -> bool:
         """Whether such tensors of all batches may be kept."""
-        return len(self.data) * one.numel() * one.element_size() < REUSE_BYTES
+        size = tensor.numel() * tensor.element_size()
+        return len(self.scoring.data) * size < REUSE_BYTES

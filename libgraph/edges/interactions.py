@@ -20,6 +20,7 @@ from libgraph.accumulate.ranks import ranks
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
+from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
 from libgraph.progress import Progress, silent
@@ -27,7 +28,7 @@ from libgraph.sections.estimate import Estimate
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Section
 
-Edges = dict[tuple[str, str], Float[Tensor, "out in"]]
+Edges = dict[Pair, Float[Tensor, "out in"]]
 """Interactions `[out, in]` by (input node layer, output node layer)."""
 
 
@@ -103,10 +104,10 @@ def estimate_interactions(
             for name in bases:
                 encoder, decoder = source[name, a.name]
                 section = sections[name, a.name]
-                found = measured(section, x, x @ encoder, decoder, quadrature, phi)
-                sums[f"{name} {a.name} {b.name}"] = found.total
+                estimate = measured(section, x, x @ encoder, decoder, quadrature, phi)
+                sums[f"{name} {a.name} {b.name}"] = estimate.total
                 if signs:
-                    sums[f"{name} {a.name} {b.name} variance"] = found.variance
+                    sums[f"{name} {a.name} {b.name} variance"] = estimate.variance
         return sums
 
     sums = accumulate(data, measure, stage="interactions", progress=progress)
@@ -150,4 +151,5 @@ def _generators(count: int, seed: int) -> list[torch.Generator]:
     """For each layer pair one of this rank's own, as unlike as those of other seeds."""
     rank, _ = ranks()
     sequences = np.random.SeedSequence([seed, rank]).spawn(count)
-    return [torch.Generator().manual_seed(int(each.generate_state(1)[0])) for each in sequences]
+    seeds = (int(sequence.generate_state(1)[0]) for sequence in sequences)
+    return [torch.Generator().manual_seed(number) for number in seeds]

@@ -11,20 +11,16 @@ import torch
 from torch import Tensor
 
 from libgraph.accumulate.sums import Sums, accumulate
-from libgraph.backend.contract import Backend, Batch
-from libgraph.backend.data import Data
-from libgraph.edges.curves import schedule, sizes_between
-from libgraph.edges.score import base_score
+from libgraph.backend.contract import Batch
+from libgraph.edges.curves import sizes_between, sizes_to_try
+from libgraph.edges.score import Scoring
 from libgraph.network.basis import Bases
-from libgraph.network.network import Network
 from libgraph.progress import Progress, silent
 
 
 def ablate_nodes(
-    network: Network,
-    backend: Backend,
+    scoring: Scoring,
     bases: Bases,
-    data: Data,
     *,
     tolerances: Sequence[float] = (),
     points: int = 24,
@@ -37,49 +33,53 @@ def ablate_nodes(
     and numbers are measured in one pass over the data, and numbers between the last that is not
     enough for a tolerance Δ and the first that is in a few more. Source: docs/math.md §4.
     """
-    numbers = {name: schedule(len(basis), points) for name, basis in bases.items() if basis.rotated}
-    curves: dict[str, dict[int, float]] = {name: {} for name in numbers}
-    whole = base_score(network, backend, data) if tolerances else 0.0
-    while any(numbers.values()):
-        found = _node_scores(network, backend, bases, data, numbers, stage, progress)
-        for name, scores in found.items():
-            curves[name] = dict(sorted((curves[name] | scores).items(), reverse=True))
-        numbers = {
-            name: sorted(
+    sizes = {
+        layer: sizes_to_try(len(basis), points) for layer, basis in bases.items() if basis.rotated
+    }
+    curves: dict[str, dict[int, float]] = {layer: {} for layer in sizes}
+    higher_is_better = scoring.backend.higher_is_better
+    while any(sizes.values()):
+        for layer, scores in _scores(scoring, bases, sizes, stage, progress).items():
+            curves[layer] = dict(sorted((curves[layer] | scores).items(), reverse=True))
+        sizes = {
+            layer: sorted(
                 {
-                    number
+                    size
                     for tolerance in tolerances
-                    for number in sizes_between(curve, whole, tolerance, backend.higher_is_better)
+                    for size in sizes_between(
+                        curve, scoring.base_score, tolerance, higher_is_better
+                    )
                 }
             )
-            for name, curve in curves.items()
+            for layer, curve in curves.items()
         }
     return curves
 
 
-def _node_scores(
-    network: Network,
-    backend: Backend,
+def _scores(
+    scoring: Scoring,
     bases: Bases,
-    data: Data,
-    kept: Mapping[str, Sequence[int]],
+    sizes: Mapping[str, Sequence[int]],
     stage: str,
     progress: Progress,
 ) -> dict[str, dict[int, float]]:
     """Scores at these numbers of features, all in one pass over the data."""
-    placed = {name: basis.to(data.dtype) for name, basis in bases.items()}
+    network, backend, data = scoring.network, scoring.backend, scoring.data
+    cast = {layer: basis.to(data.dtype) for layer, basis in bases.items()}
 
     def measure(batch: Batch) -> Sums:
         sums: dict[str, Tensor] = {"count": torch.tensor(len(batch.targets))}
         for index, x in enumerate(network.activations(batch.inputs)):
-            name = network.node_layers[index].name
-            for k in kept.get(name, ()):
-                basis = placed[name]
+            layer = network.node_layers[index].name
+            for k in sizes.get(layer, ()):
+                basis = cast[layer]
                 ablated = (x @ basis.encoder[:, :k]) @ basis.decoder[:k]
                 scores = backend.score(network.from_layer(index, ablated), batch.targets)
-                sums[f"{name} {k}"] = scores.sum()
+                sums[f"{layer} {k}"] = scores.sum()
         return sums
 
     sums = accumulate(data, measure, stage=stage, progress=progress)
     count = float(sums["count"])
-    return {name: {k: float(sums[f"{name} {k}"]) / count for k in kept[name]} for name in kept}
+    return {
+        layer: {k: float(sums[f"{layer} {k}"]) / count for k in sizes[layer]} for layer in sizes
+    }

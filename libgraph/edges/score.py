@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
 from libgraph.network.network import Network, check_finite
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """A network whose outputs a backend scores on some data.
+
+    Args:
+        network: in the dtype of `data`.
+        backend: scores the outputs.
+        data: usually the test split.
+    """
+
+    network: Network
+    backend: Backend
+    data: Data
+
+    @cached_property
+    def base_score(self) -> float:
+        """Mean score of the whole model, computed once.
+
+        Raises:
+            NumericalError: naming the first node layer whose activations are not finite.
+        """
+        return base_score(self.network, self.backend, self.data)
 
 
 def base_score(network: Network, backend: Backend, data: Data) -> float:

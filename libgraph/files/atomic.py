@@ -48,7 +48,7 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON in order and indented, for people and scripts."""
     with writing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")

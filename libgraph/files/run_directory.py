@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import TypedDict
 
 from filelock import FileLock, Timeout
 
@@ -23,7 +23,14 @@ from libgraph.errors import UsageError
 from libgraph.files.atomic import explained, write_json
 
 
-def hash_of(*parts: Any) -> str:
+class StageRecord(TypedDict):
+    """What is kept of a finished stage: a hash of all that it depends on, and how long it took."""
+
+    hash: str
+    seconds: float
+
+
+def hash_of(*parts: object) -> str:
     """SHA-256 of anything that JSON can say."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -55,7 +62,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
         if not path.name:
-            raise UsageError(f"'{path}' is no name for a run directory: choose another --out.")
+            raise UsageError(f"'{path}' is no name for a run directory: choose another out='…'.")
         with explained(path):
             # A link stays one: what it leads to is replaced.
             path = path.resolve() if path.is_symlink() else path
@@ -63,14 +70,14 @@ class RunDirectory:
             self.partial = path.with_name(path.name + ".partial")
             self._refuse_to_replace()
             if path.exists() and not (path / "run.json").is_file():
-                raise UsageError(f"'{path}' is not a run directory: choose another --out.")
+                raise UsageError(f"'{path}' is not a run directory: choose another out='…'.")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
             try:
                 self._lock.acquire()
             except Timeout:
                 raise UsageError(
-                    f"Another run is writing to '{path}': wait for it, or choose another --out."
+                    f"Another run is writing to '{path}': wait for it, or choose another out='…'."
                 ) from None
             try:
                 self.resumed = self.partial.is_dir()
@@ -82,13 +89,16 @@ class RunDirectory:
             except BaseException:
                 self._unlock()
                 raise
-        self._stages: dict[str, dict[str, Any]] = {}
-        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-            recorded = json.loads((self.partial / "run.json").read_text(encoding="utf-8"))
-            self._stages = dict(recorded.get("stages", {}))
+        self._stages: dict[str, StageRecord] = {}
+        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
+            record = json.loads((self.partial / "run.json").read_text(encoding="utf-8"))
+            self._stages = {
+                name: StageRecord(hash=entry["hash"], seconds=entry["seconds"])
+                for name, entry in record["stages"].items()
+            }
 
     @property
-    def stages(self) -> Mapping[str, Mapping[str, Any]]:
+    def stages(self) -> Mapping[str, StageRecord]:
         """Hash and seconds of every finished stage."""
         return self._stages
 
@@ -96,16 +106,16 @@ class RunDirectory:
         """Where a file of the run is while the run goes on."""
         return self.partial / name
 
-    def finished(self, stage: str, hashed: str) -> bool:
+    def finished(self, stage: str, digest: str) -> bool:
         """Whether this very stage was finished before, by this or an earlier run."""
-        return self._stages.get(stage, {}).get("hash") == hashed
+        return stage in self._stages and self._stages[stage]["hash"] == digest
 
-    def finish(self, stage: str, hashed: str, seconds: float) -> None:
+    def finish(self, stage: str, digest: str, seconds: float) -> None:
         """Record that the files of a stage are complete."""
-        self._stages[stage] = {"hash": hashed, "seconds": round(seconds, 3)}
+        self._stages[stage] = {"hash": digest, "seconds": round(seconds, 3)}
         write_json(self.file("run.json"), {"complete": False, "stages": self._stages})
 
-    def complete(self, record: Mapping[str, Any]) -> None:
+    def complete(self, record: Mapping[str, object]) -> None:
         """Write `run.json` and give the directory its final name."""
         self._refuse_to_replace()
         write_json(self.file("run.json"), {**record, "complete": True, "stages": self._stages})
@@ -136,7 +146,7 @@ class RunDirectory:
     def _refuse_to_replace(self) -> None:
         if self.path.exists() and not self.force:
             raise UsageError(
-                f"'{self.path}' exists: add --force to replace it, or choose another --out."
+                f"'{self.path}' exists: use force=True to replace it, or another out='…'."
             )
 
     def _unlock(self) -> None:

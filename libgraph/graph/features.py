@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from libgraph.errors import DataError, NumericalError
-
-FloatArray = NDArray[np.float64]
+from libgraph.graph.arrays import FloatArray
 
 
 @dataclass(frozen=True)

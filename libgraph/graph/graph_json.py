@@ -1,4 +1,4 @@
-"""JSON of an interaction graph: the same kept edges as the GraphML file, for scripts.
+"""An interaction graph as JSON values: the same kept edges as the GraphML file, for scripts.
 
 ``{"schema": 1, "layers": [...], "edges": [...], "partition": ...}``. Edges are columns of equal
 length, ``in``, ``out`` and ``interaction``, one set per layer pair, with the pair's ε or null.
@@ -8,60 +8,109 @@ are in its ``edges.safetensors``. What is here comes back exactly, to the last b
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import numpy as np
 
 from libgraph.errors import DataError
-from libgraph.files.atomic import writing
+from libgraph.graph.arrays import FloatArray, Pair
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 
 SCHEMA = 1
 
+Json = Mapping[str, Any]
+"""An object of JSON of which nothing is known yet."""
 
-def write_json(graph: InteractionGraph, path: str | Path) -> None:
-    """Write the graph; the same graph always gives the same bytes.
 
-    Raises:
-        UsageError: If the file cannot be written.
-    """
-    document = {
+class LabelValues(TypedDict):
+    """A :class:`FeatureLabel`."""
+
+    text: str
+    concepts: dict[str, float]
+
+
+class LayerValues(TypedDict):
+    """A :class:`LayerFeatures`."""
+
+    name: str
+    isolated: int
+    rotated: bool
+    importance: list[float]
+    labels: list[LabelValues] | None
+
+
+# Written as a call, because `in` is a keyword.
+EdgeValues = TypedDict(
+    "EdgeValues",
+    {
+        "input": str,
+        "output": str,
+        "epsilon": float | None,
+        "in": list[int],
+        "out": list[int],
+        "interaction": list[float],
+    },
+)
+"""The kept edges of a layer pair."""
+
+
+class PartitionValues(TypedDict):
+    """A :class:`Partition`."""
+
+    membership: dict[str, list[int]]
+    resolution: float
+    quality: float
+    modularity: float
+    agreement: float
+    seed: int
+    seeds: int
+    consensus: bool
+
+
+class GraphValues(TypedDict):
+    """An :class:`InteractionGraph`."""
+
+    schema: int
+    layers: list[LayerValues]
+    edges: list[EdgeValues]
+    partition: PartitionValues | None
+
+
+def graph_to_json(graph: InteractionGraph) -> GraphValues:
+    """The graph as numbers, texts, lists and dictionaries, in an order that is always the same."""
+    return {
         "schema": SCHEMA,
-        "layers": [_layer(layer) for layer in graph.layers],
-        "edges": [_edges(graph, pair) for pair in graph.edges],
-        "partition": None if graph.partition is None else _partition(graph.partition),
+        "layers": [_layer_values(layer) for layer in graph.layers],
+        "edges": [_edge_values(graph, pair) for pair in graph.edges],
+        "partition": None if graph.partition is None else _partition_values(graph.partition),
     }
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    with writing(Path(path)) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> InteractionGraph:
-    """Read what :func:`write_json` wrote; edges that were not kept are zero.
+def graph_from_json(document: object, source: str) -> InteractionGraph:
+    """The graph that :func:`graph_to_json` was given; edges that were not kept are zero.
+
+    Args:
+        document: What was read as JSON.
+        source: What it was read from, for messages.
 
     Raises:
-        DataError: If the file is missing, is not of this schema, or contradicts itself.
+        DataError: If the values are not of this schema, or contradict themselves.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}): check the path.") from error
     schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
+    if not isinstance(document, dict) or schema != SCHEMA:
         raise DataError(
-            f"{path} has graph schema {schema}, this version reads {SCHEMA}: write it again."
+            f"{source} has graph schema {schema}, this version reads {SCHEMA}: write it again."
         )
     try:
         return _graph(document)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise DataError(f"{path} is not a complete graph ({error!r}): write it again.") from error
+        raise DataError(f"{source} is not a complete graph ({error!r}): write it again.") from error
 
 
-def _layer(layer: LayerFeatures) -> dict[str, Any]:
+def _layer_values(layer: LayerFeatures) -> LayerValues:
     labels = layer.labels
     return {
         "name": layer.name,
@@ -74,7 +123,7 @@ def _layer(layer: LayerFeatures) -> dict[str, Any]:
     }
 
 
-def _edges(graph: InteractionGraph, pair: tuple[str, str]) -> dict[str, Any]:
+def _edge_values(graph: InteractionGraph, pair: Pair) -> EdgeValues:
     kept = graph.kept_edges(pair)
     epsilon = graph.epsilon.get(pair)
     return {
@@ -87,7 +136,7 @@ def _edges(graph: InteractionGraph, pair: tuple[str, str]) -> dict[str, Any]:
     }
 
 
-def _partition(partition: Partition) -> dict[str, Any]:
+def _partition_values(partition: Partition) -> PartitionValues:
     return {
         "membership": {name: array.tolist() for name, array in partition.membership.items()},
         "resolution": partition.resolution,
@@ -100,36 +149,44 @@ def _partition(partition: Partition) -> dict[str, Any]:
     }
 
 
-def _graph(document: dict[str, Any]) -> InteractionGraph:
-    layers = []
-    for entry in document["layers"]:
-        labels = entry["labels"]
-        layers.append(
-            LayerFeatures(
-                name=entry["name"],
-                importance=np.array(entry["importance"], dtype=np.float64),
-                isolated=entry["isolated"],
-                rotated=entry["rotated"],
-                labels=None
-                if labels is None
-                else tuple(FeatureLabel(label["text"], label["concepts"]) for label in labels),
-            )
-        )
+def _graph(document: Json) -> InteractionGraph:
+    layers = tuple(_layer(entry) for entry in document["layers"])
     sizes = {layer.name: layer.size for layer in layers}
-    edges, epsilon = {}, {}
-    for entry in document["edges"]:
-        pair = (entry["input"], entry["output"])
-        matrix = np.zeros((sizes[pair[1]], sizes[pair[0]]))
-        outputs, inputs = (np.array(entry[end], dtype=np.int64) for end in ("out", "in"))
-        matrix[outputs, inputs] = entry["interaction"]
-        edges[pair] = matrix
-        if entry["epsilon"] is not None:
-            epsilon[pair] = entry["epsilon"]
+    edges = {
+        (entry["input"], entry["output"]): _matrix(entry, sizes) for entry in document["edges"]
+    }
+    epsilon = {
+        (entry["input"], entry["output"]): entry["epsilon"]
+        for entry in document["edges"]
+        if entry["epsilon"] is not None
+    }
     stored = document["partition"]
-    partition = None
-    if stored is not None:
-        membership = {
-            name: np.array(values, dtype=np.int64) for name, values in stored["membership"].items()
-        }
-        partition = Partition(**{**stored, "membership": membership})
-    return InteractionGraph(tuple(layers), edges, epsilon, partition)
+    partition = None if stored is None else _partition(stored)
+    return InteractionGraph(layers, edges, epsilon, partition)
+
+
+def _layer(entry: Json) -> LayerFeatures:
+    labels = entry["labels"]
+    return LayerFeatures(
+        name=entry["name"],
+        importance=np.array(entry["importance"], dtype=np.float64),
+        isolated=entry["isolated"],
+        rotated=entry["rotated"],
+        labels=None
+        if labels is None
+        else tuple(FeatureLabel(label["text"], label["concepts"]) for label in labels),
+    )
+
+
+def _matrix(entry: Json, sizes: Mapping[str, int]) -> FloatArray:
+    matrix = np.zeros((sizes[entry["output"]], sizes[entry["input"]]))
+    outputs, inputs = (np.array(entry[end], dtype=np.int64) for end in ("out", "in"))
+    matrix[outputs, inputs] = entry["interaction"]
+    return matrix
+
+
+def _partition(stored: Json) -> Partition:
+    membership = {
+        name: np.array(values, dtype=np.int64) for name, values in stored["membership"].items()
+    }
+    return Partition(**{**stored, "membership": membership})

@@ -1,31 +1,30 @@
 """The interaction graph: node layers, features, edges between neighbouring layers, modules.
 
 This is the result that everything after the analysis reads: community detection, sparsity,
-the picture, Gephi. It is numbers and names only; it knows nothing of torch or of models.
-Edges stay dense arrays ``[out_feature, in_feature]``, one per layer pair, and a feature is
-known by its id ``"<layer>/<index>"``, so that millions of edges cost no objects.
+the picture, Gephi. It is numbers and names only; it knows nothing of torch, models, files or
+pictures. Edges stay dense arrays ``[out_feature, in_feature]``, one per layer pair, and a feature
+is known by its id ``"<layer>/<index>"``, so that millions of edges cost no objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from libgraph.errors import DataError, NumericalError, UsageError
-from libgraph.graph.arrays import IndexArray, Pair
-from libgraph.graph.features import FeatureLabel, FloatArray, LayerFeatures, feature_ids
+from libgraph.errors import DataError, MissingExtra, NumericalError, TooLarge, UsageError
+from libgraph.graph.arrays import FloatArray, IndexArray, Pair, read_only
+from libgraph.graph.features import FeatureLabel, LayerFeatures, feature_ids
 
 if TYPE_CHECKING:
-    from libgraph.graph.partition import Partition
+    import igraph
 
+    from libgraph.graph.partition import Partition
 
 EDGES_PER_FEATURE = 5
 """Where no ε is known, a layer pair keeps this many times as many edges as it has features."""
-
 
 WEIGHT_FLOOR = 0.01
 """Smallest weight of a kept edge: at E = ε the clustering weight is 0, which Gephi deletes."""
@@ -40,13 +39,33 @@ class KeptEdges(NamedTuple):
     weight: FloatArray
 
 
+@dataclass(frozen=True)
+class _Derived:
+    """What was computed from the edges and ε of a graph, by layer pair.
+
+    Of kept edges only the places are remembered: what else there is to know of them is looked up
+    faster than memory for it is found.
+
+    Args:
+        weights: Clustering weights, shape ``(out, in)``.
+        kept: Input and output features of the kept edges.
+    """
+
+    weights: dict[Pair, FloatArray] = field(default_factory=dict)
+    kept: dict[Pair, tuple[IndexArray, IndexArray]] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class InteractionGraph:
     """A layered graph of features and their interactions.
 
+    It does not change, and remembers its clustering weights and kept edges: each is computed once,
+    when it is first asked for, and shared with graphs that differ in modules or labels alone.
+
     Args:
         layers: Node layers from input to output.
-        edges: By ``(input layer, output layer)``, the interactions E, shape ``(out, in)``.
+        edges: By ``(input layer, output layer)``, the interactions E, shape ``(out, in)``. The
+            graph has read-only views of them.
         epsilon: By layer pair, ε, the smallest edge that ablation kept; pairs may be missing.
         partition: The modules, once found.
 
@@ -59,10 +78,14 @@ class InteractionGraph:
     edges: Mapping[Pair, FloatArray]
     epsilon: Mapping[Pair, float] = field(default_factory=dict)
     partition: Partition | None = None
+    _derived: _Derived = field(default_factory=_Derived, init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
-        edges = {pair: np.asarray(matrix, dtype=np.float64) for pair, matrix in self.edges.items()}
+        edges = {
+            pair: read_only(np.asarray(matrix, dtype=np.float64).view())
+            for pair, matrix in self.edges.items()
+        }
         object.__setattr__(self, "edges", edges)
         _check(self)
 
@@ -73,12 +96,13 @@ class InteractionGraph:
         return f"<{type(self).__name__}: {parts}>"
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows of it: the picture, if there is matplotlib."""
-        from libgraph.report.graph_picture import graph_png
+        """What a notebook shows of it: the picture, if there is matplotlib and it is not large."""
+        # A graph knows no pictures: it asks the public face, which knows both.
+        import libgraph
 
         try:
-            return graph_png(self)
-        except UsageError:
+            return libgraph.draw(self)
+        except (MissingExtra, TooLarge):
             return None
 
     def layer(self, name: str) -> LayerFeatures:
@@ -86,11 +110,11 @@ class InteractionGraph:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        known = ", ".join(layer.name for layer in self.layers)
-        raise UsageError(f"There is no node layer {name!r}: choose one of {known}.")
+        names = ", ".join(layer.name for layer in self.layers)
+        raise UsageError(f"There is no node layer {name!r}: choose one of {names}.")
 
     def weights(self) -> dict[Pair, FloatArray]:
-        """Clustering weights by layer pair, shape ``(out, in)``.
+        """Clustering weights by layer pair, shape ``(out, in)``, as read-only arrays.
 
         .. math:: w_{ij} = \\max(0, \\log_{10}(E_{ij} / ε)) \\text{ or, where no ε is known, }
                   w_{ij} = \\sqrt{E_{ij}}
@@ -98,10 +122,12 @@ class InteractionGraph:
         Isolated features and unrotated layers have weight 0. The two kinds of weight are not on
         one scale: give an ε to all pairs or to none. Source: arXiv 2405.10928, section 4.
         """
-        return {
-            pair: _weight(self._between(pair, clustered=True), self.epsilon.get(pair))
-            for pair in self.edges
-        }
+        weights = self._derived.weights
+        for pair in self.edges:
+            if pair not in weights:
+                matrix = self._between(pair, clustered=True)
+                weights[pair] = read_only(_weight(matrix, self.epsilon.get(pair)))
+        return dict(weights)
 
     def kept_edges(self, pair: Pair) -> KeptEdges:
         """The edges of a layer pair worth showing, in row-major order of ``[out, in]``.
@@ -109,22 +135,18 @@ class InteractionGraph:
         These are E ≥ ε, as many as ablation needed, or, where no ε is known, the largest
         ``EDGES_PER_FEATURE * (out + in)``. Edges from and to isolated features are left
         out; edges of unrotated layers are not. The weight is that of :meth:`weights`, at least
-        ``WEIGHT_FLOOR`` where an ε is known.
+        ``WEIGHT_FLOOR`` where an ε is known. The arrays are read-only.
         """
-        matrix = self._between(pair, clustered=False)
         epsilon = self.epsilon.get(pair)
-        threshold, floor = epsilon, WEIGHT_FLOOR
-        if threshold is None:
-            count = EDGES_PER_FEATURE * sum(matrix.shape)
-            smaller = matrix.size - count
-            threshold = np.partition(matrix, smaller, axis=None)[smaller] if smaller > 0 else 0.0
-            floor = 0.0
-        outputs, inputs = np.nonzero((matrix >= threshold) & (matrix > 0))
-        interaction = matrix[outputs, inputs]
+        if pair not in self._derived.kept:
+            self._derived.kept[pair] = self._choose_edges(pair, epsilon)
+        inputs, outputs = self._derived.kept[pair]
+        interaction = self.edges[pair][outputs, inputs]
+        floor = 0.0 if epsilon is None else WEIGHT_FLOOR
         weight = np.maximum(_weight(interaction, epsilon), floor)
-        return KeptEdges(inputs, outputs, interaction, weight)
+        return KeptEdges(inputs, outputs, read_only(interaction), read_only(weight))
 
-    def to_igraph(self) -> Any:
+    def to_igraph(self) -> igraph.Graph:
         """The undirected ``igraph.Graph`` that is clustered.
 
         Every feature is a vertex with ``layer``, ``feature`` and ``name`` (``"ln1.0/3"``), in the
@@ -177,41 +199,39 @@ class InteractionGraph:
 
     def with_partition(self, partition: Partition | None) -> InteractionGraph:
         """The same graph with these modules."""
-        return replace(self, partition=partition)
+        return self._sharing(partition=partition)
 
     def with_labels(self, labels: Mapping[str, Sequence[FeatureLabel]]) -> InteractionGraph:
         """The same graph with labels on the named layers, one label per feature."""
         for name in labels:
             self.layer(name)
-        layers = (
-            replace(layer, labels=tuple(labels[layer.name])) if layer.name in labels else layer
-            for layer in self.layers
+        return self._sharing(
+            layers=tuple(
+                replace(layer, labels=tuple(labels[layer.name])) if layer.name in labels else layer
+                for layer in self.layers
+            )
         )
-        return replace(self, layers=tuple(layers))
 
-    def write_graphml(self, path: str | Path) -> None:
-        """Write the kept edges for Gephi; see :mod:`libgraph.export.graphml`."""
-        from libgraph.report.graphml import write_graphml
-
-        write_graphml(self, path)
-
-    def write_json(self, path: str | Path) -> None:
-        """Write the kept edges as JSON; see :mod:`libgraph.export.graph_json`."""
-        from libgraph.graph.graph_json import write_json
-
-        write_json(self, path)
-
-    @classmethod
-    def read_json(cls, path: str | Path) -> InteractionGraph:
-        """Read what :meth:`write_json` wrote: edges that were not kept are zero."""
-        from libgraph.graph.graph_json import read_json
-
-        return read_json(path)
+    def _sharing(self, **changes: object) -> InteractionGraph:
+        """The same graph but for labels or modules, with all that was derived from its edges."""
+        graph = replace(self, **changes)  # type: ignore[arg-type]
+        object.__setattr__(graph, "_derived", self._derived)
+        return graph
 
     def _first_vertex(self) -> dict[str, int]:
         sizes = [layer.size for layer in self.layers]
         starts = np.cumsum([0, *sizes]).tolist()
         return {layer.name: start for layer, start in zip(self.layers, starts, strict=False)}
+
+    def _choose_edges(self, pair: Pair, epsilon: float | None) -> tuple[IndexArray, IndexArray]:
+        """Input and output features of the kept edges."""
+        matrix = self._between(pair, clustered=False)
+        threshold = epsilon
+        if threshold is None:
+            smaller = matrix.size - EDGES_PER_FEATURE * sum(matrix.shape)
+            threshold = np.partition(matrix, smaller, axis=None)[smaller] if smaller > 0 else 0.0
+        outputs, inputs = np.nonzero((matrix >= threshold) & (matrix > 0))
+        return read_only(inputs), read_only(outputs)
 
     def _between(self, pair: Pair, *, clustered: bool) -> FloatArray:
         """A copy of the edges without isolated features, and without unrotated layers if asked."""

@@ -12,52 +12,48 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
-
-IndexArray = NDArray[np.int64]
-
 
 Names = Sequence[Hashable] | IndexArray
 
 
-def homogeneity(found: Names, truth: Names) -> float:
-    """1 − H(truth | found) / H(truth); 1 where there is only one true module.
+def homogeneity(modules: Names, truth: Names) -> float:
+    """1 − H(truth | modules) / H(truth); 1 where there is only one true module.
 
     Source: Rosenberg & Hirschberg (2007), https://aclanthology.org/D07-1043.
 
     Args:
-        found: module of each member.
+        modules: module of each member.
         truth: true module of each member.
     """
-    table = _contingency(found, truth)
-    whole = _entropy(table.columns)
-    if whole == 0:
+    table = _contingency(modules, truth)
+    entropy = _entropy(table.columns)
+    if entropy == 0:
         return 1.0
     shares = table.joint / table.joint.sum()
-    left = -(shares * np.log(table.joint / table.rows[table.row])).sum()
-    return float(1 - left / whole)
+    conditional = -(shares * np.log(table.joint / table.rows[table.row])).sum()
+    return float(1 - conditional / entropy)
 
 
-def adjusted_rand_index(found: Names, truth: Names) -> float:
+def adjusted_rand_index(modules: Names, truth: Names) -> float:
     """Share of pairs on which both agree, 0 where they agree no more than by chance.
 
     Source: Hubert & Arabie (1985), doi:10.1007/BF01908075.
 
     Args:
-        found: module of each member.
+        modules: module of each member.
         truth: true module of each member.
     """
-    table = _contingency(found, truth)
+    table = _contingency(modules, truth)
     together, a, b = (_pairs(x) for x in (table.joint, table.rows, table.columns))
     chance = a * b / max(_pairs(table.rows.sum()), 1)
     # Both are one module, or both all singletons: the same, though the index is 0/0.
     return float((together - chance) / ((a + b) / 2 - chance)) if a + b != 2 * chance else 1.0
 
 
-def adjusted_mutual_information(found: Names, truth: Names) -> float:
+def adjusted_mutual_information(modules: Names, truth: Names) -> float:
     r"""Information that each holds about the other, 0 where no more than by chance.
 
     .. math:: \mathrm{AMI} = \frac{I - E[I]}{(H_a + H_b) / 2 - E[I]}, \quad
@@ -69,10 +65,10 @@ def adjusted_mutual_information(found: Names, truth: Names) -> float:
     https://jmlr.org/papers/v11/vinh10a.html.
 
     Args:
-        found: module of each member.
+        modules: module of each member.
         truth: true module of each member.
     """
-    table = _contingency(found, truth)
+    table = _contingency(modules, truth)
     sizes = {len(x) for x in (table.joint, table.rows, table.columns)}
     # One to one: the same, though the measure is 0/0 for one module or all singletons.
     if len(sizes) == 1:
@@ -105,23 +101,23 @@ def agreement_with_concepts(graph: InteractionGraph) -> dict[str, float | None]:
         None where there are none; and their `coverage`, the share of such features among those
         that have a concept and may have a module.
     """
-    found: list[int] = []
-    truth: list[str] = []
+    modules: list[int] = []
+    concepts: list[str] = []
     candidates = 0
     for layer in graph.layers:
         if layer.labels is None or not layer.rotated:
             continue
-        modules = graph.membership(layer.name)[layer.isolated :].tolist()
-        for module, label in zip(modules, layer.labels[layer.isolated :], strict=True):
+        members = graph.membership(layer.name)[layer.isolated :].tolist()
+        for module, label in zip(members, layer.labels[layer.isolated :], strict=True):
             concept = label.concept
             candidates += concept is not None
             if concept is not None and module >= 0:
-                found.append(module)
-                truth.append(concept)
+                modules.append(module)
+                concepts.append(concept)
     return {
-        "homogeneity": homogeneity(found, truth) if found else None,
-        "adjusted_rand_index": adjusted_rand_index(found, truth) if found else None,
-        "coverage": len(found) / candidates if candidates else None,
+        "homogeneity": homogeneity(modules, concepts) if modules else None,
+        "adjusted_rand_index": adjusted_rand_index(modules, concepts) if modules else None,
+        "coverage": len(modules) / candidates if candidates else None,
     }
 
 
@@ -149,10 +145,10 @@ class _Contingency(NamedTuple):
         return float((self.joint * np.log(total * self.joint / independent)).sum() / max(total, 1))
 
 
-def _contingency(found: Names, truth: Names) -> _Contingency:
-    if len(found) != len(truth):
-        raise ValueError(f"{len(found)} members are not {len(truth)}")
-    rows, columns = _numbers(found), _numbers(truth)
+def _contingency(modules: Names, truth: Names) -> _Contingency:
+    if len(modules) != len(truth):
+        raise ValueError(f"{len(modules)} members are not {len(truth)}")
+    rows, columns = _numbers(modules), _numbers(truth)
     width = int(columns.max(initial=-1)) + 1
     pairs, joint = np.unique(rows * width + columns, return_counts=True)
     return _Contingency(
@@ -168,8 +164,8 @@ def _numbers(names: Names) -> IndexArray:
     """Modules numbered from 0 without gaps."""
     if isinstance(names, np.ndarray):
         return np.unique(names, return_inverse=True)[1].astype(np.int64)
-    known: dict[Hashable, int] = {}
-    return np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int64)
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def _entropy(counts: FloatArray) -> float:

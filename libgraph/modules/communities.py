@@ -21,9 +21,9 @@ def find_communities(
 ) -> Partition:
     r"""Find the partition of largest quality over several runs of Leiden.
 
-    The quality is Q_γ of :class:`libgraph.leiden.Leiden`. Each run iterates until nothing improves,
-    or twice above ``libgraph.leiden.CONVERGED_EDGES`` edges. Features without edges belong to no
-    module.
+    The quality is Q_γ of :class:`libgraph.modules.leiden.Leiden`. Each run iterates until nothing
+    improves, or twice above ``libgraph.modules.leiden.CONVERGED_EDGES`` edges. Features without
+    edges belong to no module.
 
     Args:
         graph: The graph; a partition it may have is ignored.
@@ -39,15 +39,15 @@ def find_communities(
 
 def best_partition(leiden: Leiden, resolution: float, seed: int, seeds: int) -> Partition:
     """What :func:`find_communities` finds, on a graph that is prepared already."""
-    found = leiden.runs(resolution, seed, seeds)
-    qualities = [leiden.quality(each, resolution) for each in found]
-    first = int(np.argmax(qualities))
+    memberships = leiden.runs(resolution, seed, seeds)
+    qualities = [leiden.quality(membership, resolution) for membership in memberships]
+    best = int(np.argmax(qualities))
     return Partition(
-        membership=leiden.by_layer(found[first]),
+        membership=leiden.by_layer(memberships[best]),
         resolution=resolution,
-        quality=qualities[first],
-        modularity=leiden.quality(found[first]),
-        agreement=mean_agreement(found),
+        quality=qualities[best],
+        modularity=leiden.quality(memberships[best]),
+        agreement=mean_agreement(memberships),
         seed=seed,
         seeds=seeds,
     )

@@ -12,11 +12,11 @@ import igraph
 import numpy as np
 
 from libgraph.errors import UsageError
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import mean_agreement
-from libgraph.modules.leiden import IndexArray, Leiden, renumber, seeded
+from libgraph.modules.leiden import Leiden, renumber, seeded
 
 MOST_GROUPS = 3000
 """Groups of features that all runs keep together; their pairs are held in memory."""
@@ -35,7 +35,7 @@ def consensus_communities(
     """Find the partition that runs of Leiden agree on.
 
     Its ``agreement`` is that of the first runs, which are those of
-    :func:`libgraph.communities.find_communities`; its ``quality`` is below that of the best of them
+    :func:`find_communities`; its ``quality`` is below that of the best of them
     or equal.
 
     Args:
@@ -49,10 +49,10 @@ def consensus_communities(
             they leave more than ``MOST_GROUPS`` groups.
     """
     leiden = Leiden(graph)
-    found = leiden.runs(resolution, seed, seeds)
+    runs = leiden.runs(resolution, seed, seeds)
     members = np.full(len(leiden.connected), -1, dtype=np.int64)
     if leiden.connected.any():
-        agreed = _agreed(np.stack(found)[:, leiden.connected], seed)
+        agreed = _agreed(np.stack(runs)[:, leiden.connected], seed)
         members[leiden.connected] = agreed
         members = renumber(members, leiden.connected)
     return Partition(
@@ -60,7 +60,7 @@ def consensus_communities(
         resolution=resolution,
         quality=leiden.quality(members, resolution),
         modularity=leiden.quality(members),
-        agreement=mean_agreement(found),
+        agreement=mean_agreement(runs),
         seed=seed,
         seeds=seeds,
         consensus=True,
@@ -107,9 +107,9 @@ def _cluster(shares: FloatArray, sizes: IndexArray, seed: int, seeds: int) -> In
     row, column = np.nonzero(np.triu(weights, 1))
     network = igraph.Graph(n=len(sizes))
     network.add_edges(np.stack([row, column], axis=1))
-    found: list[IndexArray] = []
-    for each in range(seed, seed + seeds):
-        with seeded(each):
+    partitions: list[IndexArray] = []
+    for number in range(seed, seed + seeds):
+        with seeded(number):
             # Modularity written as a Potts model, to which edges inside of groups are no loss.
             clusters = network.community_leiden(
                 objective_function="CPM",
@@ -118,5 +118,5 @@ def _cluster(shares: FloatArray, sizes: IndexArray, seed: int, seeds: int) -> In
                 resolution=1 / max(float(degree.sum()), 1.0),
                 n_iterations=-1,
             )
-        found.append(np.asarray(clusters.membership, dtype=np.int64))
-    return np.stack(found)
+        partitions.append(np.asarray(clusters.membership, dtype=np.int64))
+    return np.stack(partitions)

@@ -18,12 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libgraph.errors import UsageError
+from libgraph.graph.arrays import IndexArray
 
 if TYPE_CHECKING:
     from libgraph.graph.interaction_graph import InteractionGraph
-
-
-IndexArray = NDArray[np.int64]
 
 
 CONVERGED_EDGES = 1_000_000
@@ -67,9 +65,9 @@ class Leiden:
         if not self.connected.any():
             return [np.full(len(self.connected), -1, dtype=np.int64)] * seeds
         large = self.network.ecount() > CONVERGED_EDGES
-        found = []
-        for each in range(seed, seed + seeds):
-            with seeded(each):
+        memberships = []
+        for number in range(seed, seed + seeds):
+            with seeded(number):
                 clusters = self.network.community_leiden(
                     objective_function="modularity",
                     weights="weight",
@@ -77,8 +75,8 @@ class Leiden:
                     n_iterations=LARGE_ITERATIONS if large else -1,
                 )
             membership = np.asarray(clusters.membership, dtype=np.int64)
-            found.append(renumber(membership, self.connected))
-        return found
+            memberships.append(renumber(membership, self.connected))
+        return memberships
 
     def quality(self, membership: IndexArray, resolution: float = 1.0) -> float:
         """The weighted modularity Q of a partition at a resolution; 0 without edges."""

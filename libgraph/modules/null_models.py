@@ -16,8 +16,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from libgraph.graph.arrays import IndexArray, Pair
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray, Pair
 from libgraph.graph.interaction_graph import InteractionGraph
 
 NullModel = Callable[[InteractionGraph, np.random.Generator], InteractionGraph]
@@ -145,11 +144,11 @@ def _redrawn(
 ) -> InteractionGraph:
     """The graph with `draw` of each pair's matrix, isolated features left out of it."""
     edges = dict(graph.edges)
-    for pair, whole in graph.edges.items():
+    for pair, matrix in graph.edges.items():
         block = _free(graph, pair)
-        if block is not None and whole[block].any():
-            edges[pair] = whole.copy()
-            edges[pair][block] = draw(pair, whole[block])
+        if block is not None and matrix[block].any():
+            edges[pair] = matrix.copy()
+            edges[pair][block] = draw(pair, matrix[block])
     return replace(graph, edges=edges, partition=None)
 
 
@@ -161,14 +160,14 @@ def _logs(matrix: FloatArray) -> FloatArray:
     return logs
 
 
-def _additive(logs: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
-    """r_i + c_j nearest to the known entries, by alternating means."""
+def _additive(logs: FloatArray, free: NDArray[np.bool_]) -> FloatArray:
+    """r_i + c_j nearest to the free entries, by alternating means."""
     rows, columns = np.zeros((len(logs), 1)), np.zeros((1, logs.shape[1]))
-    in_rows, in_columns = (np.maximum(known.sum(axis, keepdims=True), 1) for axis in (1, 0))
-    # One round is exact where all are known, and a matching leaves out little.
+    in_rows, in_columns = (np.maximum(free.sum(axis, keepdims=True), 1) for axis in (1, 0))
+    # One round is exact where all are free, and a matching leaves out little.
     for _ in range(10):
-        rows = ((logs - columns) * known).sum(1, keepdims=True) / in_rows
-        columns = ((logs - rows) * known).sum(0, keepdims=True) / in_columns
+        rows = ((logs - columns) * free).sum(1, keepdims=True) / in_rows
+        columns = ((logs - rows) * free).sum(0, keepdims=True) / in_columns
     return rows + columns
 
 

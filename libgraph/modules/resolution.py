@@ -8,7 +8,7 @@ Lambiotte, Delvenne & Barahona (2008), https://arxiv.org/abs/0812.1770.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libgraph.errors import UsageError
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.modules.communities import best_partition
 from libgraph.modules.leiden import Leiden
+from libgraph.progress import Progress, silent
 
 SAME = 0.95
 """Adjusted mutual information from which on two partitions count as the same."""
@@ -39,7 +40,7 @@ class ResolutionRow:
         resolution: γ.
         modules: Their number.
         modularity: Weighted modularity at γ = 1.
-        agreement: Of seeds, as in :class:`libgraph.communities.Partition`.
+        agreement: Of seeds, as in :class:`Partition`.
         similarity: Adjusted mutual information with the partition at the next larger γ; None for
             the last.
     """
@@ -95,7 +96,7 @@ def resolutions(lowest: float = 0.1, highest: float = 10.0, count: int = 25) -> 
             "between positive numbers in order."
         )
     # Rounded as people read them: 0.1, 0.121, …; what is printed can be asked for again.
-    return np.array([float(f"{each:.3g}") for each in np.geomspace(lowest, highest, count)])
+    return np.array([float(f"{gamma:.3g}") for gamma in np.geomspace(lowest, highest, count)])
 
 
 def sweep_resolutions(
@@ -103,7 +104,7 @@ def sweep_resolutions(
     values: Sequence[float] | FloatArray | None = None,
     seed: int = 0,
     seeds: int = 5,
-    progress: Callable[[str, int, int | None], None] = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> Sweep:
     """Find modules at every resolution, and the ranges over which they stay the same.
 
@@ -120,7 +121,7 @@ def sweep_resolutions(
     Raises:
         UsageError: If a resolution is not positive, values do not increase, or there is no seed.
     """
-    gammas = [float(each) for each in (resolutions() if values is None else values)]
+    gammas = [float(gamma) for gamma in (resolutions() if values is None else values)]
     if not gammas or any(a >= b for a, b in pairwise(gammas)):
         raise UsageError("The resolutions of a sweep do not increase: sort them, each one once.")
     leiden = Leiden(graph)
@@ -145,8 +146,10 @@ def sweep_resolutions(
 
 def _similarity(partitions: Sequence[Partition]) -> NDArray[np.float64]:
     """Adjusted mutual information between all of them, over the features that have a module."""
-    members = [np.concatenate([*each.membership.values(), []]) for each in partitions]
-    members = [each[each >= 0].astype(np.int64) for each in members]
+    members = []
+    for partition in partitions:
+        modules = np.concatenate([*partition.membership.values(), []])
+        members.append(modules[modules >= 0].astype(np.int64))
     table = np.eye(len(members))
     for i, first in enumerate(members):
         for j in range(i):
@@ -157,7 +160,7 @@ def _similarity(partitions: Sequence[Partition]) -> NDArray[np.float64]:
 def _plateaus(rows: Sequence[ResolutionRow], similarity: NDArray[np.float64]) -> list[Plateau]:
     """The longest range in which all are alike, then the longest in what is left, and so on."""
     free = np.ones(len(rows), dtype=bool)
-    found = []
+    plateaus = []
     for length in range(len(rows), SHORTEST - 1, -1):
         for start in range(len(rows) - length + 1):
             here = slice(start, start + length)
@@ -168,7 +171,7 @@ def _plateaus(rows: Sequence[ResolutionRow], similarity: NDArray[np.float64]) ->
                 typical = np.flatnonzero(np.isclose(block.sum(axis=1), block.sum(axis=1).max()))
                 nearest = np.argmin(np.abs(typical - (length - 1) / 2))
                 middle = start + int(typical[nearest])
-                found.append(
+                plateaus.append(
                     Plateau(
                         lowest=rows[start].resolution,
                         highest=rows[start + length - 1].resolution,
@@ -177,4 +180,4 @@ def _plateaus(rows: Sequence[ResolutionRow], similarity: NDArray[np.float64]) ->
                         similarity=float(block.min()),
                     )
                 )
-    return found
+    return plateaus

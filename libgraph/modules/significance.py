@@ -72,8 +72,8 @@ def significance(
         UsageError: for an unknown null model, no draws, or what Leiden cannot use.
     """
     if isinstance(null, str) and null not in NULL_MODELS:
-        known = ", ".join(NULL_MODELS)
-        raise UsageError(f"There is no null model '{null}': use one of {known}.")
+        names = ", ".join(NULL_MODELS)
+        raise UsageError(f"There is no null model '{null}': use one of {names}.")
     if draws < 1:
         raise UsageError(f"{draws} draws say nothing: use at least 1.")
     if isinstance(null, str):
@@ -81,21 +81,21 @@ def significance(
     else:
         name, model = getattr(null, "__name__", type(null).__name__), null
 
-    def modularity(one: InteractionGraph, first: int) -> float:
-        return find_communities(one, resolution, first, seeds).modularity
+    def modularity(sample: InteractionGraph) -> float:
+        return find_communities(sample, resolution, seed, seeds).modularity
 
     rng = np.random.default_rng(seed)
-    observed = modularity(graph, seed)
+    observed = modularity(graph)
     kept = {pair: int(np.count_nonzero(w)) for pair, w in graph.weights().items()}
-    found = np.empty(draws)
+    drawn = np.empty(draws)
     for index in range(draws):
-        drawn = model(graph, rng)
-        if graph.epsilon and not drawn.epsilon:
-            drawn = with_as_many_edges(drawn, {pair: kept[pair] for pair in graph.epsilon})
-        found[index] = modularity(drawn, seed)
+        sample = model(graph, rng)
+        if graph.epsilon and not sample.epsilon:
+            sample = with_as_many_edges(sample, {pair: kept[pair] for pair in graph.epsilon})
+        drawn[index] = modularity(sample)
         progress(f"null model {name}", index + 1, draws)
-    deviation = float(found.std(ddof=1)) if draws > 1 else 0.0
-    mean = float(found.mean())
+    deviation = float(drawn.std(ddof=1)) if draws > 1 else 0.0
+    mean = float(drawn.mean())
     return Significance(
         null=name,
         draws=draws,
@@ -103,7 +103,7 @@ def significance(
         mean=mean,
         deviation=deviation,
         z=(observed - mean) / deviation if deviation > ROUNDING else None,
-        p=float((1 + np.count_nonzero(found >= observed - ROUNDING)) / (1 + draws)),
+        p=float((1 + np.count_nonzero(drawn >= observed - ROUNDING)) / (1 + draws)),
     )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from libgraph.errors import BackendError, NumericalError
-from libgraph.sections import Section
+from libgraph.sections.section import Section
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,24 @@
 """The options of an analysis: everything that decides what it computes, beside the backend.
 
 Values are checked when the options are made, so that a run fails in its first second or not at all
-for a mistake in them.
+for a mistake in them. The libraries that checks need are imported by the checks: the command's help
+comes from these fields, and comes without torch.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import ByteSize, Field, field_validator
 
-from libgraph.backend.options import TypedOptions, by_commas
-from libgraph.bases.method import Truncation
-from libgraph.bases.methods import basis_name
+from libgraph.backend.options import Shown, TypedOptions, by_commas, option_of
+from libgraph.bases.methods import FILE, METHODS, basis_name
 from libgraph.bases.sparse.options import SparseOptions
 from libgraph.errors import UsageError
-from libgraph.sections.quadrature import Quadrature
+
+if TYPE_CHECKING:
+    from libgraph.bases.method import Truncation
 
 
 def available_device(name: str) -> str:
@@ -27,6 +27,8 @@ def available_device(name: str) -> str:
     Raises:
         UsageError: if it cannot be used.
     """
+    import torch
+
     try:
         # All sums are in float64, which not every device has.
         float(torch.zeros(1, device=name, dtype=torch.float64))
@@ -36,16 +38,30 @@ def available_device(name: str) -> str:
     return name
 
 
+def known_basis(chosen: str) -> str:
+    """The basis as it was asked for, once its name is known to be one."""
+    basis_name(chosen)
+    return chosen
+
+
 class ComputingOptions(TypedOptions):
     """What decides how anything is computed, and on how many samples."""
 
-    truncate: str = Field("rel:1e-10", description="below which eigenvalue directions are dropped")
+    truncate: Annotated[str, Shown("rel:TOL|abs:TOL")] = Field(
+        "rel:1e-10", description="smaller eigenvalues count as zero"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of all that is random")
-    dtype: Literal["float32", "float64"] = Field("float64", description="of bases and edges")
-    device: str = Field("cpu", description="where to compute")
-    batch_size: int | None = Field(None, ge=1, description="samples in a batch, or what fits")
-    memory: ByteSize | None = Field(None, ge=2**20, description="for batches and activations")
-    limit: int | None = Field(None, description="first samples of each split to use")
+    dtype: Literal["float32", "float64"] = Field(
+        "float64", description="precision of all but scores"
+    )
+    device: str = Field("cpu", description="where to compute: cpu, cuda, cuda:1, …")
+    batch_size: Annotated[int | None, Shown(default="what fits, at most 1024")] = Field(
+        None, ge=1, description="samples in a batch"
+    )
+    memory: Annotated[ByteSize | None, Shown("BYTES", default="half of what is free")] = Field(
+        None, ge=2**20, description="for batches and kept activations: 4GiB, 500MB, …"
+    )
+    limit: int | None = Field(None, description="use only the first samples of each split")
 
     _device = field_validator("device")(available_device)
 
@@ -59,49 +75,69 @@ class ComputingOptions(TypedOptions):
     @field_validator("truncate")
     @classmethod
     def _truncation(cls, text: str) -> str:
+        from libgraph.bases.method import Truncation
+
         return str(Truncation.parse(text))
 
     @property
     def truncation(self) -> Truncation:
         """Parsed."""
+        from libgraph.bases.method import Truncation
+
         return Truncation.parse(self.truncate)
 
 
 class AnalysisOptions(ComputingOptions):
     """Everything that decides what an analysis computes, beside the backend and its options."""
 
-    basis: str = Field("lib", description="basis of the graph")
-    beside: tuple[str, ...] = Field(("pca",), description="bases that are measured beside it")
-    integration: str = Field("gradient", description="quadrature of the interactions")
-    signs: int = Field(0, description="random signs that interactions are estimated from; 0: exact")
-    resolution: float = Field(1.0, gt=0, allow_inf_nan=False, description="γ of Leiden")
+    whose = "the analysis"
+
+    basis: Annotated[str, Shown("NAME")] = Field(
+        "lib", description=f"of the graph: {', '.join(METHODS)}, or a file of directions, *{FILE}"
+    )
+    beside: Annotated[tuple[str, ...], Shown("NAMES")] = Field(
+        ("pca",), description="bases that are measured beside it, with commas between"
+    )
+    integration: Annotated[str, Shown("RULE")] = Field(
+        "gradient",
+        description="of interactions: gradient, trapezoid[:POINTS] or gauss-legendre[:POINTS]",
+    )
+    signs: int = Field(0, description="estimate interactions from this many random signs; 0: exact")
+    resolution: float = Field(
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="γ of Leiden: the larger, the smaller the modules",
+    )
     seeds: int = Field(10, ge=1, description="runs of Leiden, the best of which is kept")
-    score_dtype: Literal["float32", "float64"] = Field("float32", description="of ablations")
-    tolerances: tuple[float, ...] = Field((0.001,), min_length=1, description="Δ of the score")
-    ablate: bool = Field(True, description="whether to run ablations")
-    curves: bool = Field(False, description="whether edge ablation tries powers of two as well")
-    halves: bool = Field(False, description="whether modules of even and odd samples are compared")
-    draws: int = Field(0, ge=0, description="of rotated networks, to tell modules from chance")
+    score_dtype: Literal["float32", "float64"] = Field(
+        "float32", description="precision of scores and ablations"
+    )
+    tolerances: Annotated[
+        tuple[float, ...],
+        Shown(flag="tolerance", default="the backend's: 0.001, 0.01 or 0.05 nats"),
+    ] = Field((0.001,), min_length=1, description="Δ: how much score edges may cost")
+    ablate: Annotated[bool, Shown(flag="no-ablation")] = Field(
+        True, description="run ablations; without them modules use all edges"
+    )
+    curves: bool = Field(False, description="try powers of two as well when edges are ablated")
+    halves: bool = Field(False, description="compare modules of even and of odd samples")
+    draws: int = Field(
+        0, ge=0, description="rotated networks that tell modules from chance; 0: none"
+    )
 
-    sparse_features: int | None = Field(None, ge=2, description="turned in the sparse basis")
-    sparse_power: float = Field(0.25, gt=0, le=1, description="p of the sparse basis")
-    sparse_steps: int = Field(800, ge=0, description="of the sparse basis's optimiser")
-    sparse_starts: int = Field(1, ge=1, description="of it: LIB, PCA, random rotations")
+    sparse_features: int | None = option_of(SparseOptions, "features")
+    sparse_power: float = option_of(SparseOptions, "power")
+    sparse_steps: int = option_of(SparseOptions, "steps")
+    sparse_starts: int = option_of(SparseOptions, "starts")
 
+    _basis = field_validator("basis")(known_basis)
     _beside = field_validator("beside", mode="before")(by_commas)
-
-    @field_validator("basis")
-    @classmethod
-    def _known(cls, chosen: str) -> str:
-        basis_name(chosen)
-        return chosen
 
     @field_validator("beside")
     @classmethod
-    def _all_known(cls, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        for each in chosen:
-            basis_name(each)
-        return chosen
+    def _all_known(cls, bases: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(known_basis, bases))
 
     @field_validator("signs")
     @classmethod
@@ -116,6 +152,8 @@ class AnalysisOptions(ComputingOptions):
     @field_validator("integration")
     @classmethod
     def _quadrature(cls, text: str) -> str:
+        from libgraph.sections.quadrature import Quadrature
+
         return Quadrature.parse(text).name
 
     @field_validator("tolerances")
@@ -124,17 +162,6 @@ class AnalysisOptions(ComputingOptions):
         if not all(0 <= value < math.inf for value in values):
             raise UsageError("A tolerance Δ has to be zero or more.")
         return values
-
-    def sparse(self, directory: Path | None) -> SparseOptions:
-        """Options of the sparse basis, which is taken up again in a directory."""
-        return SparseOptions(
-            self.sparse_features,
-            self.sparse_power,
-            self.sparse_steps,
-            self.sparse_starts,
-            self.seed,
-            directory,
-        )
 
     @property
     def bases(self) -> dict[str, str]:

@@ -11,20 +11,18 @@ import platform
 from collections.abc import Iterable
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import JsonValue
 
 from libgraph.accumulate.memory import batch_size, memory_budget
 from libgraph.backend.contract import Backend, Split
 from libgraph.backend.data import Data
-from libgraph.bases.methods import METHODS
 from libgraph.network.network import Network
 from libgraph.pipeline.options import ComputingOptions
 
 
-class Inputs:
+class Workload:
     """A backend's network and data as options want them.
 
     Args:
@@ -52,11 +50,11 @@ class Inputs:
         return self.network.fingerprint()
 
     @cached_property
-    def activations(self) -> list[str]:
-        """Norms of the first sample's activations: functions may differ that have one name."""
-        (one,) = self.data("train", most=1)
+    def norms(self) -> list[str]:
+        """Of the first sample's activations: functions may differ that have one name."""
+        (batch,) = self.data("train", most=1)
         with torch.no_grad():
-            norms = [float(x.norm()) for x in self.network.activations(one.inputs)]
+            norms = [float(x.norm()) for x in self.network.activations(batch.inputs)]
         return [f"{norm:.6e}" for norm in norms]
 
     @cached_property
@@ -65,9 +63,9 @@ class Inputs:
         options = self.options
         if options.batch_size is not None:
             return options.batch_size
-        one = Data(self.backend, "train", 1, 1, options.device, getattr(torch, options.dtype))
+        single = Data(self.backend, "train", 1, 1, options.device, getattr(torch, options.dtype))
         memory = options.memory or memory_budget(options.device)
-        return batch_size(self.network, next(iter(one)).inputs, memory)
+        return batch_size(self.network, next(iter(single)).inputs, memory)
 
     def data(self, split: Split, dtype: str | None = None, most: int | None = None) -> Data:
         """One split; `bases` whole, the others as far as the limit goes.
@@ -99,7 +97,7 @@ class Inputs:
         """What bases are made from: `train`, if the backend has no larger split for them."""
         return self.data(self.backend.bases_split)
 
-    def facts(self, *data: Data) -> dict[str, Any]:
+    def facts(self, *data: Data) -> dict[str, JsonValue]:
         """What any result depends on, as plain values; `data` is what it was computed on."""
         return {
             "libgraph": version("libgraph"),
@@ -107,13 +105,13 @@ class Inputs:
             "threads": torch.get_num_threads(),
             "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
             "score": [self.backend.score_name, self.backend.higher_is_better],
-            "network": [self.fingerprint, self.activations],
-            "data": self._hashes_of(data),
+            "network": [self.fingerprint, [*self.norms]],
+            "data": {**self._hashes_of(data)},
             "batch_size": self.batch_size,
             **self.options.model_dump(include={"dtype", "device", "truncate"}),
         }
 
-    def record(self, *data: Data) -> dict[str, Any]:
+    def record(self, *data: Data) -> dict[str, JsonValue]:
         """The same for people, as `run.json` has it (docs/files.md)."""
         return {
             "backend": self.backend.name,
@@ -125,26 +123,21 @@ class Inputs:
                 "python": platform.python_version(),
             },
             "network": self.fingerprint,
-            "data": self._hashes_of(data),
+            "data": {**self._hashes_of(data)},
             "threads": torch.get_num_threads(),
             "batch_size": self.batch_size,
         }
 
     def _hashes_of(self, data: Iterable[Data]) -> dict[str, str]:
         """SHA-256 of each split's inputs and targets, as far as they are used."""
-        for each in data:
-            if each.split in self._hashes:
+        for split in data:
+            if split.split in self._hashes:
                 continue
             # One for inputs and one for targets: together they would depend on the batch size.
             digests = hashlib.sha256(), hashlib.sha256()
-            for batch in each:
+            for batch in split:
                 for digest, tensor in zip(digests, batch, strict=True):
                     digest.update(tensor.cpu().contiguous().numpy().tobytes())
-            both = b"".join(digest.digest() for digest in digests)
-            self._hashes[each.split] = hashlib.sha256(both).hexdigest()
-        return {each.split: self._hashes[each.split] for each in data}
-
-
-def digest_of_basis(chosen: str) -> str:
-    """SHA-256 of a basis's file, nothing for one of `METHODS`: the name says little of a file."""
-    return "" if chosen in METHODS else hashlib.sha256(Path(chosen).read_bytes()).hexdigest()
+            joined = b"".join(digest.digest() for digest in digests)
+            self._hashes[split.split] = hashlib.sha256(joined).hexdigest()
+        return {split.split: self._hashes[split.split] for split in data}

@@ -11,20 +11,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from libgraph.graph.arrays import IndexArray, Pair
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray, Pair
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
-
-COLOURS = (
-    (46, 110, 184), (226, 111, 44), (47, 145, 92), (201, 62, 92), (128, 93, 184), (217, 164, 32),
-    (38, 158, 171), (214, 106, 170), (139, 98, 64), (122, 155, 46), (84, 96, 150), (237, 138, 122),
-)  # fmt: skip
-
+from libgraph.report.style import PALETTE
 
 NO_MODULE = (176, 176, 180)
 
-
 DECADES = 4.0
+"""Below the most important feature of a layer, where sizes end."""
 
 
 def column_order(
@@ -51,14 +45,14 @@ def column_order(
             total, weight = np.zeros((2, len(height[name])))
             for (source, target), edges in kept.items():
                 if target == name:
-                    here, there, other = edges.outputs, edges.inputs, source
+                    here, there, neighbour = edges.outputs, edges.inputs, source
                 elif source == name:
-                    here, there, other = edges.inputs, edges.outputs, target
+                    here, there, neighbour = edges.inputs, edges.outputs, target
                 else:
                     continue
-                seen = ~np.isnan(height[other][there])
+                seen = ~np.isnan(height[neighbour][there])
                 part = edges.weight[seen]
-                np.add.at(total, here[seen], part * height[other][there[seen]])
+                np.add.at(total, here[seen], part * height[neighbour][there[seen]])
                 np.add.at(weight, here[seen], part)
             centre = np.divide(total, weight, out=np.full_like(total, np.inf), where=weight > 0)
             features = shown[name]
@@ -72,8 +66,8 @@ def module_colour(community: int) -> tuple[int, int, int]:
     """Red, green and blue, 0 to 255, of a module; grey for -1. The picture uses the same."""
     if community < 0:
         return NO_MODULE
-    if community < len(COLOURS):
-        return COLOURS[community]
+    if community < len(PALETTE):
+        return PALETTE[community]
     # Golden-ratio steps of hue never repeat and keep neighbours apart.
     shade = colorsys.hls_to_rgb(community * 0.618034 % 1, 0.35 + 0.1 * (community % 3), 0.5)
     red, green, blue = (round(255 * channel) for channel in shade)

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from libgraph.comparison.rows import Column, tolerances
 from libgraph.errors import UsageError
-from libgraph.files.atomic import writing
 from libgraph.report.appearance import module_colour
 from libgraph.report.comparison_panels import (
     MOST_UPRIGHT,
@@ -26,11 +25,18 @@ from libgraph.report.comparison_panels import (
     draw_curve,
     draw_levels,
 )
-from libgraph.report.style import FAINT, INK, RESOLUTION
+from libgraph.report.style import (
+    PANELS,
+    check_figure,
+    hex_colour,
+    new_figure,
+    save_figure,
+    style,
+)
 from libgraph.runs.metrics import Curve
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 FIXED = {"lib": 0, "pca": 1, "global": 2, "neuron": 8, "random": 4}
 """Place of a basis among the colours of modules, so that it looks the same in every figure."""
@@ -61,33 +67,10 @@ def draw_comparison(
         title: heading of the picture.
 
     Raises:
-        UsageError: if matplotlib is missing, the file is no .png, or writing fails.
+        MissingExtra: if matplotlib is missing.
+        UsageError: if the file is no .png, there is nothing to draw, or writing fails.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise UsageError(f"'{path}' is no .png: choose such a name for the figure.")
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
-
-    settings: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
-        "text.parse_math": False,
-        "font.size": 8,
-        "axes.titlesize": 8.5,
-        "axes.titlelocation": "left",
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": FAINT,
-        "xtick.color": FAINT,
-        "ytick.color": FAINT,
-        "xtick.labelsize": 7,
-        "ytick.labelsize": 7,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
+    check_figure(path)
     delta = next(iter(tolerances(columns)), None)
     bars = _bars(columns, delta)
     curves = {
@@ -100,9 +83,8 @@ def draw_comparison(
     heights += [1.75 * -(-len(shown) // ACROSS) for shown, _ in curves.values() if shown]
     if not heights:
         raise UsageError("There is nothing to draw: analyse again, with ablations.")
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(10, sum(heights) + 0.75), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
+    with style(PANELS):
+        figure = new_figure(10, sum(heights) + 0.75)
         figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
         parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
         colours = _colours(columns)
@@ -115,9 +97,7 @@ def draw_comparison(
             if shown:
                 _draw_curves(next(parts), kind, shown, total, columns, colours, delta)
         _legend(figure, columns, colours, title)
-        with writing(Path(path)) as temporary:
-            metadata: dict[str, None] = {"Software": None}
-            figure.savefig(temporary, format="png", dpi=RESOLUTION, metadata=metadata)
+        save_figure(figure, path)
 
 
 def _curves(column: Column, kind: Kind) -> Mapping[str, Curve]:
@@ -164,9 +144,9 @@ def _beside(columns: Sequence[Mapping[str, float | None]]) -> Bars:
 
 def _chosen(places: Iterable[str]) -> tuple[list[str], int]:
     """Those with a panel of their own, and how many there are."""
-    every = list(places)
-    steps = np.linspace(0, len(every) - 1, min(len(every), MOST_PANELS)).round().astype(int)
-    return [every[step] for step in steps], len(every)
+    names = list(places)
+    steps = np.linspace(0, len(names) - 1, min(len(names), MOST_PANELS)).round().astype(int)
+    return [names[step] for step in steps], len(names)
 
 
 def _colours(columns: Sequence[Column]) -> list[str]:
@@ -175,11 +155,11 @@ def _colours(columns: Sequence[Column]) -> list[str]:
     fixed = FIXED if len(set(bases)) == len(bases) else {}
     free = (place for place in count() if place not in fixed.values())
     places = [fixed[basis] if basis in fixed else next(free) for basis in bases]
-    return ["#{:02x}{:02x}{:02x}".format(*module_colour(place)) for place in places]
+    return [hex_colour(module_colour(place)) for place in places]
 
 
 def _draw_curves(
-    part: Any,
+    part: SubFigure,
     kind: Kind,
     shown: Sequence[str],
     total: int,

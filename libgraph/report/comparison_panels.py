@@ -41,8 +41,8 @@ def draw_bars(
     colours: Sequence[str],
 ) -> None:
     """Bars in groups: a group a layer pair, a bar a column, `more` where no number was enough."""
-    known = [value for row in values for value in row if value is not None and value == value]
-    low, high = min(known, default=0.0), max(known, default=0.0)
+    numbers = [value for row in values for value in row if value is not None and value == value]
+    low, high = min(numbers, default=0.0), max(numbers, default=0.0)
     logarithmic = low > 0 and high > WIDE * low
     width = 0.84 / len(values)
     few = len(places) * len(values) <= MOST_NUMBERS

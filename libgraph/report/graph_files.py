@@ -1,39 +1,98 @@
-"""Other modules for a finished run: its files are replaced together or not at all.
+"""The files that show a graph, and its modules: `graph.graphml`, `graph.json`, `graph.png`.
 
-All files that show modules are first made in a directory of their own inside of the run, so that
-whatever goes wrong leaves the run as it was; then each takes the place of the old one. Bases, edges
-and ablations do not depend on modules and stay, as does `run.json`: it says how the run was made.
+Other modules for a finished run replace them together or not at all: all files that show modules
+are first made in a directory of their own inside of the run, so that whatever goes wrong leaves the
+run as it was; then each takes the place of the old one. Bases, edges and ablations do not depend on
+modules and stay, as does `run.json`: it says how the run was made.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import mkdtemp
 
-from libgraph.files.atomic import explained
+from libgraph.errors import DataError
+from libgraph.files.atomic import explained, writing
+from libgraph.graph.graph_json import graph_from_json, graph_to_json
 from libgraph.graph.interaction_graph import InteractionGraph
-from libgraph.report.graph_picture import draw_graph, graph_title
+from libgraph.report.graph_picture import draw
+from libgraph.report.graphml import write_graphml
 from libgraph.runs.measures import partition_metrics
 from libgraph.runs.metrics import ModulesFigures
 from libgraph.runs.saved_run import SavedRun
 
+GRAPHML, JSON, PICTURE, METRICS = "graph.graphml", "graph.json", "graph.png", "metrics.json"
+
+
+def write_graph(graph: InteractionGraph, path: str | Path) -> None:
+    """Write the kept edges as JSON; the same graph always gives the same bytes.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    values = graph_to_json(graph)
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    with writing(Path(path)) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_graph(path: str | Path) -> InteractionGraph:
+    """Read what :func:`write_graph` wrote; edges that were not kept are zero.
+
+    Raises:
+        DataError: If the file is missing, is not of this schema, or contradicts itself.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"'{path}' cannot be read as JSON ({error}): check the path.") from error
+    return graph_from_json(document, f"'{path}'")
+
+
+def graph_title(backend: str, basis: str) -> str:
+    """Heading of the picture in a run directory."""
+    return f"{backend}: interactions in the {basis.upper()} basis"
+
+
+def write_graph_files(
+    graph: InteractionGraph, directory: Path, *, title: str, concept: str, picture: bool = True
+) -> None:
+    """Write the graph for Gephi, for scripts, and to look at; the picture last.
+
+    Args:
+        graph: With modules.
+        directory: Where to.
+        title: Heading of the picture.
+        concept: What concepts are called in its legend.
+        picture: Whether to draw one.
+
+    Raises:
+        MissingExtra: If there is no matplotlib; the other files are written.
+        TooLarge: If the graph cannot be drawn; the other files are written.
+        UsageError: If a file cannot be written.
+    """
+    write_graphml(graph, directory / GRAPHML)
+    write_graph(graph, directory / JSON)
+    if picture:
+        draw(graph, directory / PICTURE, title=title, concept=concept)
+
 
 def write_modules(run: SavedRun, graph: InteractionGraph, modules: ModulesFigures) -> None:
-    """Replace `graph.graphml`, `graph.json`, `graph.png`, and what `metrics.json` says of modules.
+    """Replace the files of the graph in a finished run, and what `metrics.json` says of modules.
 
     A run without `graph.png`, made without matplotlib, gets none.
 
     Args:
-        run: where; read it again for what it then holds.
-        graph: of the main basis, with other modules.
-        modules: what `metrics.json` is to say of them: their :func:`module_metrics`, and more if
+        run: Where; read it again for what it then holds.
+        graph: Of the basis asked for, with other modules.
+        modules: What `metrics.json` is to say of them: their :func:`module_metrics`, and more if
             more was measured.
 
     Raises:
-        UsageError: if a file cannot be made or written.
+        UsageError: If a file cannot be made or written.
     """
     figures = run.metrics.bases[run.basis]
     resolutions = figures.modules.resolutions
@@ -47,22 +106,20 @@ def write_modules(run: SavedRun, graph: InteractionGraph, modules: ModulesFigure
             "modules": partition_metrics(graph, run.basis, modules_known=run.modules_known),
         }
     )
-    title = graph_title(run.metrics.backend, run.basis)
-    makers: dict[str, Callable[[Path], None]] = {
-        "graph.graphml": graph.write_graphml,
-        "graph.json": graph.write_json,
-        "graph.png": lambda path: draw_graph(graph, path, title=title, concept=run.concept),
-        "metrics.json": metrics.write,
-    }
-    if not (run.directory / "graph.png").exists():
-        del makers["graph.png"]
     with explained(run.directory):
         aside = Path(mkdtemp(prefix=".modules.", dir=run.directory))
     try:
         with explained(run.directory):
-            for file, make in makers.items():
-                make(aside / file)
-            for file in makers:
-                os.replace(aside / file, run.directory / file)
+            write_graph_files(
+                graph,
+                aside,
+                title=graph_title(run.metrics.backend, run.basis),
+                concept=run.concept,
+                picture=(run.directory / PICTURE).exists(),
+            )
+            metrics.write(aside / METRICS)
+            for file in (GRAPHML, JSON, PICTURE, METRICS):
+                if (aside / file).exists():
+                    os.replace(aside / file, run.directory / file)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

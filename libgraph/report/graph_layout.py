@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from libgraph.graph.arrays import IndexArray, Pair
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray, Pair
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
 from libgraph.report.appearance import column_order
 

@@ -8,22 +8,33 @@ weight. Features without a kept edge are left out and counted in the header.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from libgraph.errors import UsageError
-from libgraph.graph.arrays import Pair
-from libgraph.graph.features import FeatureLabel, FloatArray
+from libgraph.errors import TooLarge, UsageError
+from libgraph.graph.arrays import FloatArray, Pair
+from libgraph.graph.features import FeatureLabel
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
 from libgraph.modules.summary import module_table
 from libgraph.report.appearance import module_colour, relative_importance
 from libgraph.report.graph_layout import MARGIN, WIDTH, Layout, arrange, choose_features
-from libgraph.report.style import FAINT, INK, NOTEBOOK_RESOLUTION, save_figure, style
+from libgraph.report.style import (
+    FAINT,
+    INK,
+    MOST_DOTS,
+    NOTEBOOK_RESOLUTION,
+    RESOLUTION,
+    hex_colour,
+    new_figure,
+    save_figure,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,65 +42,100 @@ if TYPE_CHECKING:
 
 
 FONT, CHARACTER = 6.6, 0.047
-
+"""Size of labels in points, and how wide a letter of them is in inches."""
 
 MAX_EDGES, MAX_FEATURES = 4000, 60
-
+"""Edges in the picture at most, and features of a column."""
 
 LEGEND_ENTRIES = 9
+"""Modules in the legend at most."""
 
 
-def draw_graph(
+class Picture(bytes):
+    """A PNG picture; a notebook shows it."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self)} bytes of PNG>"
+
+    def _repr_png_(self) -> bytes:
+        return bytes(self)
+
+
+@overload
+def draw(
+    graph: InteractionGraph,
+    path: None = None,
+    *,
+    title: str | None = None,
+    concept: str = "",
+    max_features: int = MAX_FEATURES,
+) -> Picture: ...
+@overload
+def draw(
     graph: InteractionGraph,
     path: str | Path,
     *,
     title: str | None = None,
     concept: str = "",
     max_features: int = MAX_FEATURES,
-) -> None:
-    """Draw the graph to a PNG or SVG file; the same graph always gives the same picture.
+) -> None: ...
+def draw(
+    graph: InteractionGraph,
+    path: str | Path | None = None,
+    *,
+    title: str | None = None,
+    concept: str = "",
+    max_features: int = MAX_FEATURES,
+) -> Picture | None:
+    """Draw the graph, to a PNG or SVG file or for a notebook; the same graph is always the same.
 
     Args:
         graph: The graph, with a partition if modules are to be coloured.
-        path: Where to write; the suffix chooses the format.
+        path: Where to write; the suffix chooses the format. Without one the picture is returned.
         title: Heading of the picture.
         concept: What concepts are called in the legend, such as ``"frequency"``.
         max_features: Features shown per column at most, those with the most edge weight first.
             An unrotated layer, such as logits, is a column of dots whatever its size.
 
+    Returns:
+        The bytes of a PNG file, which a notebook shows; None where they were written to `path`.
+
     Raises:
-        UsageError: If matplotlib is missing, the suffix is neither, or writing fails.
+        MissingExtra: If matplotlib is missing.
+        TooLarge: If the picture would be higher than a PNG file can be.
+        UsageError: If the suffix is neither, or writing fails.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in {".png", ".svg"}:
-        raise UsageError(f"{path} is neither .png nor .svg: choose one of them.")
+    kind = "png" if path is None else Path(path).suffix.lower().removeprefix(".")
+    if kind not in {"png", "svg"}:
+        raise UsageError(f"'{path}' is neither .png nor .svg: choose one of them.")
     if max_features < 1:
-        raise UsageError(f"max_features is {max_features}: choose at least 1.")
+        raise UsageError(f"At most {max_features} features are none: use max_features=1 or more.")
+    resolution = NOTEBOOK_RESOLUTION if path is None else RESOLUTION
+    highest = MOST_DOTS / resolution if kind == "png" else math.inf
     with style():
-        figure = _figure(graph, title, concept, max_features)
-        save_figure(figure, path, suffix[1:])
+        figure = _figure(graph, title, concept, max_features, highest)
+        if path is not None:
+            save_figure(figure, path, kind)
+            return None
+        with BytesIO() as file:
+            figure.savefig(file, format=kind, dpi=resolution)
+            return Picture(file.getvalue())
 
 
-def graph_png(graph: InteractionGraph) -> bytes:
-    """The same picture for a notebook.
-
-    Raises:
-        UsageError: If matplotlib is missing.
-    """
-    with style(), BytesIO() as file:
-        _figure(graph, None, "", MAX_FEATURES).savefig(file, format="png", dpi=NOTEBOOK_RESOLUTION)
-        return file.getvalue()
-
-
-def _figure(graph: InteractionGraph, title: str | None, concept: str, max_features: int) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _figure(
+    graph: InteractionGraph, title: str | None, concept: str, max_features: int, highest: float
+) -> Figure:
+    """The picture, at most so many inches high."""
     kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
     layout = arrange(graph, kept, choose_features(graph, kept, max_features))
     head, foot = (1.0 if title else 0.65), _legend_height(graph)
-    figure = Figure(figsize=(WIDTH, layout.height + head + foot), facecolor="white")
-    FigureCanvasAgg(figure)
+    height = layout.height + head + foot
+    if height > highest:
+        raise TooLarge(
+            f"The picture would be {height:.0f} inches high, more than the {highest:.0f} that fit "
+            f"into a PNG file: show fewer than {max_features} features, by max_features=…."
+        )
+    figure = new_figure(WIDTH, height, layout=None)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(0, WIDTH), ylim=(-layout.height - foot, head), aspect="equal")
     axes.axis("off")
@@ -102,11 +148,6 @@ def _figure(graph: InteractionGraph, title: str | None, concept: str, max_featur
         axes.text(MARGIN, head - 0.24, title, size=13, weight="bold", color=INK, va="center")
     _draw_legend(axes, graph, concept, -layout.height - 0.22)
     return figure
-
-
-def graph_title(backend: str, basis: str) -> str:
-    """Heading of the picture in a run directory."""
-    return f"{backend}: interactions in the {basis.upper()} basis"
 
 
 def short_label(label: FeatureLabel | None, length: int = 19) -> str:
@@ -197,15 +238,15 @@ def _draw_headings(axes: Axes, graph: InteractionGraph, layout: Layout) -> None:
              for name, room in rooms.items()}  # fmt: skip
     longest = {name: max(len(line) for line in names[name].split("\n")) for name in names}
     size = min([9.5, *(95 * rooms[name] / max(longest[name], 1) for name in names)])
-    style: dict[str, Any] = {"ha": "center", "va": "baseline", "linespacing": 1.0}
+    text: dict[str, Any] = {"ha": "center", "va": "baseline", "linespacing": 1.0}
     for layer in graph.layers:
         shown, total = len(layout.shown[layer.name]), layer.size
         count = f"{shown} of {total}" if shown < total else f"{total}"
         if layout.right[layer.name] > layout.left[layer.name]:
             count += " features"
         x = (layout.left[layer.name] + layout.right[layer.name]) / 2
-        axes.text(x, 0.29, names[layer.name], size=size, weight="bold", color=INK, **style)
-        axes.text(x, 0.13, count, size=min(7, size), color=FAINT, **style)
+        axes.text(x, 0.29, names[layer.name], size=size, weight="bold", color=INK, **text)
+        axes.text(x, 0.13, count, size=min(7, size), color=FAINT, **text)
 
 
 def _draw_column(axes: Axes, graph: InteractionGraph, name: str, layout: Layout) -> None:
@@ -252,24 +293,24 @@ def _legend_height(graph: InteractionGraph) -> float:
 def _draw_legend(axes: Axes, graph: InteractionGraph, concept: str, top: float) -> None:
     summaries = [] if graph.partition is None else module_table(graph)
     left, row = MARGIN + 0.12, 0.2
-    style: dict[str, Any] = {"size": 7.5, "va": "center_baseline"}
+    text: dict[str, Any] = {"size": 7.5, "va": "center_baseline"}
     for place, summary in enumerate(summaries[:LEGEND_ENTRIES]):
         x, y = left + 3.1 * (place % 3), top - row * (place // 3)
         axes.plot([x], [y], "o", markersize=6, color=_hex(summary.index), markeredgewidth=0)
-        axes.text(x + 0.12, y, f"module {summary.index}", color=INK, weight="bold", **style)
+        axes.text(x + 0.12, y, f"module {summary.index}", color=INK, weight="bold", **text)
         about = f"{summary.size} features"
         if summary.concept is not None:
             name = f"{concept} {short_label(FeatureLabel(summary.concept))}".strip()
             about = f"{name} ({summary.concept_share:.0%}), {about}"
-        axes.text(x + 0.85, y, about, color=FAINT, **style)
+        axes.text(x + 0.85, y, about, color=FAINT, **text)
     rest = len(summaries) - LEGEND_ENTRIES
     if rest > 0:
         y = top - row * (LEGEND_ENTRIES // 3)
-        axes.text(left - 0.05, y, f"and {rest} smaller", color=FAINT, **style)
+        axes.text(left - 0.05, y, f"and {rest} smaller", color=FAINT, **text)
 
 
 def _hex(module: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*module_colour(module))
+    return hex_colour(module_colour(module))
 
 
 def _tint(colour: str) -> tuple[float, float, float]:

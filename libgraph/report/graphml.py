@@ -40,22 +40,12 @@ NODE_KEYS = {
     "concept": "string",
     "description": "string",
 }
-
-
 EDGE_KEYS = {"weight": "double", "interaction": "double"}
 
-
-HALF_WIDTH = 4500.0
-
-
-COLUMN_SPACING = 2000.0
-
-
-NODE_SPACING = 60.0
-
+HALF_WIDTH, COLUMN_SPACING, NODE_SPACING = 4500.0, 2000.0, 60.0
+"""How far nodes stand from the centre at most, and from each other where there is room."""
 
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
 
 Attributes = Mapping[str, Mapping[str, NDArray[Any]]]
 """Further attributes of nodes: by name, and node layer, one number a feature."""
@@ -117,7 +107,7 @@ def _types(attributes: Attributes) -> dict[str, str]:
         name: {values.dtype.kind for values in by_layer.values()}
         for name, by_layer in attributes.items()
     }
-    return {name: "int" if found <= set("iub") else "double" for name, found in kinds.items()}
+    return {name: "int" if of <= set("iub") else "double" for name, of in kinds.items()}
 
 
 def _write_nodes(

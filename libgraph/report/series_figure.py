@@ -13,11 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from libgraph.comparison.series import RunFigures, places
-from libgraph.errors import UsageError
-from libgraph.files.atomic import writing
-from libgraph.report.style import CURVES, RESOLUTION
-
-COLOURS = ("#2e6eb8", "#e26f2c", "#2f915c")
+from libgraph.report.style import (
+    BLUE,
+    CURVES,
+    GREEN,
+    ORANGE,
+    check_figure,
+    new_figure,
+    save_figure,
+    style,
+)
 
 MOST_NAMES = 12
 """Above so many names along the axis, some are left out."""
@@ -39,17 +44,10 @@ def draw_series(
         title: heading of the picture.
 
     Raises:
-        UsageError: if matplotlib is missing, the file is no PNG, or writing fails.
+        MissingExtra: if matplotlib is missing.
+        UsageError: if the file is no PNG, or writing fails.
     """
     check_figure(path)
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
-    except ImportError as error:
-        raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
-
     score = rows[-1].score_name
     panels: dict[str, dict[str, Callable[[RunFigures], float | None]]] = {
         f"test {score}": {f"test {score}": lambda row: row.score},
@@ -67,17 +65,21 @@ def draw_series(
     names = [row.name for row in rows]
     numbers = places(names)
     x = np.arange(len(rows)) if numbers is None else np.array(numbers)
-    with matplotlib.rc_context(CURVES):
-        figure = Figure(figsize=(7, 6.6), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
+    with style(CURVES):
+        from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+
+        figure = new_figure(7, 6.6)
         shape = {"height_ratios": (2, 3, 2, 3)}
         columns = figure.subplots(len(panels), 1, sharex=True, gridspec_kw=shape)
         for axes, (label, lines) in zip(columns, panels.items(), strict=True):
-            for colour, (name, value) in zip(COLOURS, lines.items(), strict=False):
+            colours = (BLUE, ORANGE, GREEN)
+            for colour, (name, value) in zip(colours, lines.items(), strict=False):
                 y = np.array([value(row) for row in rows], dtype=np.float64)
                 if not np.isnan(y).all():
-                    style = {"markersize": 3.5, "linewidth": 1, "color": colour, "clip_on": False}
-                    axes.plot(x, y, "o-", label=name, **style)
+                    axes.plot(
+                        x, y, "o-", label=name, markersize=3.5, linewidth=1, color=colour,
+                        clip_on=False,
+                    )  # fmt: skip
             axes.set_ylabel(label)
             if len(lines) > 1 and axes.lines:
                 axes.legend(frameon=False, fontsize=7.5, loc="best")
@@ -96,12 +98,4 @@ def draw_series(
             shares.set_xlabel("run")
         if title:
             figure.suptitle(title, size=11, weight="bold", x=0.01, ha="left")
-        with writing(Path(path)) as temporary:
-            metadata: dict[str, None] = {"Software": None}
-            figure.savefig(temporary, format="png", dpi=RESOLUTION, metadata=metadata)
-
-
-def check_figure(path: str | Path) -> None:
-    """Refuse a file that is no PNG, which can be said before anything is computed."""
-    if Path(path).suffix.lower() != ".png":
-        raise UsageError(f"{path} is no .png: choose a name that ends so.")
+        save_figure(figure, path)

@@ -1,50 +1,56 @@
-"""What all pictures share: colours, resolution, and how they are saved."""
+"""What all pictures share: the palette, how they look, how large they may be, how they are saved.
+
+matplotlib is loaded when the first picture is drawn, without pyplot, and what a caller has set of
+it neither shows in a picture nor changes.
+"""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from libgraph.errors import UsageError
+from libgraph.errors import MissingExtra, UsageError, missing_extra
 from libgraph.files.atomic import writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+PALETTE = (
+    (46, 110, 184), (226, 111, 44), (47, 145, 92), (201, 62, 92), (128, 93, 184), (217, 164, 32),
+    (38, 158, 171), (214, 106, 170), (139, 98, 64), (122, 155, 46), (84, 96, 150), (237, 138, 122),
+)  # fmt: skip
+"""Red, green and blue, 0 to 255, of what is told apart by colour, in the order of use."""
+
+
+def hex_colour(colour: tuple[int, int, int]) -> str:
+    """A colour as matplotlib reads it, such as `#2e6eb8`."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+BLUE, ORANGE, GREEN = (hex_colour(colour) for colour in PALETTE[:3])
+INK, FAINT, BAND = "#22252b", "#7b808a", "#ece9f4"
 
 RESOLUTION, NOTEBOOK_RESOLUTION = 180, 90
+"""Dots per inch of a file, and of what a notebook shows."""
 
+MOST_DOTS = 2**16 - 1
+"""Dots of a PNG picture in either direction, which is all that matplotlib can draw."""
 
-INK, FAINT = "#22252b", "#7b808a"
+Settings = dict[Any, Any]
+"""Settings of matplotlib by name; its versions know different ones."""
 
-
-def style() -> AbstractContextManager[None]:
-    """How pictures look, wherever they are drawn."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UsageError("Pictures need matplotlib: run pip install 'libgraph[report]'.") from error
+PLAIN: Settings = {
     # A fixed salt and no date make SVG files reproducible; dollar signs in names are no formulas.
-    settings: dict[Any, Any] = {
-        "svg.hashsalt": "libgraph",
-        "svg.fonttype": "none",
-        "font.family": "DejaVu Sans",
-        "text.parse_math": False,
-    }
-    return matplotlib.rc_context(settings)
-
-
-def save_figure(figure: Figure, path: str | Path, kind: str) -> None:
-    """Write a figure as `png` or `svg`, the same bytes whenever it is drawn."""
-    metadata: dict[str, None] = {"Date": None} if kind == "svg" else {"Software": None}
-    with writing(Path(path)) as temporary:
-        figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)
-
-
-CURVES: dict[Any, Any] = {
+    "svg.hashsalt": "libgraph",
+    "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "text.parse_math": False,
+}
+"""How all pictures look."""
+
+CURVES: Settings = {
+    **PLAIN,
     "font.size": 8.5,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -54,4 +60,56 @@ CURVES: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-"""How figures of curves look, in matplotlib's settings."""
+"""How figures of curves look."""
+
+PANELS: Settings = {
+    **CURVES,
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+"""How figures of many small panels look."""
+
+
+def style(settings: Settings = PLAIN) -> AbstractContextManager[None]:
+    """Have pictures look like this inside a block, whatever the user has set.
+
+    Raises:
+        MissingExtra: If matplotlib is missing.
+    """
+    try:
+        import matplotlib.style
+    except ImportError as error:
+        raise MissingExtra(missing_extra("Pictures need matplotlib", "report")) from error
+    return matplotlib.style.context(["default", settings])
+
+
+def check_figure(path: str | Path) -> None:
+    """Refuse a file that is no PNG, which can be said before anything is computed."""
+    if Path(path).suffix.lower() != ".png":
+        raise UsageError(f"'{path}' is no .png: choose such a name for the figure.")
+
+
+def new_figure(
+    width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
+    """An empty figure of so many inches, inside of :func:`style`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path, kind: str = "png") -> None:
+    """Write a figure as `png` or `svg`, the same bytes whenever it is drawn.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    metadata: dict[str, None] = {"Date": None} if kind == "svg" else {"Software": None}
+    with writing(Path(path)) as temporary:
+        figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)

@@ -16,8 +16,7 @@ from libgraph.edges.curves import area, required_features
 from libgraph.edges.interactions import Edges
 from libgraph.edges.sparsity import sparsity_measures
 from libgraph.errors import UsageError
-from libgraph.graph.arrays import Pair
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, Pair
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import agreement_with_concepts

@@ -16,10 +16,11 @@ from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import Edges
 from libgraph.errors import DataError, UsageError
 from libgraph.graph.arrays import Pair
-from libgraph.graph.features import LayerFeatures
+from libgraph.graph.graph_json import graph_from_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.network.basis import Bases, Basis
@@ -68,7 +69,7 @@ class SavedRun(Run):
     def _drawn(self) -> InteractionGraph:
         """What `graph.json` holds: kept edges, labels and modules of the main basis."""
         try:
-            return InteractionGraph.read_json(self.directory / "graph.json")
+            return graph_from_json(self._json("graph.json"), "it")
         except DataError as error:
             raise self._damaged("graph.json", str(error.__cause__ or error)) from None
 
@@ -121,24 +122,17 @@ class SavedRun(Run):
         """
         name = self.chosen(name)
         main = name == self.basis
-        names = [f"{name}/{layer.name}/importance" for layer in self._drawn.layers]
-        tensors = self._tensors("bases.safetensors", names)
-        ablation = self.ablation(name)
-        pairs = ablation.edges.items() if ablation else ()
+        # Encoders and decoders stay on the disk: nobody asks for them here.
+        bases, edges, ablation = self.bases(name), self.edges(name), self.ablation(name)
+        drawn = self._drawn.layers
+        labels = {layer.name: layer.labels for layer in drawn if layer.labels is not None}
+        pairs = ablation.edges if ablation else {}
         try:
-            return InteractionGraph(
-                layers=tuple(
-                    LayerFeatures(
-                        layer.name,
-                        tensor.numpy(),
-                        layer.isolated,
-                        layer.rotated,
-                        layer.labels if main else None,
-                    )
-                    for layer, tensor in zip(self._drawn.layers, tensors.values(), strict=True)
-                ),
-                edges={pair: matrix.numpy() for pair, matrix in self.edges(name).items()},
-                epsilon={pair: edge.epsilon for pair, edge in pairs if edge.epsilon is not None},
+            return graph_of(
+                bases,
+                edges,
+                epsilon={pair: found.epsilon for pair, found in pairs.items()},
+                labels=labels if main else None,
                 partition=self.partition if main else None,
             )
         except DataError as error:

@@ -8,8 +8,9 @@ positions is ever held. Structured sections are tested against these functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -19,13 +20,25 @@ from torch.func import jvp, vjp, vmap
 from libgraph.sections.estimate import Estimate
 from libgraph.sections.quadrature import Quadrature
 
-if TYPE_CHECKING:
-    from libgraph.sections.section import Section
-
 CHUNK_BYTES = 128 * 2**20
 
 
-def jacobian_gram(section: Section, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
+class Map(Protocol):
+    """What is differentiated: activations `(n, s, d_in)` to `(n, t, d_out)`, as a section does.
+
+    Attributes:
+        d_out: coordinates of an activation that goes out.
+        positionwise: whether output position t depends on input position t alone.
+    """
+
+    d_out: int
+    positionwise: bool
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """Map activations; samples do not see each other."""
+
+
+def jacobian_gram(section: Map, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
     """Σ_x Σ_ts J_ts J_tsᵀ; cost: the smaller of t·d_out reverse and s·d_in forward passes."""
     x = _positions_as_samples(section, x)
     _, s, d_in = x.shape
@@ -54,7 +67,7 @@ def jacobian_gram(section: Section, x: Float[Tensor, "n s d_in"]) -> Float[Tenso
 
 
 def interactions(
-    section: Section,
+    section: Map,
     x: Float[Tensor, "n s d_in"],
     features: Float[Tensor, "n s k"],
     decoder: Float[Tensor, "k d_in"],
@@ -65,7 +78,7 @@ def interactions(
     The sum over s is one directional derivative along f_·j decoder_j, so forward mode needs k
     passes whatever the number of positions; reverse mode needs t·d_out.
     """
-    x, features = (_positions_as_samples(section, each) for each in (x, features))
+    x, features = _positions_as_samples(section, x), _positions_as_samples(section, features)
     k = decoder.shape[0]
     t, d_out = section(x[:1]).shape[1:]
     total = x.new_zeros(d_out, k, dtype=torch.float64)
@@ -75,14 +88,14 @@ def interactions(
 
             def along(j: Tensor) -> Tensor:
                 tangent = features[..., j].unsqueeze(-1) * decoder[j]
-                return sum(w * _directional(section, a * x, tangent) for a, w in path)  # type: ignore[return-value]
+                return _total(w * _directional(section, a * x, tangent) for a, w in path)
 
             total[:, chosen] = vmap(along)(chosen).square().sum(dim=(1, 2)).T.double()
         return total
     passes = [_reverse(section, a * x, t, d_out) for a, _ in path]
     done = 0
     for gradients in zip(*passes, strict=True):
-        mean = sum(w * g for (_, w), g in zip(path, gradients, strict=True))
+        mean = _total(w * g for (_, w), g in zip(path, gradients, strict=True))
         effect = torch.einsum("cnsd,kd,nsk->cnk", mean, decoder, features)
         squares = effect.square().sum(1).double()
         outputs = torch.arange(done, done + len(squares), device=x.device) % d_out
@@ -92,7 +105,7 @@ def interactions(
 
 
 def estimate(
-    section: Section,
+    section: Map,
     x: Float[Tensor, "n s d_in"],
     features: Float[Tensor, "n s k"],
     decoder: Float[Tensor, "k d_in"],
@@ -104,7 +117,7 @@ def estimate(
     path = list(zip(quadrature.points, quadrature.weights, strict=True))
     pullbacks = [vjp(section, a * x)[1] for a, _ in path]
     # All draws of an output are together in a chunk, because their variance is asked for.
-    wide = x[..., 0].numel() * max(2 * section.d_in, len(decoder))
+    wide = x[..., 0].numel() * max(2 * x.shape[2], len(decoder))
     for chosen in _chunks(section.d_out, len(signs) * wide, x):
 
         def effects(output: Tensor) -> Tensor:
@@ -112,7 +125,7 @@ def estimate(
 
             def signed(phi: Tensor) -> Tensor:
                 cotangent = phi.unsqueeze(-1) * at.to(x.dtype)
-                gradient = sum(
+                gradient = _total(
                     w * pullback(cotangent)[0]
                     for (_, w), pullback in zip(path, pullbacks, strict=True)
                 )
@@ -125,7 +138,7 @@ def estimate(
     return Estimate(torch.cat(totals), torch.cat(variances))
 
 
-def linearize(section: Section, x: Float[Tensor, "n s d_in"]) -> Callable[[Tensor], Tensor]:
+def linearize(section: Map, x: Float[Tensor, "n s d_in"]) -> Callable[[Tensor], Tensor]:
     """Tangents `(n, k, s, d_in)` to directional derivatives `(n, k, t, d_out)`, by forward mode."""
 
     def linear(tangents: Tensor) -> Tensor:
@@ -136,11 +149,15 @@ def linearize(section: Section, x: Float[Tensor, "n s d_in"]) -> Callable[[Tenso
     return linear
 
 
-def _positions_as_samples(section: Section, x: Tensor) -> Tensor:
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
+
+
+def _positions_as_samples(section: Map, x: Tensor) -> Tensor:
     return x.reshape(-1, 1, x.shape[-1]) if section.positionwise else x
 
 
-def _directional(section: Section, x: Tensor, tangent: Tensor) -> Tensor:
+def _directional(section: Map, x: Tensor, tangent: Tensor) -> Tensor:
     derivative: Tensor = jvp(section, (x,), (tangent,))[1]
     return derivative
 
@@ -150,14 +167,14 @@ def _chunks(passes: int, elements: int, x: Tensor) -> Iterator[Tensor]:
     yield from torch.arange(passes, device=x.device).split(size)
 
 
-def _reverse(section: Section, x: Tensor, t: int, d_out: int) -> Iterator[Tensor]:
+def _reverse(section: Map, x: Tensor, t: int, d_out: int) -> Iterator[Tensor]:
     """Gradients `(chunk, n, s, d_in)` of the outputs (position-major), a chunk at a time."""
     y, pullback = vjp(section, x)[:2]
 
     def gradient(index: Tensor) -> Tensor:
         cotangent = torch.arange(t * d_out, device=x.device) == index
-        (result,) = pullback(cotangent.to(x.dtype).reshape(1, t, d_out).expand_as(y))
-        return result  # type: ignore[no-any-return]
+        along: Tensor = pullback(cotangent.to(x.dtype).reshape(1, t, d_out).expand_as(y))[0]
+        return along
 
     for chosen in _chunks(t * d_out, 2 * x.numel(), x):
         yield vmap(gradient)(chosen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -55,7 +56,7 @@ class Chain(ClosedForm):
 
     def __init__(self, parts: Sequence[Section]) -> None:
         super().__init__(parts[0].d_in, parts[-1].d_out)
-        self.parts: Sequence[Section] = nn.ModuleList(parts)  # type: ignore[assignment]
+        self.parts = cast("Sequence[Section]", nn.ModuleList(parts))
         self.positionwise = all(part.positionwise for part in parts)
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
@@ -99,5 +100,6 @@ class Chain(ClosedForm):
             total += torch.einsum("mik,mjk->ij", passed, left).double()
         return total
 
-    def _elements_per_effect(self, positions: int) -> int:
-        return max(part._elements_per_effect(positions) for part in self.parts)
+    def elements_per_effect(self, positions: int) -> int:
+        """What the largest part has."""
+        return max(part.elements_per_effect(positions) for part in self.parts)

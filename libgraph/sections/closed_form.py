@@ -31,23 +31,23 @@ class ClosedForm(Section):
     ) -> Float[Tensor, "d_out k"]:
         """Sum of squared effects, a chunk of samples and of features at a time, in float64."""
         if self.positionwise:
-            x, features = (each.reshape(-1, 1, each.shape[-1]) for each in (x, features))
+            x, features = (rows.reshape(-1, 1, rows.shape[-1]) for rows in (x, features))
         total = x.new_zeros(self.d_out, len(decoder), dtype=torch.float64)
         seen = self.seen(decoder)
-        elements = self._elements_per_effect(x.shape[1])
+        elements = self.elements_per_effect(x.shape[1])
         for samples in chunks(len(x), elements * len(decoder), x):
             effects = self.effects(x[samples], quadrature)
             for chosen in chunks(len(decoder), elements * (samples.stop - samples.start), x):
                 factors = tuple(factor[chosen] for factor in seen)
-                found = effects(features[samples, :, chosen], factors)
-                total[:, chosen] += found.square().sum((0, 2)).T
+                effect = effects(features[samples, :, chosen], factors)
+                total[:, chosen] += effect.square().sum((0, 2)).T
         return total
 
 
 class SignedForm(ClosedForm):
     """A closed form that says what its effects add up to under signs: worth an estimate.
 
-    Subclasses implement `signed_effects` and `_elements_per_sum`.
+    Subclasses implement `signed_effects` and `elements_per_signed_effect`.
     """
 
     def estimate(
@@ -62,12 +62,12 @@ class SignedForm(ClosedForm):
         total = x.new_zeros(self.d_out, len(decoder), dtype=torch.float64)
         variance = torch.zeros_like(total)
         seen = self.seen(decoder)
-        elements = self._elements_per_sum(x.shape[1], len(signs))
+        elements = self.elements_per_signed_effect(x.shape[1], len(signs))
         for samples in chunks(len(x), elements * len(decoder), x):
             effects = self.signed_effects(x[samples], quadrature, signs[:, samples])
             for chosen in chunks(len(decoder), elements * (samples.stop - samples.start), x):
                 factors = tuple(factor[chosen] for factor in seen)
-                found = Estimate.from_draws(effects(features[samples, :, chosen], factors))
-                total[:, chosen] += found.total
-                variance[:, chosen] += found.variance
+                part = Estimate.from_draws(effects(features[samples, :, chosen], factors))
+                total[:, chosen] += part.total
+                variance[:, chosen] += part.variance
         return Estimate(total, variance)

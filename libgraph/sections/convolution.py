@@ -195,16 +195,17 @@ class Convolution(ClosedForm):
         results = []
         for samples in self._chunks(x):
             read = self._windows(x[samples])
-            found = []
+            outputs: list[Tensor] = []
             for rows, inner, outer, skip in parts:
                 kept = read if isinstance(rows, slice) else read.index_select(0, rows)
                 hidden = self.activation(inner @ kept.flatten(0, 1))
-                found.append(outer @ hidden + skip @ kept[:, self._passing].flatten(0, 1))
-            outcome = torch.cat(found) if len(found) > 1 else found[0]
-            results.append(outcome.unflatten(1, (len(self.reads), -1)).permute(2, 1, 0))
+                outputs.append(outer @ hidden + skip @ kept[:, self._passing].flatten(0, 1))
+            joined = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+            results.append(joined.unflatten(1, (len(self.reads), -1)).permute(2, 1, 0))
         return torch.cat(results)
 
-    def _elements_per_effect(self, positions: int) -> int:
+    def elements_per_effect(self, positions: int) -> int:
+        """A window, hidden units or outputs at every output position, whichever are most."""
         return len(self.reads) * max(len(self.skip), max(self.outer.shape))
 
     def _chunks(self, x: Float[Tensor, "n s d_in"]) -> Iterator[slice]:

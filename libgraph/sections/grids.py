@@ -33,22 +33,22 @@ def windows(
         ValueError: if the arguments do not fit together or leave no output.
     """
     options = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
-    each: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     for name, value in options.items():
-        each[name] = (value,) * len(size) if isinstance(value, int) else tuple(value)
+        sizes[name] = (value,) * len(size) if isinstance(value, int) else tuple(value)
         least = 0 if name == "padding" else 1
-        if len(each[name]) != len(size) or min(each[name], default=least) < least:
+        if len(sizes[name]) != len(size) or min(sizes[name], default=least) < least:
             raise ValueError(
                 f"The {name} of windows over a grid of {_by(size)} must be {len(size)} numbers "
-                f"of at least {least}, not {each[name]}."
+                f"of at least {least}, not {sizes[name]}."
             )
     reads, inside = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, dtype=torch.bool)
-    for length, width, step, margin, spacing in zip(size, *each.values(), strict=True):
+    for length, width, step, margin, spacing in zip(size, *sizes.values(), strict=True):
         count = (length + 2 * margin - spacing * (width - 1) - 1) // step + 1
         if length < 1 or count < 1:
             raise ValueError(
-                f"A window of {_by(each['kernel'])} with dilation {_by(each['dilation'])} leaves "
-                f"no output on a grid of {_by(size)} with padding {_by(each['padding'])}."
+                f"A window of {_by(sizes['kernel'])} with dilation {_by(sizes['dilation'])} leaves "
+                f"no output on a grid of {_by(size)} with padding {_by(sizes['padding'])}."
             )
         at = (step * torch.arange(count) - margin).unsqueeze(1) + spacing * torch.arange(width)
         at, valid = at[:, None], ((at >= 0) & (at < length))[:, None]

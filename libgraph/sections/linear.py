@@ -66,7 +66,8 @@ class Linear(Section):
 
         return effects
 
-    def _elements_per_sum(self, positions: int, draws: int) -> int:
+    def elements_per_signed_effect(self, positions: int, draws: int) -> int:
+        """The outputs of every draw."""
         return draws * self.d_out
 
     def masked(

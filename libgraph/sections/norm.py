@@ -154,8 +154,8 @@ class Division(Section):
     def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
         """Tangents times S + s L B − ½ s³ e (x L) B."""
         scale, bent = (
-            each.to(x).unflatten(0, x.shape[:2]).unsqueeze(1)
-            for each in self._local(x, Quadrature.gradient())
+            local.to(x).unflatten(0, x.shape[:2]).unsqueeze(1)
+            for local in self._local(x, Quadrature.gradient())
         )
         return lambda tangents: (
             tangents @ self.skip

@@ -6,6 +6,8 @@ It adds the branches' effects, and its Jacobian Gram adds theirs and the product
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -35,10 +37,10 @@ class Parallel(SignedForm):
     def __init__(self, branches: Sequence[Section]) -> None:
         sizes = {(branch.d_in, branch.d_out) for branch in branches}
         if len(sizes) != 1:
-            found = ", ".join(f"{a} to {b}" for a, b in sorted(sizes)) or "none"
-            raise ValueError(f"Branches need equal numbers of coordinates; they map {found}.")
+            maps = ", ".join(f"{a} to {b}" for a, b in sorted(sizes)) or "none"
+            raise ValueError(f"Branches need equal numbers of coordinates; they map {maps}.")
         super().__init__(*sizes.pop())
-        self.branches: Sequence[Section] = nn.ModuleList(branches)  # type: ignore[assignment]
+        self.branches = cast("Sequence[Section]", nn.ModuleList(branches))
         self.positionwise = all(branch.positionwise for branch in branches)
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
@@ -52,8 +54,8 @@ class Parallel(SignedForm):
 
     def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
         """The sum of the branches' derivatives."""
-        linear = [branch.linearize(x) for branch in self.branches]
-        return lambda tangents: sum(each(tangents) for each in linear)  # type: ignore[return-value]
+        derivatives = [branch.linearize(x) for branch in self.branches]
+        return lambda tangents: reduce(torch.add, (linear(tangents) for linear in derivatives))
 
     def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
         """The branches' factors, one after the other."""
@@ -92,10 +94,11 @@ class Parallel(SignedForm):
 
         def effects(features: Tensor, seen: Seen) -> Tensor:
             factors = iter(seen)
-            return sum(  # type: ignore[return-value]
-                each(features, tuple(next(factors) for _ in range(count)))
-                for each, count in zip(branches, counts, strict=True)
+            parts = (
+                branch(features, tuple(next(factors) for _ in range(count)))
+                for branch, count in zip(branches, counts, strict=True)
             )
+            return reduce(torch.add, parts)
 
         return effects
 
@@ -110,23 +113,25 @@ class Parallel(SignedForm):
             len(mixing) == 1
             and len(beside) == len(self.branches) - 1
             and isinstance(mixing[0], Attention)
-            and not mixing[0].last_only
+            and not mixing[0].mask.last_only
         ):
             return autodiff.jacobian_gram(self, x)
         total = x.new_zeros(self.d_in, self.d_in, dtype=torch.float64)
-        for i, branch in enumerate(beside):
+        for i, second in enumerate(beside):
             for first in (*mixing, *beside[:i]):
-                cross = _cross_gram(first, branch, x)
+                cross = _cross_gram(first, second, x)
                 total += cross + cross.T
-        for each in self.branches:
-            total += each.jacobian_gram(x)
+        for branch in self.branches:
+            total += branch.jacobian_gram(x)
         return total
 
-    def _elements_per_effect(self, positions: int) -> int:
-        return max(branch._elements_per_effect(positions) for branch in self.branches)
+    def elements_per_effect(self, positions: int) -> int:
+        """What the largest branch has."""
+        return max(branch.elements_per_effect(positions) for branch in self.branches)
 
-    def _elements_per_sum(self, positions: int, draws: int) -> int:
-        return max(branch._elements_per_sum(positions, draws) for branch in self.branches)
+    def elements_per_signed_effect(self, positions: int, draws: int) -> int:
+        """What the largest branch has."""
+        return max(branch.elements_per_signed_effect(positions, draws) for branch in self.branches)
 
 
 def _cross_gram(

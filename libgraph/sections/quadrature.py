@@ -18,7 +18,7 @@ DEFAULT_POINTS = 8
 
 @dataclass(frozen=True)
 class Quadrature:
-    """Points α in [0, 1] and weights that sum to one; `name` reads as `--integration` does."""
+    """Points α in [0, 1] and weights that sum to one; `name` is how it is asked for."""
 
     name: str
     points: tuple[float, ...]

@@ -2,14 +2,16 @@
 
 A section maps activations forward, can be seen in other coordinates at either end, and adds up two
 things over a batch: its Jacobian Gram (what a basis is made from) and its interactions (what edges
-are made from), the squares of its effects. A class with a closed form (`ClosedForm`) says what its
-Gram and its effects are; everything else gets them from automatic differentiation
-(`libgraph.sections.autodiff`). Rows are activations: y = x @ W.
+are made from), the squares of its effects. Automatic differentiation does both for any map; a
+class with a closed form (`ClosedForm`) says what its Gram and its effects are. Rows are
+activations: y = x @ W.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Float
@@ -36,19 +38,23 @@ Watcher = Callable[["Section", str, Tensor, Tensor], Tensor]
 goes on in place of that."""
 
 
-class Section(nn.Module):
+class Section(nn.Module, ABC):
     """A map x ↦ y from `(n, s, d_in)` to `(n, t, d_out)`, the same for every sample n.
 
-    Subclasses implement `forward` and, where they know better than automatic differentiation,
-    `transform`, `jacobian_gram`, `linearize`, `effects`, `interactions`, `estimate` and `masked`.
+    A subclass *must* implement `forward`. It *may* implement closed forms: `transform`,
+    `linearize`, `jacobian_gram` and `interactions`, which have to agree with automatic
+    differentiation (`libgraph.testing.check_section` sees to that). The rest is *for speed*.
 
     Attributes:
         d_in: coordinates of an activation that comes in, the constant one included.
         d_out: coordinates of an activation that goes out.
-        positionwise: whether output position t depends on input position t alone.
+        positionwise: set it where output position t depends on input position t alone, and in
+            the same way for every t: positions then count as samples, and J_ts = 0 for t ≠ s is
+            never computed.
         readers: names of the weights that the section's input is multiplied by.
         writers: names of those whose products are added to its output. Weights are the factors
-            that `forward` multiplies by through `product`: all but the skip and what is fixed.
+            that `forward` multiplies by through `product`, so that they can be watched: all but
+            the skip and what is fixed. Sections inside of this one name their own.
         watcher: sees every such product, if there is one.
     """
 
@@ -65,23 +71,17 @@ class Section(nn.Module):
         # Follows the section's dtype and device, also where it has no tensor of its own.
         self.register_buffer("_like", torch.empty(0), persistent=False)
 
+    # Must
+
+    @abstractmethod
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Map activations to the next node layer."""
-        raise TypeError(f"{type(self).__name__} does not say how to map forward.")
+
+    # May: closed forms, where a section knows better than automatic differentiation
 
     def extra_repr(self) -> str:
         """What tells this section from another of its class and tensors."""
         return ""
-
-    def factor(self, name: str) -> Float[Tensor, "d_read d_written"]:
-        """The weight of that name, as a matrix that rows are multiplied by."""
-        matrix: Tensor = getattr(self, name)
-        return matrix
-
-    def product(self, x: Float[Tensor, "*n d_read"], name: str) -> Float[Tensor, "*n d_written"]:
-        """x times a weight; a watcher sees it, and may change what comes out."""
-        z = x @ self.factor(name)
-        return z if self.watcher is None else self.watcher(self, name, x, z)
 
     def transform(self, left: LinearMap, right: LinearMap) -> Section:
         """The section with its constant factors changed at both ends.
@@ -92,22 +92,19 @@ class Section(nn.Module):
         rows, columns = (torch.eye(size).to(self._like) for size in (self.d_in, self.d_out))
         return Rebased(self, left(rows), right(columns))
 
-    def rebase(
-        self,
-        decoder: Float[Tensor, "k_in d_in"] | None = None,
-        encoder: Float[Tensor, "d_out k_out"] | None = None,
-    ) -> Section:
-        """The same map in other coordinates: f ↦ section(f @ decoder) @ encoder."""
-        return self.transform(
-            (lambda factor: factor) if decoder is None else (lambda factor: decoder @ factor),
-            (lambda factor: factor) if encoder is None else (lambda factor: factor @ encoder),
-        )
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """The derivative at `x`: tangents `(n, k, s, d_in)` to `(n, k, t, d_out)`.
+
+        Tangents may have 1 in place of n where all samples share them, and in place of s where
+        all positions do and the section is positionwise.
+        """
+        return autodiff.linearize(self, x)
 
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
         """Sum over the batch of Σ_ts J_ts J_tsᵀ, J_ts = ∂y_t/∂x_s as a `(d_in, d_out)` matrix.
 
-        With the next layer's basis C' it is the Gram of `rebase(encoder=C')`. Source: docs/math.md
-        §2, step 3.
+        In float64, whatever the dtype of x. With the next layer's basis C' it is the Gram of
+        `rebase(encoder=C')`. Source: docs/math.md §2, step 3.
         """
         return autodiff.jacobian_gram(self, x)
 
@@ -120,35 +117,12 @@ class Section(nn.Module):
     ) -> Float[Tensor, "d_out k"]:
         """Sum over the batch of Σ_t (Σ_s f_sj ∫dα (decoder J_ts(αx))_ji)², as `[i, j]`.
 
-        The Jacobian is taken at `x` itself, so that features may be fewer, or more, than
-        coordinates. Source: docs/math.md §3.
+        In float64. The Jacobian is taken at `x` itself, so that features may be fewer, or more,
+        than coordinates. Source: docs/math.md §3.
         """
         return autodiff.interactions(self, x, features, decoder, quadrature)
 
-    def estimate(
-        self,
-        x: Float[Tensor, "n s d_in"],
-        features: Float[Tensor, "n s k"],
-        decoder: Float[Tensor, "k d_in"],
-        quadrature: Quadrature,
-        signs: Float[Tensor, "r n t"],
-    ) -> Estimate:
-        """`interactions` from r ≥ 2 draws of a sign for every output position; or exactly.
-
-        Exactly where automatic differentiation gets them in no more passes than the estimate: one
-        a feature, however many positions there are. Source: docs/math.md §3.
-        """
-        if self.positionwise or len(decoder) <= len(signs) * self.d_out:
-            return Estimate.exact(self.interactions(x, features, decoder, quadrature))
-        return autodiff.estimate(self, x, features, decoder, quadrature, signs)
-
-    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
-        """The derivative at `x`: tangents `(n, k, s, d_in)` to `(n, k, t, d_out)`.
-
-        Tangents may have 1 in place of n where all samples share them, and in place of s where
-        all positions do and the section is positionwise.
-        """
-        return autodiff.linearize(self, x)
+    # For speed: effects, from which interactions and their estimates are summed
 
     def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
         """What `effects` needs of the constant factors, multiplied out once for all data."""
@@ -168,9 +142,8 @@ class Section(nn.Module):
             f = features.transpose(1, 2).unsqueeze(-1)
             along = seen[0][None, :, None]
             if self.positionwise:
-                moved = sum(weight * linear(along) for weight, linear in path)
-                return f * moved
-            return sum(weight * linear(f * along) for weight, linear in path)  # type: ignore[return-value]
+                return f * reduce(torch.add, (weight * linear(along) for weight, linear in path))
+            return reduce(torch.add, (weight * linear(f * along) for weight, linear in path))
 
         return effects
 
@@ -185,13 +158,35 @@ class Section(nn.Module):
         by_sample = signs.transpose(0, 1).unsqueeze(1)
         return lambda features, seen: by_sample @ effects(features, seen)
 
-    def _elements_per_effect(self, positions: int) -> int:
-        """Size of the largest intermediate result for one sample and one feature."""
+    def elements_per_effect(self, positions: int) -> int:
+        """Numbers in the largest intermediate result of `effects`, for one sample and feature.
+
+        Batches are cut by it into chunks that fit the processor's memory.
+        """
         return positions * max(self.d_in, self.d_out)
 
-    def _elements_per_sum(self, positions: int, draws: int) -> int:
-        """The same for signed effects."""
-        return self._elements_per_effect(positions)
+    def elements_per_signed_effect(self, positions: int, draws: int) -> int:
+        """The same of `signed_effects`, with so many draws of signs."""
+        return self.elements_per_effect(positions)
+
+    def estimate(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+        signs: Float[Tensor, "r n t"],
+    ) -> Estimate:
+        """`interactions` from r ≥ 2 draws of a sign for every output position; or exactly.
+
+        Exactly where automatic differentiation gets them in no more passes than the estimate: one
+        a feature, however many positions there are. Source: docs/math.md §3.
+        """
+        if self.positionwise or len(decoder) <= len(signs) * self.d_out:
+            return Estimate.exact(self.interactions(x, features, decoder, quadrature))
+        return autodiff.estimate(self, x, features, decoder, quadrature, signs)
+
+    # For speed: in parallel with others, and with edges left out
 
     def diagonal_product(
         self,
@@ -201,7 +196,7 @@ class Section(nn.Module):
     ) -> Float[Tensor, "d_in a"]:
         """Σ_x Σ_t J_tt v_a weights_ta for every a: what a positionwise section in parallel meets.
 
-        Only for positionwise sections, unless a subclass knows better.
+        In float64. Only for positionwise sections, unless a subclass knows better.
         """
         rows = torch.eye(self.d_in).to(x)[None, :, None]
         x, weights = x.reshape(-1, 1, self.d_in), weights.flatten(0, 1)
@@ -223,17 +218,40 @@ class Section(nn.Module):
         for pattern in range(patterns.shape[1]):
             rows = patterns[:, pattern].nonzero().squeeze(1)
             chosen = (owner == pattern).nonzero().squeeze(1)
-            part = self.transform(
-                lambda factor, rows=rows: factor[..., rows, :],  # type: ignore[misc]
-                lambda factor, chosen=chosen: factor[..., chosen],  # type: ignore[misc]
-            )
+            part = self.transform(_rows(rows), _columns(chosen))
             columns.append(chosen)
             outputs.append(part(x[..., rows]))
         return torch.cat(outputs, dim=-1)[..., torch.cat(columns).argsort()]
 
+    # What every section has
+
+    def rebase(
+        self,
+        decoder: Float[Tensor, "k_in d_in"] | None = None,
+        encoder: Float[Tensor, "d_out k_out"] | None = None,
+    ) -> Section:
+        """The same map in other coordinates: f ↦ section(f @ decoder) @ encoder."""
+        return self.transform(
+            (lambda factor: factor) if decoder is None else (lambda factor: decoder @ factor),
+            (lambda factor: factor) if encoder is None else (lambda factor: factor @ encoder),
+        )
+
+    def factor(self, name: str) -> Float[Tensor, "d_read d_written"]:
+        """The weight of that name, as a matrix that rows are multiplied by."""
+        matrix: Tensor = getattr(self, name)
+        return matrix
+
+    def product(self, x: Float[Tensor, "*n d_read"], name: str) -> Float[Tensor, "*n d_written"]:
+        """x times a weight; a watcher sees it, and may change what comes out."""
+        z = x @ self.factor(name)
+        return z if self.watcher is None else self.watcher(self, name, x, z)
+
 
 class Rebased(Section):
     """Any section seen in other coordinates: f ↦ inner(f @ decoder) @ encoder."""
+
+    decoder: Tensor
+    encoder: Tensor
 
     def __init__(self, inner: Section, decoder: Tensor, encoder: Tensor) -> None:
         super().__init__(decoder.shape[0], encoder.shape[1])
@@ -241,9 +259,6 @@ class Rebased(Section):
         self.positionwise = inner.positionwise
         self.register_buffer("decoder", decoder)
         self.register_buffer("encoder", encoder)
-
-    decoder: Tensor
-    encoder: Tensor
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Into the inner section's coordinates, through it, and out of them."""
@@ -260,33 +275,9 @@ class Rebased(Section):
         return Rebased(self.inner, left(self.decoder), right(self.encoder))
 
 
-class Function(Section):
-    """A section given as any module or function on `(n, s, d_in)` tensors; autodiff does the rest.
+def _rows(chosen: Tensor) -> LinearMap:
+    return lambda factor: factor[..., chosen, :]
 
-    Args:
-        function: the map; samples must not see each other (no batch norm in training mode).
-        d_in: coordinates in, the constant one included.
-        d_out: coordinates out.
-        positionwise: set it where the map treats positions alike and apart: it saves much work.
 
-    Like any module it takes the dtype that `.to` gives it, float32 at first.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Tensor], Tensor],
-        d_in: int,
-        d_out: int,
-        positionwise: bool = False,
-    ) -> None:
-        super().__init__(d_in, d_out)
-        self.function = function
-        self.positionwise = positionwise
-
-    def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
-        """Call the function."""
-        return self.function(x)
-
-    def extra_repr(self) -> str:
-        """Which function it is, as far as its name tells."""
-        return getattr(self.function, "__qualname__", type(self.function).__name__)
+def _columns(chosen: Tensor) -> LinearMap:
+    return lambda factor: factor[..., chosen]

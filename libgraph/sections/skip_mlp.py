@@ -107,8 +107,8 @@ class SkipMLP(SignedForm):
             skip, inner = (factor[None, :, None] for factor in seen)
             signed = by_sample * features.transpose(1, 2).unsqueeze(2)
             summed = (signed.flatten(1, 2) @ slopes).unflatten(1, signed.shape[1:3])
-            found: Tensor = (summed * inner) @ self._out + signed.sum(-1, keepdim=True) * skip
-            return found
+            effect: Tensor = (summed * inner) @ self._out + signed.sum(-1, keepdim=True) * skip
+            return effect
 
         return effects
 
@@ -117,10 +117,12 @@ class SkipMLP(SignedForm):
         slopes = self._slopes(x, Quadrature.gradient()).unflatten(0, x.shape[:2]).unsqueeze(1)
         return lambda tangents: ((tangents @ self._in) * slopes) @ self._out + tangents @ self.skip
 
-    def _elements_per_effect(self, positions: int) -> int:
+    def elements_per_effect(self, positions: int) -> int:
+        """Slopes times what features see, or outputs, whichever are more."""
         return positions * max(self._out.shape)
 
-    def _elements_per_sum(self, positions: int, draws: int) -> int:
+    def elements_per_signed_effect(self, positions: int, draws: int) -> int:
+        """The same of every draw, or its signs."""
         return draws * max(positions, max(self._out.shape))
 
     def units(self, x: Float[Tensor, "n s d_in"]) -> tuple[Tensor, Tensor, Tensor]:

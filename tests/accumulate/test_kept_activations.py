@@ -7,7 +7,7 @@ from helpers.numbers import normal, seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libgraph.accumulate.kept_activations import Checkpoints
+from libgraph.accumulate.kept_activations import KeptActivations
 from libgraph.accumulate.memory import BATCH_BYTES, batch_size, memory_budget
 from libgraph.sections import Linear
 
@@ -49,12 +49,14 @@ def test_activations_are_right_and_within_the_budget(fit, samples, batch, layers
     inputs = normal(seeded(samples), samples, 2, 2)
     batches = -(-samples // batch)
     memory = 2 * batches * fit * bytes_of_a_layer(min(batch, samples))
-    checkpoints = Checkpoints(network, toy_data(network, inputs, batch_size=batch, memory=memory))
+    activations = KeptActivations(
+        network, toy_data(network, inputs, batch_size=batch, memory=memory)
+    )
     expected = list(network.activations(inputs))
     for index in reversed(range(layers)):
-        found = torch.cat([compute() for compute in checkpoints.at(index)])
+        found = torch.cat([compute() for compute in activations.at(index)])
         assert torch.equal(found, expected[index]) or torch.allclose(found, expected[index])
-        kept = [x for by_layer in checkpoints.kept.values() for x in by_layer.values()]
+        kept = [x for by_layer in activations.by_batch.values() for x in by_layer.values()]
         assert sum(x.numel() * x.element_size() for x in kept) <= memory / 2
 
 
@@ -64,9 +66,9 @@ def test_the_more_is_kept_the_less_is_run_again(fit, most, monkeypatch):
     inputs = normal(seeded(0), 4, 2, 2)
     data = toy_data(network, inputs, memory=2 * fit * bytes_of_a_layer(4))
     runs = runs_of(network, monkeypatch)
-    checkpoints = Checkpoints(network, data)
+    activations = KeptActivations(network, data)
     for index in reversed(range(LAYERS)):
-        for compute in checkpoints.at(index):
+        for compute in activations.at(index):
             compute()
     assert max(runs) <= most
     if fit == 0:
@@ -77,7 +79,7 @@ def test_nothing_is_computed_before_it_is_asked_for(monkeypatch):
     network = network_of()
     data = toy_data(network, normal(seeded(0), 4, 2, 2), batch_size=1)
     runs = runs_of(network, monkeypatch)
-    passed = list(Checkpoints(network, data).at(3))
+    passed = list(KeptActivations(network, data).at(3))
     assert len(passed) == 4
     assert sum(runs) == 0
     passed[1]()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import libgraph as lg
-from libgraph.degeneracy.measure import degeneracy
-from libgraph.errors import NumericalError, UsageError
+from libgraph.degeneracy.measure import measure_degeneracy
+from libgraph.edges.score import base_score
+from libgraph.errors import MissingExtra, NumericalError, TooLarge, UsageError
 from libgraph.runs.measures import sparsity, sparsity_in_total
 from libgraph.testing import check_backend
 from libgraph_backends.modular_addition.backend import ModularAddition
@@ -107,6 +110,17 @@ def test_overflow_in_the_precision_of_scores_is_found_first(tiny, tmp_path):
     with pytest.raises(NumericalError, match="'unembed' are NaN or infinite in float32"):
         lg.analyze(huge, out=tmp_path / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_whole_model_is_scored_once(tiny, monkeypatch):
+    """Whatever is held against it: ablations of nodes and of edges, in every basis."""
+    scored = []
+    monkeypatch.setattr(
+        "libgraph.edges.score.base_score", lambda *given: scored.append(given) or base_score(*given)
+    )
+    run = lg.analyze(tiny, beside=("pca", "neuron"), curves=True)
+    assert len(scored) == 1
+    assert run.metrics.score.test == base_score(*scored[0])
 
 
 def test_truncating_everything_is_an_error(tiny):
@@ -215,7 +229,7 @@ def test_measures_in_total_weigh_layer_pairs_alike(tiny):
 
 def test_a_rotated_network_has_no_directions_of_a_file(tiny, tmp_path):
     save_file({"ln1.0/decoder": torch.eye(8)}, tmp_path / "mine.safetensors")
-    with pytest.raises(UsageError, match="--draws 0"):
+    with pytest.raises(UsageError, match="draws=0"):
         lg.analyze(tiny, basis=str(tmp_path / "mine.safetensors"), draws=2)
 
 
@@ -237,6 +251,33 @@ def test_bisections_alone_make_no_area(tiny):
 
 @pytest.mark.parametrize("wrong", ["mlp", torch.nn.Linear(2, 2)])
 def test_what_is_no_backend(wrong):
-    for function in (lg.analyze, degeneracy):
+    for function in (lg.analyze, measure_degeneracy):
         with pytest.raises(UsageError, match="load_backend"):
             function(wrong)
+
+
+# Pictures
+
+
+def test_a_full_disk_while_the_picture_is_saved_ends_the_run(tiny, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(UsageError, match=r"Cannot write .*graph\.png.*free some space"):
+        lg.analyze(tiny, out=tmp_path / "run", ablate=False)
+    assert not (tmp_path / "run").exists()
+    assert (tmp_path / "run.partial" / "edges.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", [MissingExtra, TooLarge])
+def test_a_picture_that_cannot_be_drawn_is_left_out(tiny, tmp_path, monkeypatch, caplog, kind):
+    def refuse(*arguments, **options):
+        raise kind("No picture of this.")
+
+    monkeypatch.setattr("libgraph.report.graph_files.draw", refuse)
+    with caplog.at_level(logging.WARNING, "libgraph"):
+        lg.analyze(tiny, out=tmp_path / "run", ablate=False)
+    assert "graph.png was not drawn: No picture of this." in caplog.text
+    assert (tmp_path / "run" / "graph.graphml").is_file()
+    assert not (tmp_path / "run" / "graph.png").exists()

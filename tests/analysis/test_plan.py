@@ -5,6 +5,7 @@ import pytest
 import libgraph as lg
 from libgraph.analysis import plan as planning
 from libgraph.analysis.rotations import DRAWN_SAMPLES
+from libgraph.analysis.stages import BISECTION_PASSES, CURVE_PASSES
 from libgraph.bases.sparse.options import BATCH, EVERY, SAMPLES
 
 PAIRS = 5
@@ -35,7 +36,7 @@ def test_passes_over_all_samples(plan):
     assert found.seconds["bases"] == pytest.approx(train * (1 + PAIRS))
     assert found.seconds["interactions"] == pytest.approx(2 * train * 2 * PAIRS)
     # Scores are in float32, which is twice as fast.
-    trials = planning.BISECTION_PASSES * PAIRS + 14 * PAIRS + 35
+    trials = BISECTION_PASSES * PAIRS + 14 * PAIRS + 35
     assert found.seconds["ablation"] == pytest.approx(2 * test * trials / 2)
     assert set(found.seconds) == {"statistics", "bases", "interactions", "ablation"}
 
@@ -66,7 +67,7 @@ def test_sparse_basis_costs_lib_and_its_steps(plan):
 def test_what_is_asked_for_beside(plan):
     found, samples = plan(basis="lib", beside=("pca",), curves=True, halves=True, draws=4)
     train, test = (samples[split] / planning.PROBE for split in ("train", "test"))
-    trials = (planning.BISECTION_PASSES + planning.CURVE_PASSES + 28) * PAIRS + 35
+    trials = (BISECTION_PASSES + CURVE_PASSES + 28) * PAIRS + 35
     assert found.seconds["ablation"] == pytest.approx(2 * test * trials / 2)
     assert found.seconds["halves"] == pytest.approx(2 * train * 2 * PAIRS)
     drawn = DRAWN_SAMPLES / planning.PROBE

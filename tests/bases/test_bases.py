@@ -5,15 +5,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from helpers.examples import PROFILE, examples
 from helpers.networks import random_network, toy_data
 from helpers.numbers import assert_close, normal, seeded
 from helpers.sections import AppendOne
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import jacrev
 
-from libgraph.bases.method import Truncation, eigenbasis
+from libgraph.bases.method import Setting, Truncation, eigenbasis
 from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges.interactions import interactions
@@ -48,8 +49,16 @@ def setups(draw, kinds=HIDDEN, rotated=None, positions=None):
 
 def bases_of(method, setup, truncation=TRUNCATION, batch_size=17):
     data = toy_data(setup.network, setup.inputs, batch_size=batch_size)
-    statistics = node_statistics(setup.network, data)
-    return METHODS[method](setup.network, statistics, data, truncation, silent)
+    return made(method, setup.network, data, truncation)
+
+
+def made(method, network, data, truncation):
+    # A rotation is one after few steps too.
+    steps = 100 if PROFILE == "thorough" else 5
+    options = {"sparse_steps": steps} if method == "sparse" else {}
+    statistics = node_statistics(network, data)
+    make = METHODS[method].prepared(Setting(options))
+    return make(network, statistics, data, truncation, silent)
 
 
 def edges_of(setup, bases):
@@ -88,7 +97,7 @@ def each_pair(setup, bases):
         yield index, bases[a.name], bases[b.name], (a.name, b.name)
 
 
-many = settings(deadline=None, max_examples=20)
+many = examples(8)
 
 
 @pytest.mark.parametrize("method", ["lib", "pca"])
@@ -326,7 +335,7 @@ def test_single_precision_data_give_double_precision_bases(method):
     network = setup.network.float()
     data = toy_data(network, setup.inputs.float(), dtype=torch.float32)
     truncation = Truncation.parse("rel:1e-5")
-    bases = METHODS[method](network, node_statistics(network, data), data, truncation, silent)
+    bases = made(method, network, data, truncation)
     for name, basis in bases.items():
         assert basis.encoder.dtype == basis.importance.dtype == torch.float64
         importance = basis.importance, expected[name].importance

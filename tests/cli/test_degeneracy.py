@@ -12,6 +12,7 @@ import pytest
 from helpers.commands import fails
 from rich.console import Console
 
+from libgraph.degeneracy.figures import DegeneracyFigures
 from libgraph_cli.tables.degeneracy import print_degeneracy
 
 FEW = ("--samples", 12, "--draws", 2, "--limit", 30)
@@ -20,11 +21,11 @@ FEW = ("--samples", 12, "--draws", 2, "--limit", 30)
 @pytest.fixture(scope="module")
 def finished(weights, tmp_path_factory) -> Path:
     """A run on the tiny model of modular addition."""
-    from libgraph.degeneracy.measure import degeneracy
+    from libgraph.degeneracy.measure import measure_degeneracy
     from libgraph_backends.modular_addition.backend import ModularAddition
 
     path = tmp_path_factory.mktemp("degeneracy") / "run"
-    degeneracy(ModularAddition(weights=weights), out=path, samples=12, draws=2, limit=30)
+    measure_degeneracy(ModularAddition(weights=weights), out=path, samples=12, draws=2, limit=30)
     return path
 
 
@@ -35,7 +36,7 @@ def found(finished):
 
 def printed(found, width: int) -> str:
     console = Console(file=io.StringIO(), width=width)
-    print_degeneracy(console, found)
+    print_degeneracy(console, DegeneracyFigures.model_validate(found))
     return console.file.getvalue()
 
 
@@ -101,7 +102,8 @@ def test_volume(found):
     behaviour = found["behaviour"]
     epsilons = behaviour["epsilons"][:9]
     effective = [1.26, None, *[2.0] * 7]
-    found["volume"] = {"epsilons": epsilons, "effective": effective, "errors": [0.11] * 9}
+    volume = {"radius": 1.0, "epsilons": epsilons, "effective": effective}
+    found["volume"] = {**volume, "errors": [0.11] * 9, "drift": [0.0] * 9}
     lines = [line.split() for line in printed(found, 200).splitlines()]
     first = next(i for i, line in enumerate(lines) if line == ["ε", "N_eff", "by", "volume"])
     assert lines[first + 1][-3:] == ["1.3", "±", "0.1"]
@@ -170,7 +172,7 @@ def test_help_loads_no_torch():
         "import sys; from libgraph_cli.main import cli\n"
         "try: cli(['degeneracy', '--help'], prog_name='libgraph')\n"
         "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'numpy', 'pydantic', 'scipy') if m in sys.modules])"
+        "print([m for m in ('torch', 'numpy', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--synchrony" in done.stdout

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
@@ -42,11 +44,11 @@ def test_unknown_options(analyze, run):
         ("--truncate", "rel:2", "rel:TOL"),
         ("--dtype", "float16", "float32"),
         ("--device", "gpu", "gpu"),
-        ("--resolution", "0", "resolution"),
-        ("--seed", "-1", "seed"),
-        ("--batch-size", "0", "batch_size"),
-        ("--memory", "1KiB", "memory"),
-        ("--memory", "lots", "memory"),
+        ("--resolution", "0", "--resolution"),
+        ("--seed", "-1", "--seed"),
+        ("--batch-size", "0", "--batch-size"),
+        ("--memory", "1KiB", "--memory"),
+        ("--memory", "lots", "--memory"),
         ("--limit", "0", "at least 1"),
         ("--tolerance", "-1", "zero or more"),
         ("--seed", "many", "many"),
@@ -125,15 +127,14 @@ def test_an_empty_split(analyze, tmp_path):
     assert not (tmp_path / "run.partial").exists()
 
 
-def test_an_existing_run(analyze, tmp_path):
-    assert analyze()[0] == 0
-    before = (tmp_path / "run" / "run.json").read_bytes()
+def test_an_existing_run(analyze, finished, tmp_path):
+    before = (finished / "run.json").read_bytes()
     fails(analyze(), 2, "--force")
-    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert (finished / "run.json").read_bytes() == before
     code, _, err = analyze("--force", "--resolution", "2", "-v")
     assert code == 0
     assert "'bases' is taken from an earlier run" in " ".join(err.split())
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["modules"]["resolution"] == 2
+    assert json.loads((finished / "metrics.json").read_text())["modules"]["resolution"] == 2
     assert not (tmp_path / "run.partial").exists()
     assert not (tmp_path / "run.old").exists()
 
@@ -160,7 +161,7 @@ def test_a_full_disk(analyze, tmp_path, monkeypatch):
         patch.setattr("libgraph.files.atomic.os.replace", full)
         fails(analyze(), 2, "No space left on device", "free some space")
     assert not (tmp_path / "run").exists()
-    assert analyze()[0] == 0
+    assert analyze("--no-ablation")[0] == 0
 
 
 def test_two_runs_into_one_directory(analyze, tmp_path):
@@ -169,8 +170,8 @@ def test_two_runs_into_one_directory(analyze, tmp_path):
     fails(analyze(), 2, "Another run is writing", "another --out")
     assert first.partial.is_dir()
     first.abandon()
-    assert analyze()[0] == 0
-    assert {file.name for file in tmp_path.iterdir()} == {"run", "tiny.safetensors"}
+    assert analyze("--no-ablation")[0] == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_run_that_appears_meanwhile_is_not_replaced(analyze, tmp_path, monkeypatch):
@@ -182,28 +183,28 @@ def test_a_run_that_appears_meanwhile_is_not_replaced(analyze, tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(progress_module.ProgressDisplay, "__call__", meanwhile)
-        fails(analyze(), 2, "exists", "--force")
+        fails(analyze("--no-ablation"), 2, "exists", "--force")
     assert not list((tmp_path / "run").iterdir())
 
 
 def test_directories_with_names_like_ours_are_left_alone(analyze, tmp_path):
     """Whoever keeps an earlier run as `run.old` finds it there after the next one."""
-    kept = [tmp_path / f"run.{ending}" / "mine.txt" for ending in ("old", "partial")]
-    for file in kept:
+    old, partial = (tmp_path / f"run.{ending}" / "mine.txt" for ending in ("old", "partial"))
+    for file in (old, partial):
         file.parent.mkdir()
         file.write_text("mine")
     fails(analyze("-o", "frac_train=0.001"), 4, "no samples")
-    assert all(file.read_text() == "mine" for file in kept)
+    assert old.read_text() == partial.read_text() == "mine"
     for _ in range(2):
-        assert analyze("--force")[0] == 0
-    assert kept[0].read_text() == "mine"
+        assert analyze("--force", "--no-ablation")[0] == 0
+    assert old.read_text() == "mine"
     assert not [file.name for file in tmp_path.iterdir() if file.name.startswith(".")]
 
 
 def test_a_backend_that_cannot_be_loaded_hides_no_other(run, monkeypatch):
     broken = EntryPoint("broken", "no_such_module:Backend", ENTRY_POINTS)
-    found = [broken, *entry_points(group=ENTRY_POINTS)]
-    monkeypatch.setattr("libgraph.backend.registry.entry_points", lambda group: found)
+    installed = [broken, *entry_points(group=ENTRY_POINTS)]
+    monkeypatch.setattr("libgraph.backend.registry.entry_points", lambda group: installed)
     code, out, _ = run("backends")
     assert code == 0
     assert "no_such_module" in " ".join(out.split())
@@ -211,10 +212,9 @@ def test_a_backend_that_cannot_be_loaded_hides_no_other(run, monkeypatch):
     fails(run("analyze", "broken"), 3, "no_such_module")
 
 
-def test_a_link_to_a_run_stays_a_link(analyze, tmp_path):
-    assert analyze(out=tmp_path / "real")[0] == 0
+def test_a_link_to_a_run_stays_a_link(analyze, finished, tmp_path):
     link = tmp_path / "link"
-    link.symlink_to(tmp_path / "real")
+    link.symlink_to(finished)
     for _ in range(2):
         assert analyze("--force", out=link)[0] == 0
     assert link.is_symlink()
@@ -233,9 +233,38 @@ def test_a_link_to_a_run_stays_a_link(analyze, tmp_path):
         (("--truncate", "rel:1"), 5, "No direction at node layer"),
     ],
 )
-def test_values_nobody_expects(analyze, tmp_path, model, arguments, code, part):
+def test_values_nobody_expects(analyze, tmp_path, arguments, code, part):
     fails(analyze(*arguments), code, part)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("arguments", [("backends",), ("communities", "run", "--json")])
+def test_an_output_that_nobody_reads_to_its_end(run, finished, monkeypatch, arguments):
+    """`libgraph … | head` ends well, and without a word."""
+
+    class Closed(io.StringIO):
+        def __init__(self) -> None:
+            self.descriptor = os.open(os.devnull, os.O_WRONLY)
+
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        def fileno(self) -> int:
+            return self.descriptor
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    code, _, err = run(*arguments)
+    assert (code, err) == (0, "")
+
+
+def test_memory_that_runs_out_where_there_are_no_batches(run, finished, monkeypatch):
+    def exhausted(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("libgraph.modules.communities.find_communities", exhausted)
+    result = run("communities", finished)
+    fails(result, 1, "Not enough memory")
+    assert "--batch-size" not in result[2]
 
 
 @pytest.mark.parametrize(
@@ -252,11 +281,15 @@ def test_mistakes_in_a_config_file(analyze, tmp_path, text, part):
 
 
 def test_a_config_file_reads_as_flags_do(analyze, tmp_path):
-    (tmp_path / "c.toml").write_text("tolerance = 0.5\n[option]\nfrac-train = 0.5\n")
-    code, _, err = analyze("--config", tmp_path / "c.toml")
+    (tmp_path / "c.toml").write_text(
+        "tolerance = 0.5\nno-ablation = true\njson = true\n[option]\nfrac-train = 0.5\n"
+    )
+    code, out, err = analyze("--config", tmp_path / "c.toml")
     assert code == 0, err
+    assert json.loads(out)["schema"] == 1
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["options"]["tolerances"] == [0.5]
+    assert record["options"]["ablate"] is False
     assert record["backend_options"]["frac_train"] == 0.5
 
 

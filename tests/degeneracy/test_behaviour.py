@@ -1,7 +1,10 @@
 """The behavioural loss's Hessian and its spectrum, against autodiff and what is known of it."""
 
+import itertools
+
 import pytest
 import torch
+from helpers.chance import deviations
 from helpers.networks import random_network, toy_data
 from helpers.numbers import assert_close, normal, seeded
 from helpers.sections import AppendOne
@@ -9,11 +12,12 @@ from torch.func import functional_call, hessian
 
 from libgraph.bases.method import Truncation
 from libgraph.degeneracy.behaviour.behaviour import (
+    Probes,
     behaviour_hessian,
     behaviour_spectrum,
     behavioural_loss,
 )
-from libgraph.degeneracy.behaviour.lanczos import Spectrum, lanczos
+from libgraph.degeneracy.behaviour.lanczos import NOTHING, HessianSpectrum, lanczos
 from libgraph.degeneracy.weights.jacobians import count_parameters, output_jacobians, split_change
 from libgraph.degeneracy.weights.weights import moved, weights_of
 from libgraph.errors import NumericalError, UsageError
@@ -30,6 +34,7 @@ NETWORKS = {
     "parallel": (["parallel", "mixing"], [3, 2, 2], 3),
 }
 EPSILONS = torch.logspace(-6, 2, 9, dtype=torch.float64)
+EPS = torch.finfo(torch.float64).eps
 
 
 @pytest.fixture(params=[*NETWORKS, "modules"])
@@ -140,8 +145,10 @@ def test_both_sides(samples, monkeypatch):
         assert spectrum.exact
         assert_close(spectrum.values, expected)
     monkeypatch.setattr("libgraph.degeneracy.behaviour.behaviour.KERNEL_BYTES", room - 1)
-    assert behaviour_spectrum(network, data, most_exact=smaller, steps=2).exact == (samples == 30)
-    assert not behaviour_spectrum(network, data, most_exact=smaller - 1, steps=2).exact
+    probes = Probes(steps=2)
+    spectrum = behaviour_spectrum(network, data, most_exact=smaller, probes=probes)
+    assert spectrum.exact == (samples == 30)
+    assert not behaviour_spectrum(network, data, most_exact=smaller - 1, probes=probes).exact
 
 
 def test_known_spectrum():
@@ -155,7 +162,7 @@ def test_known_spectrum():
     assert_close(exact.values, expected)
     assert exact.rank == 8
     # Three eigenvalues, so that three steps find all; and signs hit every entry alike.
-    estimated = behaviour_spectrum(network, data, most_exact=0, steps=3, probes=2)
+    estimated = behaviour_spectrum(network, data, most_exact=0, probes=Probes(2, 3))
     assert not estimated.exact
     assert estimated.resolved
     assert estimated.rank == 8
@@ -164,19 +171,50 @@ def test_known_spectrum():
     assert float(estimated.error(at).max()) < 1e-9
 
 
-def test_lanczos_is_exact_after_as_many_steps_as_eigenvalues():
-    vectors = torch.linalg.qr(normal(seeded(0), 12, 12))[0]
-    values = torch.tensor([5.0] * 3 + [2.0] + [1e-3] * 4 + [0.0] * 4).double()
-    matrix = (vectors * values) @ vectors.T
+VECTORS = torch.linalg.qr(normal(seeded(0), 12, 12))[0]
+FOUR_VALUES = {
+    "apart": [5.0] * 3 + [2.0] + [0.5] * 4 + [0.0] * 4,
+    "close": [5.0] * 3 + [2.0] + [1e-3] * 4 + [0.0] * 4,
+}
+
+
+@pytest.mark.parametrize("kind", FOUR_VALUES)
+@pytest.mark.parametrize("steps", [4, 7, 20])
+def test_lanczos_is_exact_after_as_many_steps_as_eigenvalues(kind, steps):
+    values = torch.tensor(FOUR_VALUES[kind]).double()
+    matrix = (VECTORS * values) @ VECTORS.T
     probes = normal(seeded(1), 3, 12)
-    along = (probes @ vectors).square() / probes.square().sum(1, keepdim=True)
+    along = (probes @ VECTORS).square() / probes.square().sum(1, keepdim=True)
+    nodes, shares, _ = lanczos(lambda x: x @ matrix, probes, steps)
+    # Steps with full orthogonalisation are exact ones for a matrix that differs by rounding errors;
+    # the share of an eigenvalue then differs by that over its distance from the others.
+    gap = float(values.unique().diff().min())
+    rounding = 4 * 12 * EPS * float(values.max()) / gap
+    for epsilon in (1.0, 3.0, 1e-4, 1e-2):
+        expected = torch.where(values > epsilon, along, 0).sum(1)
+        assert_close(torch.where(nodes > epsilon, shares, 0).sum(1), expected, rounding)
+
+
+def test_lanczos_tells_that_nothing_is_left():
+    values = torch.tensor(FOUR_VALUES["apart"]).double()
+    matrix = (VECTORS * values) @ VECTORS.T
+    probes = normal(seeded(1), 3, 12)
+    # The same steps in one coordinate an eigenvalue: what a vector has less of in length than the
+    # one before, rounding errors in it have more of in size.
+    along, nodes, vectors = (probes @ VECTORS).square(), values.unique(), []
+    within = torch.stack([along[:, values == node].sum(1) for node in nodes], dim=1).sqrt()
+    lanczos(lambda x: (vectors.append(x), x * nodes)[1], within, 4)
+    growth = torch.ones(3).double()
+    for before, after in itertools.pairwise(vectors):
+        growth *= nodes.max() / (before * nodes * after).sum(1)
+    assert float(growth.max()) * 12 * EPS < NOTHING
     for steps in (4, 7, 20):
-        nodes, shares, ended = lanczos(lambda x: x @ matrix, probes, steps)
-        assert ended.all()
-        for epsilon in (1.0, 3.0, 1e-4, 1e-2):
-            expected = torch.where(values > epsilon, along, 0).sum(1)
-            assert_close(torch.where(nodes > epsilon, shares, 0).sum(1), expected)
+        assert lanczos(lambda x: x @ matrix, probes, steps)[2].all()
     assert not lanczos(lambda x: x @ matrix, probes, 3)[2].any()
+    # However close values are, nothing is left after as many steps as there are coordinates.
+    close = (VECTORS * torch.tensor(FOUR_VALUES["close"]).double()) @ VECTORS.T
+    assert lanczos(lambda x: x @ close, probes, 12)[2].all()
+    assert not lanczos(lambda x: x @ close, probes, 3)[2].any()
 
 
 def test_bounds_hold():
@@ -188,7 +226,7 @@ def test_bounds_hold():
     expected = (along.mean(0) * (values > epsilons[:, None])).sum(1)
     for steps in (2, 5, 20):
         nodes, shares, _ = lanczos(lambda x: x * values, probes, steps)
-        found = Spectrum(80, nodes.flatten(), shares.flatten() / 2, False, 2, False)
+        found = HessianSpectrum(80, nodes.flatten(), shares.flatten() / 2, False, 2, False)
         low, high = found.bounds(epsilons)
         assert (low <= expected + 1e-9).all()
         assert (expected <= high + 1e-9).all()
@@ -199,22 +237,36 @@ def test_bounds_hold():
 
 def test_estimate_agrees_with_exact():
     network = random_network(["tanh", "gated", "linear"], [6, 5, 5, 3], seed=4)
-    data = toy_data(network, normal(seeded(0), 60, 1, 6), batch_size=25)
+    inputs, probes = normal(seeded(0), 60, 1, 6), 20
+    data = toy_data(network, inputs, batch_size=25)
     exact = behaviour_spectrum(network, data)
-    found = behaviour_spectrum(network, data, most_exact=0, steps=50, probes=20, seed=1)
-    errors = found.error(EPSILONS)
-    assert ((found.effective(EPSILONS) - exact.effective(EPSILONS)).abs() <= 3 * errors).all()
+    chosen = Probes(probes, 50, seed=1)
+    found = behaviour_spectrum(network, data, most_exact=0, probes=chosen)
+    counts, errors = found.effective(EPSILONS), found.error(EPSILONS)
     assert (errors < 0.15 * exact.parameters).all()
+    off = (counts - exact.effective(EPSILONS)).abs()
+    assert (off <= deviations(len(EPSILONS), probes - 1) * errors).all()
     assert float(found.shares.sum()) == pytest.approx(exact.parameters)
-    # The trace needs no resolution: it says that the shares belong to the right values.
-    shares = (found.values * found.shares).unflatten(0, (20, -1)).sum(1) * 20
-    assert abs(shares.mean() - exact.values.sum()) < 3 * shares.std() / 20**0.5
+    # Of these probes themselves everything is known: what lies above ε of their own spectral
+    # measure is within the bounds, and its mean needs no resolution.
+    matrix, signs = autodiff_hessian(network, inputs), chosen.vectors(exact.parameters)
+    assert signs.abs().unique().tolist() == [1]
+    values, vectors = torch.linalg.eigh(matrix)
+    along = (signs @ vectors).square().mean(0)
+    own = torch.where(values > EPSILONS[:, None], along, 0).sum(1)
+    (low, high), rounding = found.bounds(EPSILONS), 1e-9 * exact.parameters
+    assert (low - rounding <= own).all()
+    assert (own <= high + rounding).all()
+    assert (low <= counts).all()
+    assert (counts <= high).all()
+    means = (found.values * found.shares).unflatten(0, (probes, -1)).sum(1) * probes
+    assert_close(means, ((signs @ matrix) * signs).sum(1))
 
 
 def test_estimates_are_no_more_than_there_are_outputs():
     network = random_network(["gelu", "linear"], [5, 5, 2], rotated=False)
     data = toy_data(network, normal(seeded(0), 4, 1, 5))
-    found = behaviour_spectrum(network, data, most_exact=2, steps=3)
+    found = behaviour_spectrum(network, data, most_exact=2, probes=Probes(steps=3))
     assert not found.exact
     rows = 4 * 2
     assert found.most == rows < found.parameters
@@ -229,7 +281,7 @@ def test_estimate_does_not_depend_on_batches_or_memory():
     found = []
     for options in ({"batch_size": 12}, {"batch_size": 5, "memory": 1}):
         data = toy_data(network, inputs, **options)
-        found.append(behaviour_spectrum(network, data, most_exact=0, steps=5, probes=3))
+        found.append(behaviour_spectrum(network, data, most_exact=0, probes=Probes(3, 5)))
     assert_close(found[1].values, found[0].values)
     assert_close(found[1].shares, found[0].shares, 1e-8)
 
@@ -286,7 +338,7 @@ def test_loss(case):
 def test_truncation():
     values = torch.tensor([1.0, 1e-3, 1e-12]).double()
     for truncation, rank in (("rel:1e-10", 2), ("abs:1e-15", 3), ("rel:1e-2", 1)):
-        spectrum = Spectrum(
+        spectrum = HessianSpectrum(
             3, values, torch.ones(3).double(), True, truncation=Truncation.parse(truncation)
         )
         assert spectrum.rank == rank
@@ -296,7 +348,7 @@ def test_progress():
     network = random_network(["tanh"], [3, 2], seed=0)
     data = toy_data(network, normal(seeded(0), 5, 1, 3), memory=1)
     told: list[tuple[str, int, int]] = []
-    for options in ({}, {"most_exact": 0, "steps": 3, "probes": 2}):
+    for options in ({}, {"most_exact": 0, "probes": Probes(2, 3)}):
         told.clear()
         behaviour_spectrum(network, data, **options, progress=lambda *step: told.append(step))
         assert told == sorted(told)
@@ -307,7 +359,7 @@ def test_mistakes():
     network = random_network(["tanh"], [3, 2], seed=0)
     data = toy_data(network, normal(seeded(0), 5, 1, 3))
     with pytest.raises(UsageError, match="at least 2 probes"):
-        behaviour_spectrum(network, data, probes=1)
+        behaviour_spectrum(network, data, probes=Probes(1))
     with pytest.raises(UsageError, match="no weights"):
         behaviour_spectrum(network, data, [])
     weights_of(network)[0].module.inner[0, 0] = torch.nan

@@ -6,39 +6,43 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.examples import examples
 from helpers.networks import random_network, toy_data
 from helpers.numbers import assert_close, normal, seeded
 from helpers.sections import ACTIVATIONS, ATTENTIONS, AppendOne, random_section
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import jacrev
 
 from libgraph.degeneracy.synchrony import gates
 from libgraph.degeneracy.synchrony import watchers as products
+from libgraph.degeneracy.synchrony.directions import GatedBlock, extra_directions
 from libgraph.degeneracy.synchrony.gates import (
     GateStatistics,
-    extra_directions,
     gate_statistics,
     ungated,
     unit_groups,
 )
 from libgraph.degeneracy.synchrony.groups import complete_linkage
-from libgraph.degeneracy.synchrony.heads import (
-    HeadStatistics,
-    SwapLoss,
-    head_groups,
-    head_statistics,
-    swap_loss,
-    swapped,
-)
+from libgraph.degeneracy.synchrony.heads import HeadStatistics, head_groups, head_statistics
+from libgraph.degeneracy.synchrony.swaps import SwapLoss, swap_loss, swapped
 from libgraph.errors import NumericalError, UsageError
 from libgraph.network.network import Network, NodeLayer
-from libgraph.sections import Attention, Chain, Convolution, GatedMLP, Linear, Parallel, SkipMLP
+from libgraph.sections import (
+    Attention,
+    AttentionMask,
+    Chain,
+    Convolution,
+    GatedMLP,
+    Linear,
+    Parallel,
+    SkipMLP,
+)
 from libgraph_backends.shared.layers import Layer, network_of
 
 GATED = ["relu", "gelu", "tanh", "gated", "convolution-of-3", "chain", "parallel"]
-quick = settings(deadline=None, max_examples=10)
+quick = examples(6)
 
 
 def network_around(*sections, embed=None):
@@ -326,7 +330,7 @@ def test_dead_and_constant_have_tolerances():
     assert unit_groups(nothing).groups == []
 
 
-@settings(deadline=None, max_examples=60)
+@examples(30)
 @given(seed=st.integers(0, 2**16), count=st.integers(1, 30), threshold=st.floats(0, 3))
 def test_no_two_of_a_group_are_further_apart_than_the_tolerance(seed, count, threshold):
     points = normal(seeded(seed), count, 2)
@@ -388,7 +392,7 @@ def projection(generator, size, dimension):
     return q @ q.T
 
 
-@settings(deadline=None, max_examples=80)
+@examples(40)
 @given(seed=st.integers(0, 2**16), data=st.data())
 def test_new_directions_are_counted_as_in_the_explicit_map(seed, data):
     generator = seeded(seed)
@@ -404,7 +408,8 @@ def test_new_directions_are_counted_as_in_the_explicit_map(seed, data):
     every = [(i, j) for i in range(c) for j in range(c)]
     expected = explicit_rank(group, inner, outer, projections, every)
     expected -= explicit_rank(group, inner, outer, projections, [(i, i) for i in range(c)])
-    assert extra_directions(group, inner, outer, *projections) == (c * c - c, expected)
+    block = GatedBlock(inner, outer, *projections)
+    assert extra_directions(group, block) == (c * c - c, expected)
 
 
 def test_directions_of_gates_of_different_size():
@@ -434,9 +439,9 @@ def test_directions_of_gates_of_different_size():
         images.append(torch.cat([first.flatten(), second.flatten()]))
     images = torch.stack(images)
     expected = rank(images) - rank(images[[0, 4, 8]])
-    assert (6, expected) != extra_directions(group, inner, outer, *projections)
-    found = extra_directions(group, inner, outer, *projections, scale=size)
-    assert found == (6, expected)
+    block = GatedBlock(inner, outer, *projections)
+    assert extra_directions(group, block) != (6, expected)
+    assert extra_directions(group, replace(block, scale=size)) == (6, expected)
 
 
 def nullity(function, *weights):
@@ -475,7 +480,7 @@ def test_directions_of_a_planted_group_are_free_in_the_network(d_out, new, low_r
         range_of(on * (rows @ inner)),
         torch.eye(d_out).double(),
     )
-    assert extra_directions([0, 1, 2], inner, outer, *projections) == (6, new)
+    assert extra_directions([0, 1, 2], GatedBlock(inner, outer, *projections)) == (6, new)
     ranks = [round(float(each.trace())) for each in projections]
     assert 36 - ranks[0] * ranks[1] + 6 * d_out - ranks[2] * ranks[3] == low_rank
     # Each unit can be rescaled besides.
@@ -517,7 +522,7 @@ def test_patterns_are_those_of_the_forward_pass(kind):
     x = normal(seeded(1), 3, 5, 4)
     queries = section.queries(x)
     a, p = section.attention_pattern(x), section.project(x)
-    assert a.shape == (3, 2, 1 if section.last_only else 5, 5 + section.before)
+    assert a.shape == (3, 2, 1 if section.mask.last_only else 5, 5 + section.before)
     assert_close(a.sum(-1), torch.ones_like(a[..., 0]))
     y = (a @ p.v).transpose(1, 2).flatten(2) @ section.output
     assert_close(y + x[:, queries.start - section.before :] @ section.skip, section(x))
@@ -541,10 +546,10 @@ def test_head_distances_are_total_variations(kind, seed, samples, positions, hea
     for head in range(heads):
         own = slice(2 * head, 2 * head + 2)
         scores = x @ section.query[:, own] @ (x @ section.key[:, own]).transpose(1, 2) / 2**0.5
-        if section.causal:
+        if section.mask.causal:
             scores = scores + torch.full((positions, positions), -torch.inf).triu(1)
         a = scores.exp() / scores.exp().sum(-1, keepdim=True)
-        patterns.append(a[:, -1:] if section.last_only else a)
+        patterns.append(a[:, -1:] if section.mask.last_only else a)
     expected = torch.tensor(
         [[float((a - b).abs().sum(-1).mean() / 2) for b in patterns] for a in patterns],
         dtype=torch.float64,
@@ -555,8 +560,8 @@ def test_head_distances_are_total_variations(kind, seed, samples, positions, hea
 
 PLANTED_HEADS = {
     "plain": {},
-    "full": {"causal": False},
-    "last": {"last_only": True},
+    "full": {"mask": AttentionMask(causal=False)},
+    "last": {"mask": AttentionMask(last_only=True)},
     "rotary": {"rotary": torch.tensor([0.7]).double()},
 }
 

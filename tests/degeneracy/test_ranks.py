@@ -4,10 +4,12 @@ from copy import deepcopy
 
 import pytest
 import torch
+from helpers.chance import deviations
 from helpers.mlps import SHARP, mlp, random_mlp
 from helpers.networks import random_network, toy_data
 from helpers.numbers import assert_close, normal, seeded
 from helpers.sections import ACTIVATIONS, ATTENTIONS, FUNCTIONS, KINDS, NORMS, AppendOne
+from scipy.linalg import hadamard
 from torch import nn
 from torch.func import functional_call, jacrev
 
@@ -435,12 +437,42 @@ def test_many_outputs(monkeypatch):
     )
 
 
-def test_signs_estimate_the_gram(monkeypatch):
-    network, inputs = random_network(["tanh", "linear"], [3, 4, 3], seed=5), inputs_of(4000, 1)
+def test_signs_keep_the_gram(monkeypatch):
+    """Four outputs, two combinations of them a time: all rows of four orthogonal ones."""
+    network, inputs = random_network(["tanh", "linear"], [3, 4, 3], seed=5), inputs_of(20, 1)
     exact = ranks_of(network, inputs)
     monkeypatch.setattr(gradients, "MOST_PASSES", 2)
-    for one, other in zip(exact, ranks_of(network, inputs), strict=True):
-        assert_close(other.gradients.values, one.gradients.values, 0.05)
+    found = []
+    for signs in torch.from_numpy(hadamard(4)).split(2):
+        monkeypatch.setattr(
+            "torch.randint",
+            lambda high, shape, signs=signs, **_: (signs.unsqueeze(1).expand(shape) + 1) // 2,
+        )
+        found.append([gram_of(each.gradients) for each in ranks_of(network, inputs)])
+    for one, *grams in zip(exact, *found, strict=True):
+        # The root of the number of combinations is taken in single precision.
+        assert_close(torch.stack(grams).mean(0), gram_of(one.gradients), 1e-6)
+        assert float((grams[0] - grams[1]).abs().max()) > 0.1
+
+
+def gram_of(spectrum):
+    return spectrum.vectors * spectrum.values @ spectrum.vectors.T
+
+
+def test_signs_are_independent(monkeypatch):
+    network, drawn, draw = random_network(["tanh", "linear"], [3, 4, 3], seed=5), [], torch.randint
+    monkeypatch.setattr(gradients, "MOST_PASSES", 2)
+    monkeypatch.setattr(
+        "torch.randint", lambda *a, **options: (drawn.append(draw(*a, **options)), drawn[-1])[1]
+    )
+    ranks_of(network, inputs_of(4000, 1))
+    signs = torch.cat([2.0 * flips.flatten(0, 1) - 1 for flips in drawn])
+    assert signs.shape == (8000, 4)
+    assert signs.abs().unique().tolist() == [1]
+    # Means, and means of products of two, of so many numbers of variance 1.
+    products = [*signs.T, *(signs[:, i] * signs[:, j] for i in range(4) for j in range(i))]
+    means = torch.stack([product.mean() for product in products])
+    assert float(means.abs().max()) < deviations(len(means)) / 8000**0.5
 
 
 def test_every_batch_has_signs_of_its_own(monkeypatch):

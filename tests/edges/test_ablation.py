@@ -17,11 +17,11 @@ from libgraph.bases.methods import METHODS
 from libgraph.bases.pca import pca
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges import edge_ablation as ablation
-from libgraph.edges.curves import area, required_features, schedule
+from libgraph.edges.curves import area, required_features, sizes_to_try
 from libgraph.edges.edge_ablation import ablate_edges, bisect
 from libgraph.edges.interactions import interactions
 from libgraph.edges.node_ablation import ablate_nodes
-from libgraph.edges.score import base_score
+from libgraph.edges.score import Scoring, base_score
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import silent
 from libgraph.sections import Linear
@@ -70,13 +70,15 @@ class Case:
         outputs = self.network.from_layer(index, x)
         return float(self.backend.score(outputs, self.backend.targets).mean())
 
-    def ablate_nodes(self, **options):
-        return ablate_nodes(self.network, self.backend, self.bases, self.data(), **options)
+    def scoring(self, batch_size=16):
+        return Scoring(self.network, self.backend, self.data(batch_size))
 
-    def ablate_edges(self, tolerances=(0.01,), batch_size=16):
-        data = self.data(batch_size)
+    def ablate_nodes(self, **options):
+        return ablate_nodes(self.scoring(), self.bases, **options)
+
+    def ablate_edges(self, tolerances=(0.01,), batch_size=16, **options):
         return ablate_edges(
-            self.network, self.backend, self.bases, self.edges, data, tolerances=tolerances
+            self.scoring(batch_size), self.bases, self.edges, tolerances=tolerances, **options
         )
 
     def brute_force(self, index, kept):
@@ -148,16 +150,16 @@ def test_the_ends_of_bisection():
 
 @given(features=st.integers(1, 400), points=st.integers(2, 40))
 @settings(deadline=None, max_examples=25)
-def test_the_schedule_goes_from_all_features_to_none(features, points):
-    numbers = schedule(features, points)
+def test_sizes_go_from_all_features_to_none(features, points):
+    numbers = sizes_to_try(features, points)
     assert numbers == sorted(set(numbers), reverse=True)
     assert (numbers[0], numbers[-1]) == (features, 0)
     assert set(range(min(points // 2, features))) <= set(numbers)
     assert len(numbers) <= points + points // 2 + 2
 
 
-def test_the_schedule_of_a_layer_without_features_keeps_none():
-    assert schedule(0, 24) == [0]
+def test_of_a_layer_without_features_none_are_kept():
+    assert sizes_to_try(0, 24) == [0]
 
 
 @each_score
@@ -325,16 +327,7 @@ def test_the_base_score_is_the_mean_over_samples():
 
 def test_progress_ends_no_further_than_expected():
     case, told = Case(CHAINS[0]), []
-    ablate_edges(
-        case.network,
-        case.backend,
-        case.bases,
-        case.edges,
-        case.data(),
-        tolerances=(0.01,),
-        stage="ablation of edges",
-        progress=lambda *event: told.append(event),
-    )
+    case.ablate_edges(stage="ablation of edges", progress=lambda *event: told.append(event))
     stages, done, totals = zip(*told, strict=True)
     assert set(stages) == {"ablation of edges"}
     assert len(set(totals)) == 1
@@ -362,8 +355,9 @@ def test_the_features_required_are_exact_however_coarse_the_curve_begins(points,
     backend = Squares(network, inputs, network(inputs))
     data = Data(backend, "train")
     bases = pca(network, node_statistics(network, data), data, Truncation.parse("abs:0"), silent)
-    coarse = ablate_nodes(network, backend, bases, data, tolerances=(tolerance,), points=points)
-    every = ablate_nodes(network, backend, bases, data, points=200)
+    scoring = Scoring(network, backend, data)
+    coarse = ablate_nodes(scoring, bases, tolerances=(tolerance,), points=points)
+    every = ablate_nodes(scoring, bases, points=200)
     assert len(every["l0"]) == 42
     assert len(coarse["l0"]) < 25
     found, wanted = (
@@ -394,15 +388,7 @@ def test_areas_that_are_none():
 
 def test_curves_have_all_powers_of_two():
     case = Case(CHAINS[0], method="lib")
-    found = ablate_edges(
-        case.network,
-        case.backend,
-        case.bases,
-        case.edges,
-        case.data(),
-        tolerances=(0.1,),
-        curves=True,
-    )
+    found = case.ablate_edges(tolerances=(0.1,), curves=True)
     plain = case.ablate_edges(tolerances=(0.1,))
     for pair, result in found.items():
         powers = {2**i for i in range(result.available.bit_length())}

@@ -1,5 +1,7 @@
 """Edges from their definition (docs/math.md §3), looping over samples, positions, features."""
 
+from functools import cache
+
 import pytest
 import torch
 from helpers.edges import assert_same_edges, every_basis
@@ -68,10 +70,10 @@ def test_edges_are_those_of_the_definition_in_every_basis(chain, rule):
     network, inputs = setup(chain, samples=5)
     data = toy_data(network, inputs, batch_size=2)
     bases, rule = every_basis(network, data), Quadrature.parse(rule)
-    found = interactions(network, bases, data, rule)
-    assert found.keys() == bases.keys()
+    edges = interactions(network, bases, data, rule)
+    assert edges.keys() == bases.keys()
     for name, by_layer in bases.items():
-        assert_same_edges(found[name], expected_edges(network, by_layer, inputs, rule), 1e-9)
+        assert_same_edges(edges[name], expected_edges(network, by_layer, inputs, rule), 1e-9)
 
 
 @given(seed=st.integers(0, 1000), kept=st.lists(st.integers(1, 6), min_size=3, max_size=3))
@@ -83,21 +85,26 @@ def test_edges_in_bases_of_any_size(seed, kept):
         for layer, k in zip(network.node_layers, kept, strict=True)
     }
     rule = Quadrature.gradient()
-    found = interactions(network, {"any": bases}, toy_data(network, inputs), rule)["any"]
-    assert_same_edges(found, expected_edges(network, bases, inputs, rule))
+    edges = interactions(network, {"any": bases}, toy_data(network, inputs), rule)["any"]
+    assert_same_edges(edges, expected_edges(network, bases, inputs, rule))
+
+
+@cache
+def network_with_bases():
+    network, inputs = setup(["mixing", "attention", "linear"])
+    return network, inputs, every_basis(network, toy_data(network, inputs))
 
 
 @given(batch_size=st.integers(1, 30), limit=st.integers(1, 12))
 @settings(deadline=None, max_examples=15)
 def test_batches_do_not_matter(batch_size, limit):
-    network, inputs = setup(["mixing", "attention", "linear"])
-    whole = toy_data(network, inputs[:limit])
-    bases = every_basis(network, toy_data(network, inputs))
+    network, inputs, bases = network_with_bases()
+    together = toy_data(network, inputs[:limit])
     parts = toy_data(network, inputs, batch_size=batch_size, limit=limit)
     rule = Quadrature.trapezoid(3)
-    found, expected = (interactions(network, bases, data, rule) for data in (parts, whole))
+    edges, expected = (interactions(network, bases, data, rule) for data in (parts, together))
     for name in bases:
-        assert_same_edges(found[name], expected[name])
+        assert_same_edges(edges[name], expected[name])
 
 
 def test_each_basis_is_measured_as_if_alone():
@@ -128,10 +135,10 @@ def test_edges_are_a_mean_over_input_positions(positions):
             for layer in layers
             for eye in [torch.eye(layer.size).double()]
         }
-        found = interactions(
+        edges = interactions(
             network, {"neuron": bases}, toy_data(network, inputs), Quadrature.gradient()
         )
-        assert_close(found["neuron"]["a", "b"], factor * single)
+        assert_close(edges["neuron"]["a", "b"], factor * single)
 
 
 def test_integrated_gradients_of_a_relu_through_zero_are_its_output():
@@ -144,9 +151,9 @@ def test_integrated_gradients_of_a_relu_through_zero_are_its_output():
     inputs = normal(seeded(0), 20, 2, 2)
     data = toy_data(network, inputs)
     bases = every_basis(network, data)["neuron"]
-    found = interactions(network, {"neuron": bases}, data, Quadrature.gauss_legendre(4))
+    edges = interactions(network, {"neuron": bases}, data, Quadrature.gauss_legendre(4))
     expected = AppendOne()(inputs).relu().square().mean((0, 1))[[2, 0, 1]].diag()
-    assert_close(found["neuron"]["a", "b"], expected)
+    assert_close(edges["neuron"]["a", "b"], expected)
 
 
 def test_single_precision_data_give_double_precision_edges():
@@ -155,10 +162,10 @@ def test_single_precision_data_give_double_precision_edges():
     bases = every_basis(network, data)
     expected = interactions(network, bases, data, rule)
     single = toy_data(network.float(), inputs.float(), dtype=torch.float32)
-    found = interactions(network, bases, single, rule)
+    edges = interactions(network, bases, single, rule)
     for name in bases:
-        assert all(edges.dtype == torch.float64 for edges in found[name].values())
-        assert_same_edges(found[name], expected[name], 1e-4)
+        assert all(matrix.dtype == torch.float64 for matrix in edges[name].values())
+        assert_same_edges(edges[name], expected[name], 1e-4)
 
 
 def test_progress_is_told():

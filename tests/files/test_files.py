@@ -38,11 +38,11 @@ def save_pickle(value, path):
     path.write_bytes(pickle.dumps(value))
 
 
-def assert_equal(found, expected):
-    assert found.keys() == expected.keys()
+def assert_equal(tensors, expected):
+    assert tensors.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor)
+        assert tensors[name].dtype == tensor.dtype
+        assert torch.equal(tensors[name], tensor)
 
 
 def cut_short(path, share=0.5):
@@ -188,8 +188,8 @@ def test_the_same_tensors_make_the_same_bytes(tmp_path):
 
 
 def test_tensors_of_any_layout_can_be_written(tmp_path):
-    whole = torch.arange(12.0).reshape(3, 4).requires_grad_()
-    views = {"transposed": whole.T, "number": torch.tensor(2.0), "empty": torch.ones(0, 3)}
+    matrix = torch.arange(12.0).reshape(3, 4).requires_grad_()
+    views = {"transposed": matrix.T, "number": torch.tensor(2.0), "empty": torch.ones(0, 3)}
     write_tensors(tmp_path / "views", views)
     assert_equal(read_tensors(tmp_path / "views"), {k: v.detach() for k, v in views.items()})
 
@@ -214,7 +214,7 @@ def test_results_that_cannot_be_read(tmp_path, read, content):
 
 def test_hashes_depend_on_every_part_and_not_on_the_order_of_names():
     parts = [("a", {"x": 1, "y": [2, None]}), ("a", {"x": 1, "y": [2, 0]}), ("b", {"x": 1})]
-    assert len({hash_of(*each) for each in parts}) == 3
+    assert len({hash_of(*several) for several in parts}) == 3
     assert hash_of({"x": 1, "y": 2}) == hash_of({"y": 2, "x": 1})
     assert hash_of("ab", "c") != hash_of("a", "bc")
 
@@ -236,7 +236,7 @@ def test_a_run_gets_its_name_when_it_is_complete(tmp_path):
     assert not path.exists()
     run.finish("statistics", "abc", 0.12345)
     run.complete({"backend": "toy"})
-    assert sorted(each.name for each in path.iterdir()) == ["metrics.json", "run.json"]
+    assert sorted(file.name for file in path.iterdir()) == ["metrics.json", "run.json"]
     assert list(path.parent.iterdir()) == [path]
     assert read_json(path / "run.json") == {
         "backend": "toy",
@@ -266,7 +266,9 @@ def test_a_run_without_finished_stages_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"stages": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "null", '{"stages": 3}', '{"stages": {"bases": 3}}']
+)
 def test_a_damaged_record_means_that_nothing_is_finished(tmp_path, content):
     partial = tmp_path / "run.partial"
     partial.mkdir()
@@ -277,7 +279,7 @@ def test_a_damaged_record_means_that_nothing_is_finished(tmp_path, content):
 def test_a_complete_run_is_replaced_only_by_force(tmp_path):
     path = tmp_path / "run"
     completed(path)
-    with pytest.raises(UsageError, match="exists: add --force"):
+    with pytest.raises(UsageError, match="exists: use force=True"):
         RunDirectory(path)
     run = RunDirectory(path, force=True)
     assert run.finished("statistics", "hash of statistics")
@@ -293,12 +295,12 @@ def test_a_complete_run_is_replaced_only_by_force(tmp_path):
 def test_a_replacement_that_is_interrupted_leaves_the_old_run(tmp_path):
     path = tmp_path / "run"
     completed(path)
-    before = {each.name: each.read_bytes() for each in path.iterdir()}
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
     run = RunDirectory(path, force=True)
     run.file("bases.safetensors").write_bytes(b"half")
     run.finish("edges", "abc", 1.0)
     run.abandon()
-    assert {each.name: each.read_bytes() for each in path.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     again = RunDirectory(path, force=True)
     assert again.resumed
     assert again.finished("edges", "abc")

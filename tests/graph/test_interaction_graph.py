@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,8 +8,11 @@ from hypothesis.extra.numpy import arrays
 
 from libgraph.errors import DataError, NumericalError, UsageError
 from libgraph.graph.features import FeatureLabel, LayerFeatures
+from libgraph.graph.graph_json import graph_to_json
 from libgraph.graph.interaction_graph import EDGES_PER_FEATURE, WEIGHT_FLOOR, InteractionGraph
 from libgraph.modules.communities import find_communities
+from libgraph.modules.summary import module_table
+from libgraph.report.graphml import write_graphml
 
 PAIR = ("a", "b")
 
@@ -149,3 +154,53 @@ def test_labels_are_attached_by_layer():
     assert [label.concept for label in labels] == [None, "v", None]
     with pytest.raises(UsageError, match="choose one of a, b, out"):
         small().with_labels({"c": labels})
+
+
+@pytest.mark.parametrize("epsilon", [{}, {PAIR: 1.0, ("b", "out"): 8.0}])
+def test_what_is_derived_from_edges_is_computed_once(tmp_path, monkeypatch, epsilon):
+    """By communities, the module table and all exports of the graph with modules and labels."""
+    read = []
+    between = InteractionGraph._between
+
+    def counted(graph, pair, *, clustered):
+        read.append((pair, clustered))
+        return between(graph, pair, clustered=clustered)
+
+    monkeypatch.setattr(InteractionGraph, "_between", counted)
+    graph = small(epsilon)
+    graph = graph.with_partition(find_communities(graph))
+    labelled = graph.with_labels({"a": [FeatureLabel("x")] * 3})
+    module_table(labelled)
+    for same in (graph, labelled, graph.with_partition(None)):
+        write_graphml(same, tmp_path / "graph.graphml")
+        graph_to_json(same)
+        same.to_igraph()
+    assert len(set(read)) == len(read) == 2 * len(graph.edges)
+
+
+def test_graphs_with_other_edges_or_epsilon_share_nothing():
+    graph = small()
+    before, kept = graph.weights()[PAIR], graph.kept_edges(PAIR)
+    other = replace(graph, epsilon={PAIR: 10.0})
+    assert other.weights()[PAIR].max() == 1
+    assert len(other.kept_edges(PAIR).weight) == 2
+    doubled = replace(graph, edges={pair: 4 * matrix for pair, matrix in graph.edges.items()})
+    np.testing.assert_allclose(doubled.weights()[PAIR], 2 * before)
+    np.testing.assert_allclose(doubled.kept_edges(PAIR).interaction, 4 * kept.interaction)
+
+
+def test_what_is_shared_cannot_be_changed():
+    matrix = np.ones((2, 2))
+    graph = InteractionGraph((layer("a", 2), layer("b", 2)), {PAIR: matrix})
+    for array in (graph.edges[PAIR], graph.weights()[PAIR], *graph.kept_edges(PAIR)):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+    matrix[0] = 1
+    weights = graph.weights()
+    weights[PAIR] = 0 * weights[PAIR]
+    assert graph.weights()[PAIR].any()
+
+
+def test_graphs_that_differ_in_modules_share_their_weights():
+    graph = small()
+    assert graph.with_partition(None).weights()[PAIR] is graph.weights()[PAIR]

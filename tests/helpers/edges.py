@@ -1,17 +1,18 @@
 """Interactions in every basis, and when they agree."""
 
 from helpers.numbers import assert_close
-from libgraph.bases.method import Truncation
+from libgraph.bases.method import Setting, Truncation
 from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
 from libgraph.progress import silent
 
 
 def every_basis(network, data):
+    """All bases; the sparse one after few steps, because any rotation is a basis."""
     statistics = node_statistics(network, data)
-    truncation = Truncation(True, 1e-9)
+    truncation, setting = Truncation(True, 1e-9), Setting({"sparse_steps": 10})
     return {
-        name: method(network, statistics, data, truncation, silent)
+        name: method.prepared(setting)(network, statistics, data, truncation, silent)
         for name, method in METHODS.items()
     }
 

@@ -1,20 +1,28 @@
-"""Sections of any shape with features, and their dense Jacobians by automatic differentiation."""
+"""Sections of any shape with features, and two ways to check them against their Jacobians."""
 
 import contextlib
 from typing import NamedTuple
 
 import pytest
-import torch
-from torch.func import jacrev
+from hypothesis import settings
+from hypothesis import strategies as st
+from torch import Tensor
 
+from helpers.formulas import formula
 from helpers.numbers import normal, seeded
 from helpers.sections import random_section
-from libgraph.sections import (
-    autodiff,
-    section,
-)
+from libgraph.sections import Section, autodiff, chunks
+from libgraph.sections.quadrature import Quadrature
+from libgraph.testing import CHECKS, Jacobians, check_section
+from libgraph.testing.comparison import require_close
 
-RULES = ["gradient", "trapezoid:3", "gauss-legendre:2"]
+RULES = [Quadrature.gradient(), Quadrature.trapezoid(3), Quadrature.gauss_legendre(2)]
+AUTOMATIC = ["jacobian_gram", "interactions", "estimate"]
+REBASED = ["forward", "jacobian_gram", "effects", "interactions", "estimate", "masked"]
+
+# Few examples, each of which checks all that a section says.
+quick = settings(deadline=None, max_examples=12)
+CHUNK_SIZES = [1, 300, 2**26]
 
 
 class Shape(NamedTuple):
@@ -26,6 +34,19 @@ class Shape(NamedTuple):
     features: int
     heads: int
     width: int
+
+
+shapes = st.builds(
+    Shape,
+    seed=st.integers(0, 2**16),
+    samples=st.integers(1, 3),
+    positions=st.integers(1, 6),
+    d_in=st.integers(1, 4),
+    d_out=st.integers(1, 4),
+    features=st.integers(1, 9),
+    heads=st.integers(1, 4),
+    width=st.integers(1, 3),
+)
 
 
 def build(kind, shape):
@@ -44,41 +65,96 @@ def build_features(shape):
     return features, normal(generator, shape.features, shape.d_in)
 
 
-def jacobians(section, one):
-    """J_ts of one sample, as `[t][s]` matrices of shape (d_in, d_out)."""
-    full = jacrev(lambda x: section(x.unsqueeze(0)).squeeze(0))(one)
-    return [[full[t, :, s].T for s in range(full.shape[2])] for t in range(full.shape[0])]
+class Automatic(Section):
+    """A section of which nothing but `forward` is known; estimates are always from signs."""
+
+    def __init__(self, inner):
+        super().__init__(inner.d_in, inner.d_out)
+        self.inner = inner
+        self.positionwise = inner.positionwise
+
+    def forward(self, x):
+        return self.inner(x)
+
+    def estimate(self, x, features, decoder, quadrature, signs):
+        return autodiff.estimate(self, x, features, decoder, quadrature, signs)
 
 
-def dense_gram(section, x):
-    total = torch.zeros(section.d_in, section.d_in, dtype=torch.float64)
-    for one in x:
-        for row in jacobians(section, one):
-            for j in row:
-                total += j @ j.T
-    return total
+class View(NamedTuple):
+    """A section with activations, and how to look at it.
+
+    Args:
+        section: at `x`, or at `f @ decoder` where there is a decoder.
+        x: activations of the section or, where there is a decoder, f.
+        rule: averages Jacobians.
+        chunk: bytes of intermediate results.
+        features: their number.
+        seed: of features, signs and masks.
+        decoder: of coordinates that the section is to be seen from, if any.
+        encoder: the same of its output.
+    """
+
+    section: Section
+    x: Tensor
+    rule: Quadrature
+    chunk: int
+    features: int
+    seed: int
+    decoder: Tensor | None
+    encoder: Tensor | None
 
 
-def dense_interactions(section, x, features, decoder, rule):
-    total = torch.zeros(section.d_out, len(decoder), dtype=torch.float64)
-    for one, f in zip(x, features, strict=True):
-        path = [
-            (weight, jacobians(section, point * one))
-            for point, weight in zip(rule.points, rule.weights, strict=True)
-        ]
-        for t in range(len(path[0][1])):
-            effect = sum(
-                weight * f[s].unsqueeze(1) * (decoder @ js[t][s])
-                for weight, js in path
-                for s in range(len(one))
-            )
-            total += effect.T.square()
-    return total
+@st.composite
+def views(draw, build, shapes):
+    """A section of some shape, activations, and the ends, rule and chunks to look at it with."""
+    shape = draw(shapes)
+    section, x = build(shape)
+    inside, out = (draw(st.none() | st.integers(1, 5)) for _ in range(2))
+    generator = seeded(shape.seed + 3)
+    decoder = encoder = None
+    if inside is not None:
+        decoder = normal(generator, inside, section.d_in)
+        x = normal(generator, *x.shape[:2], inside)
+    if out is not None:
+        encoder = normal(generator, section.d_out, out)
+    rule, chunk = draw(st.sampled_from(RULES)), draw(st.sampled_from(CHUNK_SIZES))
+    return View(section, x, rule, chunk, shape.features, shape.seed, decoder, encoder)
+
+
+def check_all(view):
+    """All that a section says, on one set of Jacobians.
+
+    Its formula, its closed forms, those that automatic differentiation finds for it and, if there
+    is another end, what it says in other coordinates.
+    """
+    section, decoder, encoder = view.section, view.decoder, view.encoder
+    x = view.x if decoder is None else view.x @ decoder
+    jacobians = Jacobians(section, x)
+    options = {"quadratures": [view.rule], "features": view.features, "seed": view.seed}
+    require_close(
+        formula(section, x),
+        jacobians.outputs(),
+        "forward differs from the formula",
+        terms=jacobians.terms,
+        condition=lambda: jacobians.condition(Jacobians.outputs),
+    )
+    rebased = section.rebase(decoder, encoder)
+    alike = decoder is None and encoder is None
+    checks = [check for check in CHECKS if alike or check != "rebase"]
+    with chunks_of(view.chunk):
+        check_section(section, x, checks=checks, jacobians=jacobians, **options)
+        check_section(
+            Automatic(section), x, checks=AUTOMATIC, name="autodiff", jacobians=jacobians, **options
+        )
+    seen = jacobians.rebased(decoder, encoder)
+    checks = ["forward"] if alike else REBASED
+    check_section(rebased, view.x, checks=checks, name="rebased", jacobians=seen, **options)
 
 
 @contextlib.contextmanager
 def chunks_of(size):
+    """Cut intermediate results to so many bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (autodiff, section):
+        for module in (autodiff, chunks):
             patch.setattr(module, "CHUNK_BYTES", size)
         yield

@@ -4,6 +4,7 @@ from copy import deepcopy
 
 from torch import Tensor, nn
 
+from helpers.numbers import normal, seeded
 from helpers.sections import AppendOne, random_section
 from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
@@ -66,3 +67,10 @@ class ToyLoss(Toy):
 
 def toy_data(network: Network, inputs: Tensor, **options) -> Data:
     return Data(Toy(network, inputs), "train", **options)
+
+
+def small_network(kinds=("attention", "tanh", "linear"), samples=12, positions=5):
+    """A network whose last node layer is not rotated, and inputs."""
+    sizes = [3, 4, 3, 4][: len(kinds) + 1]
+    network = random_network(list(kinds), sizes, seed=0, rotated=False)
+    return network, normal(seeded(0), samples, positions, sizes[0])

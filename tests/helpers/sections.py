@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from helpers.numbers import normal, seeded
 from libgraph.sections import (
     Attention,
+    AttentionMask,
     Chain,
     Convolution,
     Division,
@@ -26,16 +27,16 @@ ACTIVATIONS = {
     "silu": nn.functional.silu,
 }
 ATTENTIONS = {
-    "attention": {"causal": True},
-    "attention-full": {"causal": False},
-    "attention-last": {"last_only": True},
-    "attention-local": {"window": 2},
-    "attention-grouped": {"causal": False},
-    "attention-rotary": {},
-    "attention-rotary-full": {"causal": False},
-    "attention-rotary-last": {"last_only": True},
-    "attention-prefix": {},
-    "attention-rotary-prefix": {"window": 3},
+    "attention": AttentionMask(),
+    "attention-full": AttentionMask(causal=False),
+    "attention-last": AttentionMask(last_only=True),
+    "attention-local": AttentionMask(window=2),
+    "attention-grouped": AttentionMask(causal=False),
+    "attention-rotary": AttentionMask(),
+    "attention-rotary-full": AttentionMask(causal=False),
+    "attention-rotary-last": AttentionMask(last_only=True),
+    "attention-prefix": AttentionMask(),
+    "attention-rotary-prefix": AttentionMask(window=3),
 }
 FUNCTIONS = ["positionwise", "mixing", "pooling"]
 NORMS = ["variance", "division"]
@@ -130,14 +131,14 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
         variance = 0.1 * normal(generator, d_in, 1)
         return Division(main(), variance, normal(generator, d_in, width), side(width), 20.0)
     if kind in ATTENTIONS:
-        shared = heads if kind == "attention-grouped" else 1
+        mask, shared = ATTENTIONS[kind], heads if kind == "attention-grouped" else 1
         rotary = None
         if "rotary" in kind:
             width += width % 2
             rotary = normal(generator, width // 2)
         q, k, v = (normal(generator, d_in, heads * width // by) for by in (1, shared, shared))
         section = Attention(
-            main(), q, k, v, side(heads * width), heads=heads, rotary=rotary, **ATTENTIONS[kind]
+            main(), q, k, v, side(heads * width), heads=heads, mask=mask, rotary=rotary
         )
         return section.with_prefix(normal(generator, 2, d_in)) if "prefix" in kind else section
     if kind == "convolution-of-3":

@@ -1,7 +1,8 @@
 import igraph
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from helpers.examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libgraph.modules.agreement import (
@@ -17,21 +18,23 @@ divisions = st.integers(1, 60).flatmap(
 
 
 @given(divisions)
-@settings(deadline=None, max_examples=150)
+@examples(50)
 def test_measures_are_those_of_scikit_learn(pair):
     metrics = pytest.importorskip("sklearn.metrics")
     a, b = pair
-    for found, truth in ((a, b), (np.array(a), np.array(b)), (list(map(str, a)), b)):
-        ami = adjusted_mutual_information(found, truth)
+    for modules, truth in ((a, b), (np.array(a), np.array(b)), (list(map(str, a)), b)):
+        ami = adjusted_mutual_information(modules, truth)
         assert ami == pytest.approx(metrics.adjusted_mutual_info_score(b, a), abs=1e-9)
-        assert adjusted_rand_index(found, truth) == pytest.approx(
+        assert adjusted_rand_index(modules, truth) == pytest.approx(
             metrics.adjusted_rand_score(b, a), abs=1e-12
         )
-        assert homogeneity(found, truth) == pytest.approx(metrics.homogeneity_score(b, a), abs=1e-9)
+        assert homogeneity(modules, truth) == pytest.approx(
+            metrics.homogeneity_score(b, a), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize(
-    ("found", "truth", "expected"),
+    ("modules", "truth", "expected"),
     [
         # One module tells nothing about any other division.
         ([0, 0, 0], [0, 0, 1], 0),
@@ -44,9 +47,9 @@ def test_measures_are_those_of_scikit_learn(pair):
         ([0, 0, 1, 1], [0, 1, 0, 1], -0.5),
     ],
 )
-def test_by_hand(found, truth, expected):
-    assert adjusted_mutual_information(found, truth) == pytest.approx(expected, abs=1e-12)
-    assert adjusted_mutual_information(truth, found) == pytest.approx(expected, abs=1e-12)
+def test_by_hand(modules, truth, expected):
+    assert adjusted_mutual_information(modules, truth) == pytest.approx(expected, abs=1e-12)
+    assert adjusted_mutual_information(truth, modules) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("modules", "members"), [(4, 3000), (1500, 3000), (40, 10_000)])

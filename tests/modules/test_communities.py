@@ -19,9 +19,9 @@ def test_planted_modules_are_found():
     graph, truth = planted()
     partition = find_communities(graph)
     assert partition.size == 3
-    found = np.concatenate([partition.membership[name][1:] for name in truth])
+    members = np.concatenate([partition.membership[name][1:] for name in truth])
     true = np.concatenate([modules[1:] for modules in truth.values()])
-    assert igraph.compare_communities(found.tolist(), true.tolist(), method="nmi") == 1
+    assert igraph.compare_communities(members.tolist(), true.tolist(), method="nmi") == 1
     assert all(partition.membership[name][0] == -1 for name in truth)
     assert partition.agreement == 1
 
@@ -140,12 +140,12 @@ def test_an_interrupted_run_gives_igraph_its_generator_back():
 def test_agreement_is_over_all_pairs_of_seeds():
     graph, _ = planted(sizes=(30, 30, 30), noise=1.0, seed=2)
     alone = [find_communities(graph, seed=seed, seeds=1) for seed in (4, 5, 6)]
-    members = [np.concatenate(list(each.membership.values())) for each in alone]
-    members = [each[each >= 0] for each in members]
+    members = [np.concatenate(list(partition.membership.values())) for partition in alone]
+    members = [modules[modules >= 0] for modules in members]
     expected = [adjusted_mutual_information(a, b) for a, b in combinations(members, 2)]
     together = find_communities(graph, seed=4, seeds=3)
     assert together.agreement == pytest.approx(np.mean(expected))
-    assert [each.agreement for each in alone] == [1, 1, 1]
+    assert [partition.agreement for partition in alone] == [1, 1, 1]
 
 
 def test_graphs_without_edges():

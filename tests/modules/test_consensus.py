@@ -17,8 +17,8 @@ def numbered(*runs):
     return np.stack([renumber(run, np.ones(len(run), dtype=bool)) for run in runs])
 
 
-def same(found, truth):
-    return adjusted_mutual_information(found, np.array(truth)) == 1
+def same(modules, truth):
+    return adjusted_mutual_information(modules, np.array(truth)) == 1
 
 
 def test_runs_that_agree_are_their_consensus():
@@ -52,9 +52,9 @@ def test_modules_are_numbered_by_size(monkeypatch):
     graph, _ = planted(sizes=(24, 31, 29))
     best = find_communities(graph, seeds=2)
     monkeypatch.setattr(consensus, "_agreed", lambda runs, seed: 2 - runs[0])
-    found = consensus_communities(graph, seeds=2)
+    partition = consensus_communities(graph, seeds=2)
     for name, members in best.membership.items():
-        np.testing.assert_array_equal(found.membership[name], members)
+        np.testing.assert_array_equal(partition.membership[name], members)
 
 
 def test_noisy_runs_have_the_planted_consensus():
@@ -70,7 +70,7 @@ def test_groups_stand_for_their_features(monkeypatch):
     """Clustering groups of features is clustering the features, as long as groups hold together."""
     runs = numbered(*[np.repeat(row, 5) for row in ([0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1])])
     apart = runs.copy()
-    whole = _agreed(runs, 0)
+    agreed = _agreed(runs, 0)
     monkeypatch.setattr(
         consensus.np, "unique",
         lambda x, **_: (x, np.arange(x.shape[1]), np.ones(x.shape[1], dtype=np.int64)),
@@ -78,27 +78,29 @@ def test_groups_stand_for_their_features(monkeypatch):
     monkeypatch.setattr(consensus, "MOST_ROUNDS", 1)
     single = _agreed(apart, 0)
     monkeypatch.undo()
-    assert same(whole, single)
+    assert same(agreed, single)
 
 
 def test_consensus_of_planted_modules():
     graph, truth = planted()
-    found = consensus_communities(graph, seeds=5)
+    partition = consensus_communities(graph, seeds=5)
     best = find_communities(graph, seeds=5)
     for name in truth:
-        np.testing.assert_array_equal(found.membership[name], best.membership[name])
-    assert (found.consensus, best.consensus) == (True, False)
+        np.testing.assert_array_equal(partition.membership[name], best.membership[name])
+    assert (partition.consensus, best.consensus) == (True, False)
     for name in ("quality", "modularity", "agreement", "seed", "seeds", "resolution"):
-        assert getattr(found, name) == getattr(best, name)
+        assert getattr(partition, name) == getattr(best, name)
 
 
 def test_consensus_repeats_and_is_stabler_than_runs():
     graph, _ = planted(sizes=(60, 60, 60), modules=3, noise=0.55, seed=1)
     several = [consensus_communities(graph, seed=seed, seeds=20) for seed in (0, 100)]
     again = consensus_communities(graph, seed=0, seeds=20)
-    members = [np.concatenate(list(each.membership.values())) for each in (*several, again)]
+    members = [
+        np.concatenate(list(partition.membership.values())) for partition in (*several, again)
+    ]
     np.testing.assert_array_equal(members[0], members[2])
-    first, second = (each[each >= 0] for each in members[:2])
+    first, second = (modules[modules >= 0] for modules in members[:2])
     assert several[0].agreement < 0.9
     assert adjusted_mutual_information(first, second) > several[0].agreement
     assert several[0].quality <= find_communities(graph, seeds=20).quality
@@ -109,11 +111,11 @@ def test_consensus_repeats_and_is_stabler_than_runs():
 def test_consensus_at_other_resolutions_is_of_runs_there():
     graph, module = nested()
     for gamma, truth in ((0.4, module // 4), (3.0, module)):
-        found = consensus_communities(graph, gamma, 0, 4)
-        assert same(found.membership["a"], truth)
-        assert found.resolution == gamma
+        partition = consensus_communities(graph, gamma, 0, 4)
+        assert same(partition.membership["a"], truth)
+        assert partition.resolution == gamma
         best = find_communities(graph, gamma, 0, 4)
-        assert found.quality == pytest.approx(best.quality)
+        assert partition.quality == pytest.approx(best.quality)
 
 
 def test_graphs_without_edges_and_wrong_options():

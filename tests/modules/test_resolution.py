@@ -35,18 +35,18 @@ def test_plateaus_are_the_planted_levels():
         plateau = by_modules[count]
         assert plateau.similarity == 1
         assert 1.2 * plateau.lowest < plateau.resolution < plateau.highest / 1.2
-        found = find_communities(graph, plateau.resolution, seeds=1)
-        assert adjusted_mutual_information(found.membership["a"], truth) == 1
+        partition = find_communities(graph, plateau.resolution, seeds=1)
+        assert adjusted_mutual_information(partition.membership["a"], truth) == 1
 
 
 def test_rows_are_what_leiden_finds_at_each_resolution():
     graph = unplanted()
     gammas = [0.5, 1.0, 1.2, 3.0]
     sweep = sweep_resolutions(graph, gammas, seed=3, seeds=2)
-    found = [find_communities(graph, gamma, 3, 2) for gamma in gammas]
-    members = [np.concatenate(list(each.membership.values())) for each in found]
+    partitions = [find_communities(graph, gamma, 3, 2) for gamma in gammas]
+    members = [np.concatenate(list(partition.membership.values())) for partition in partitions]
     likeness = [adjusted_mutual_information(a, b) for a, b in pairwise(members)]
-    for row, partition, alike in zip(sweep.rows, found, [*likeness, None], strict=True):
+    for row, partition, alike in zip(sweep.rows, partitions, [*likeness, None], strict=True):
         assert row.modules == partition.size
         assert row.modularity == partition.modularity
         assert row.agreement == partition.agreement

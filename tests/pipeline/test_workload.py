@@ -1,6 +1,7 @@
 """What analyses work on: batches, limits, and the facts that say whether a result still holds."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ from helpers.sections import AppendOne
 from safetensors.torch import save_file
 
 import libgraph as lg
-from libgraph.degeneracy.measure import degeneracy
+from libgraph.degeneracy.measure import measure_degeneracy
 from libgraph.network.network import Network, NodeLayer
 from libgraph.pipeline.options import ComputingOptions
-from libgraph.pipeline.workload import Inputs
+from libgraph.pipeline.workload import Workload
 from libgraph.sections import SkipMLP
 
 OPTIONS = ComputingOptions()
@@ -41,8 +42,8 @@ def x(network):
 
 
 def facts(backend, options=OPTIONS):
-    inputs = Inputs(backend, options)
-    return inputs.facts(inputs.train, inputs.data("test"))
+    workload = Workload(backend, options)
+    return workload.facts(workload.train, workload.data("test"))
 
 
 def test_facts_are_the_same_for_the_same(network, x):
@@ -84,8 +85,8 @@ def test_facts_depend_on_functions_of_the_same_name(x):
 
 
 def test_record_says_how_to_repeat_it(network, x):
-    inputs = Inputs(Toy(network, x), ComputingOptions(batch_size=8))
-    found = inputs.record(inputs.train)
+    workload = Workload(Toy(network, x), ComputingOptions(batch_size=8))
+    found = workload.record(workload.train)
     assert found["backend"] == "toy"
     assert found["batch_size"] == 8
     assert found["data"] == {"train": facts(Toy(network, x))["data"]["train"]}
@@ -96,41 +97,50 @@ def test_record_says_how_to_repeat_it(network, x):
     ("limit", "most", "samples"), [(None, None, 40), (7, None, 7), (None, 5, 5), (7, 5, 5)]
 )
 def test_limits(network, x, limit, most, samples):
-    inputs = Inputs(Toy(network, x), ComputingOptions(limit=limit))
-    assert sum(len(batch.inputs) for batch in inputs.data("train", most=most)) == samples
+    workload = Workload(Toy(network, x), ComputingOptions(limit=limit))
+    assert sum(len(batch.inputs) for batch in workload.data("train", most=most)) == samples
     # The split for bases is as large as its backend makes it.
-    assert inputs.data("bases", most=most).limit == most
+    assert workload.data("bases", most=most).limit == most
 
 
 def test_precision_is_cast_from_what_is_stored(network, x):
     """Not from float32 to float64, which would keep what the first cast lost."""
-    inputs = Inputs(Toy(network, x), ComputingOptions(dtype="float32"))
-    assert next(iter(inputs.network.state_dict().values())).dtype == torch.float32
+    workload = Workload(Toy(network, x), ComputingOptions(dtype="float32"))
+    assert next(iter(workload.network.state_dict().values())).dtype == torch.float32
     stored = network.state_dict()
-    for name, tensor in inputs.network_in("float64").state_dict().items():
+    for name, tensor in workload.network_in("float64").state_dict().items():
         assert torch.equal(tensor, stored[name])
 
 
 def test_batches_that_fit():
     network = random_network(["linear"], [30, 2])
     x = normal(seeded(1), 4, 1, 30)
-    roomy = Inputs(Toy(network, x), OPTIONS).batch_size
-    tight = Inputs(Toy(network, x), ComputingOptions(memory=2**20)).batch_size
+    roomy = Workload(Toy(network, x), OPTIONS).batch_size
+    tight = Workload(Toy(network, x), ComputingOptions(memory=2**20)).batch_size
     assert tight < roomy
-    assert Inputs(Toy(network, x), ComputingOptions(memory=2**20, batch_size=9)).batch_size == 9
+    assert Workload(Toy(network, x), ComputingOptions(memory=2**20, batch_size=9)).batch_size == 9
+
+
+def stages_of(measure):
+    """The parts that were computed, and not taken from an earlier run."""
+    told = []
+    figures = measure(progress=lambda stage, done, total, note="": told.append(stage))
+    return figures, set(told)
 
 
 def test_degeneracy_is_measured_again_where_the_data_have_changed(network, x, tmp_path):
     targets = Toy(network, x).targets
-    options = {"samples": 12, "draws": 2, "out": tmp_path / "run"}
-    first = degeneracy(Toy(network, x, targets), **options)
-    again = degeneracy(Toy(network, x, targets), **options, force=True)
-    assert first["behaviour"]["samples"] == 12
-    assert again["seconds"] == first["seconds"]
-    other = degeneracy(Toy(network, 2 * x, targets), **options, force=True)
-    assert other["behaviour"]["effective"] != first["behaviour"]["effective"]
-    new = degeneracy(Toy(network, 2 * x, targets), samples=12, draws=2)
-    assert other["behaviour"] == new["behaviour"]
+    options = {"samples": 12, "draws": 2, "out": tmp_path / "run", "force": True}
+    first, told = stages_of(partial(measure_degeneracy, Toy(network, x, targets), **options))
+    assert first.behaviour.samples == 12
+    assert "behavioural loss" in told
+    again, told = stages_of(partial(measure_degeneracy, Toy(network, x, targets), **options))
+    assert again.seconds == first.seconds
+    assert "behavioural loss" not in told
+    other = measure_degeneracy(Toy(network, 2 * x, targets), **options)
+    assert other.behaviour.effective != first.behaviour.effective
+    new = measure_degeneracy(Toy(network, 2 * x, targets), samples=12, draws=2)
+    assert other.behaviour == new.behaviour
 
 
 def test_significance_is_that_of_the_basis_asked_for(network, x, tmp_path):
@@ -152,8 +162,10 @@ def test_degeneracy_is_measured_again_where_the_file_of_a_basis_has_changed(tmp_
     network = random_network(["relu", "linear"], [5, 4, 3])
     backend, file = Toy(network, normal(seeded(1), 40, 1, 5)), tmp_path / "mine.safetensors"
     options = {"samples": 12, "draws": 2, "out": tmp_path / "run", "basis": str(file)}
-    sums = []
+    computed = []
     for seed in (1, 1, 2):
         save_file({"l0/decoder": normal(seeded(seed), 4, 5)}, file)
-        sums.append(degeneracy(backend, **options, force=True)["seconds"]["modules"])
-    assert sums[0] == sums[1] != sums[2]
+        _, told = stages_of(partial(measure_degeneracy, backend, **options, force=True))
+        computed.append("interactions" in told and "degeneracy by module" in told)
+        assert ("behavioural loss" in told) == (len(computed) == 1)
+    assert computed == [True, False, True]

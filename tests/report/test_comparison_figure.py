@@ -54,8 +54,8 @@ def drawn(monkeypatch, tmp_path):
 
     monkeypatch.setattr("matplotlib.figure.Figure", Kept)
 
-    def draw(found, **how):
-        draw_comparison(found, tmp_path / "figure.png", **how)
+    def draw(columns, **how):
+        draw_comparison(columns, tmp_path / "figure.png", **how)
         assert imread(tmp_path / "figure.png").shape[1] == 1800
         return figures[-1]
 

@@ -1,10 +1,11 @@
+import errno
 import re
 import sys
 
 import numpy as np
 import pytest
 
-from libgraph.errors import UsageError
+from libgraph.errors import MissingExtra, TooLarge, UsageError
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
@@ -13,10 +14,11 @@ pytest.importorskip("matplotlib")
 
 import itertools
 
+import matplotlib
 from matplotlib.image import imread
 
 from libgraph.report.graph_layout import ROW, WIDTH, arrange, choose_features, share_lanes
-from libgraph.report.graph_picture import draw_graph, short_label
+from libgraph.report.graph_picture import draw, short_label
 
 
 def example(sizes=(20, 25, 15), logits=30, modules=3, labels=True):
@@ -57,7 +59,7 @@ def lay_out(graph, max_features=60):
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_same_picture_every_time(tmp_path, kind):
     for name in ("one", "two"):
-        draw_graph(example(), tmp_path / f"{name}.{kind}", title="A title")
+        draw(example(), tmp_path / f"{name}.{kind}", title="A title")
     one, two = ((tmp_path / f"{name}.{kind}").read_bytes() for name in ("one", "two"))
     assert one == two
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"one.{kind}", f"two.{kind}"]
@@ -65,7 +67,7 @@ def test_same_picture_every_time(tmp_path, kind):
 
 def test_svg_says_what_is_shown(tmp_path):
     graph = example()
-    draw_graph(graph, tmp_path / "graph.svg", title="Streams & $\\modules$")
+    draw(graph, tmp_path / "graph.svg", title="Streams & $\\modules$")
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "graph.svg").read_text())
     assert {"l0", "l1", "l2", "output", "Streams &amp; $\\modules$"} <= set(texts)
     # The constant has no kept edge, so it is left out and counted.
@@ -75,7 +77,7 @@ def test_svg_says_what_is_shown(tmp_path):
 
 
 def test_png_has_the_colours_of_the_modules(tmp_path):
-    draw_graph(example(), tmp_path / "graph.png")
+    draw(example(), tmp_path / "graph.png")
     image = imread(tmp_path / "graph.png")
     assert image.shape[1] == 1800
     assert (image[:20] == 1).all()
@@ -97,7 +99,7 @@ def test_png_has_the_colours_of_the_modules(tmp_path):
     ids=["no edges", "no modules", "nothing", "one layer", "no partition", "deep"],
 )
 def test_unusual_graphs_are_drawn(tmp_path, graph):
-    draw_graph(graph, tmp_path / "graph.png")
+    draw(graph, tmp_path / "graph.png")
     assert imread(tmp_path / "graph.png").shape[1] == 1800
 
 
@@ -174,15 +176,65 @@ def test_short_labels(text, short):
     assert short_label(None) == ""
 
 
+def test_without_a_path_the_picture_is_returned():
+    picture = draw(example())
+    assert picture.startswith(b"\x89PNG")
+    assert picture._repr_png_() == bytes(picture) == bytes(draw(example()))
+    assert len(repr(picture)) < 60
+
+
 def test_mistakes_are_explained(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"\.png nor \.svg"):
-        draw_graph(example(), tmp_path / "graph.gif")
+        draw(example(), tmp_path / "graph.gif")
     with pytest.raises(UsageError, match="max_features"):
-        draw_graph(example(), tmp_path / "graph.png", max_features=0)
+        draw(example(), tmp_path / "graph.png", max_features=0)
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UsageError, match="choose another place"):
-        draw_graph(empty(), file / "graph.png")
+        draw(empty(), file / "graph.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match=r"libgraph\[report\]"):
-        draw_graph(example(), tmp_path / "graph.png")
+    with pytest.raises(MissingExtra, match=r"libgraph\[report\]"):
+        draw(example(), tmp_path / "graph.png")
+    with pytest.raises(MissingExtra, match=r"libgraph\[report\]"):
+        draw(example())
+
+
+def test_a_graph_of_more_than_a_png_file_holds(tmp_path):
+    size = 3000
+    layers = tuple(LayerFeatures(name, np.ones(size), isolated=0) for name in "ab")
+    graph = InteractionGraph(layers, {("a", "b"): np.eye(size)}, {("a", "b"): 0.5})
+    with pytest.raises(TooLarge, match="max_features"):
+        draw(graph, tmp_path / "graph.png", max_features=size)
+    assert not list(tmp_path.iterdir())
+    draw(graph, tmp_path / "graph.png", max_features=20)
+
+
+def test_a_full_disk_is_no_missing_library(tmp_path, monkeypatch):
+    def full(*arguments, **how):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(UsageError, match=r"No space left on device.*free some space") as raised:
+        draw(empty(), tmp_path / "graph.png")
+    assert not isinstance(raised.value, MissingExtra | TooLarge)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_others_have_set_of_matplotlib_neither_shows_nor_changes(tmp_path):
+    def settings():
+        # Looking at the backend would choose one.
+        return {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
+
+    draw(example(), tmp_path / "one.png")
+    before = settings()
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black", "lines.marker": "x"}):
+        changed = settings()
+        draw(example(), tmp_path / "two.png")
+        assert settings() == changed != before
+    assert settings() == before
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_pictures_need_no_pyplot(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    assert draw(example())

@@ -12,6 +12,8 @@ from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.report.appearance import module_colour, relative_importance
+from libgraph.report.graph_files import read_graph, write_graph
+from libgraph.report.graphml import write_graphml
 
 ODD_TEXT = "a < b & \"c\" > 'd' \n τ 𝄞"
 
@@ -36,7 +38,7 @@ def example(seed=0, epsilon=True):
 @pytest.mark.parametrize("epsilon", [True, False])
 def test_networkx_reads_the_same_graph(tmp_path, epsilon):
     graph = example(epsilon=epsilon)
-    graph.write_graphml(tmp_path / "graph.graphml")
+    write_graphml(graph, tmp_path / "graph.graphml")
     read = networkx.read_graphml(tmp_path / "graph.graphml")
     assert read.is_directed()
     assert not read.is_multigraph()
@@ -72,7 +74,7 @@ def test_positions_and_sizes_suit_gephi(tmp_path):
     rng = np.random.default_rng(0)
     names = [f"l{k}" for k in range(13)]
     layers = tuple(LayerFeatures(name, np.exp(rng.normal(0, 9, 300))) for name in names)
-    InteractionGraph(layers, {}).write_graphml(tmp_path / "graph.graphml")
+    write_graphml(InteractionGraph(layers, {}), tmp_path / "graph.graphml")
     nodes = networkx.read_graphml(tmp_path / "graph.graphml").nodes(data=True)
     x, y, size = (np.array([data[key] for _, data in nodes]) for key in ("x", "y", "size"))
     assert np.abs([x, y]).max() <= 5000
@@ -86,7 +88,7 @@ def test_positions_and_sizes_suit_gephi(tmp_path):
 
 def test_modules_stand_together(tmp_path):
     graph = example()
-    graph.write_graphml(tmp_path / "graph.graphml")
+    write_graphml(graph, tmp_path / "graph.graphml")
     nodes = [data for _, data in networkx.read_graphml(tmp_path / "graph.graphml").nodes(data=True)]
     column = sorted((n for n in nodes if n["layer"] == "ln1.0"), key=lambda n: -n["y"])
     modules = [n["community"] for n in column]
@@ -98,7 +100,7 @@ def test_edges_above_sort_a_column_without_crossings(tmp_path):
     permutation = np.random.default_rng(1).permutation(8)
     layers = tuple(LayerFeatures(name, np.ones(8), isolated=0) for name in "ab")
     graph = InteractionGraph(layers, {("a", "b"): np.eye(8)[permutation]})
-    graph.write_graphml(tmp_path / "graph.graphml")
+    write_graphml(graph, tmp_path / "graph.graphml")
     read = networkx.read_graphml(tmp_path / "graph.graphml")
     assert all(read.nodes[a]["y"] == read.nodes[b]["y"] for a, b in read.edges)
 
@@ -117,8 +119,8 @@ def test_colours_of_many_modules_differ():
 
 def test_same_bytes_every_time_and_no_rest(tmp_path):
     for name in ("one", "two"):
-        example().write_graphml(tmp_path / f"{name}.graphml")
-        example().write_json(tmp_path / f"{name}.json")
+        write_graphml(example(), tmp_path / f"{name}.graphml")
+        write_graph(example(), tmp_path / f"{name}.json")
     for kind in ("graphml", "json"):
         assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
     assert len(list(tmp_path.iterdir())) == 4
@@ -135,7 +137,7 @@ def test_what_xml_cannot_hold_is_refused(tmp_path, bad):
         ),
     ):
         with pytest.raises(DataError, match="XML"):
-            graph.write_graphml(path)
+            write_graphml(graph, path)
     assert path.read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -144,31 +146,31 @@ def test_a_place_that_is_not_there(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UsageError, match="choose another place"):
-        example().write_graphml(file / "graph.graphml")
+        write_graphml(example(), file / "graph.graphml")
 
 
-def same(one, two):
-    assert [layer.name for layer in one.layers] == [layer.name for layer in two.layers]
-    for a, b in zip(one.layers, two.layers, strict=True):
+def same(first, second):
+    assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
+    for a, b in zip(first.layers, second.layers, strict=True):
         np.testing.assert_array_equal(a.importance, b.importance)
         assert (a.isolated, a.rotated, a.labels) == (b.isolated, b.rotated, b.labels)
-    assert one.epsilon == two.epsilon
-    for pair in one.edges:
-        for column, other in zip(one.kept_edges(pair), two.kept_edges(pair), strict=True):
+    assert first.epsilon == second.epsilon
+    for pair in first.edges:
+        for column, other in zip(first.kept_edges(pair), second.kept_edges(pair), strict=True):
             np.testing.assert_array_equal(column, other)
 
 
 @pytest.mark.parametrize("epsilon", [True, False])
 def test_json_comes_back_exactly(tmp_path, epsilon):
     graph = example(epsilon=epsilon)
-    graph.write_json(tmp_path / "graph.json")
-    read = InteractionGraph.read_json(tmp_path / "graph.json")
+    write_graph(graph, tmp_path / "graph.json")
+    read = read_graph(tmp_path / "graph.json")
     same(graph, read)
     assert read.communities == graph.communities
     assert read.partition.agreement == graph.partition.agreement
-    read.write_json(tmp_path / "again.json")
-    read.write_graphml(tmp_path / "again.graphml")
-    graph.write_graphml(tmp_path / "graph.graphml")
+    write_graph(read, tmp_path / "again.json")
+    write_graphml(read, tmp_path / "again.graphml")
+    write_graphml(graph, tmp_path / "graph.graphml")
     for kind in ("json", "graphml"):
         again = (tmp_path / f"again.{kind}").read_bytes()
         assert again == (tmp_path / f"graph.{kind}").read_bytes()
@@ -185,13 +187,13 @@ def test_json_round_trip_of_anything(tmp_path_factory, matrix, epsilon, name):
     pair = ("a", f"b{name}")
     graph = InteractionGraph(layers, {pair: matrix}, {} if epsilon is None else {pair: epsilon})
     path = tmp_path_factory.mktemp("json") / "graph.json"
-    graph.write_json(path)
-    same(graph, InteractionGraph.read_json(path))
+    write_graph(graph, path)
+    same(graph, read_graph(path))
 
 
 def test_json_is_readable_by_others(tmp_path):
     graph = example()
-    graph.write_json(tmp_path / "graph.json")
+    write_graph(graph, tmp_path / "graph.json")
     document = json.loads((tmp_path / "graph.json").read_text())
     assert document["schema"] == 1
     (first, _) = document["edges"]
@@ -210,4 +212,4 @@ def test_broken_json_is_refused(tmp_path, text):
     if text is not None:
         path.write_text(text)
     with pytest.raises(DataError, match=r"graph\.json"):
-        InteractionGraph.read_json(path)
+        read_graph(path)

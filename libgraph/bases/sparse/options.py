@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
-from libgraph.errors import UsageError
+from pydantic import Field
+
+from libgraph.backend.options import Shown, TypedOptions
 
 LEARNING_RATE = 0.01
 """Of Adam, in radians a step; it falls to zero along a cosine."""
@@ -37,43 +40,50 @@ CHECKPOINTS = "sparse-*.safetensors"
 """What the checkpoints of all starts are called."""
 
 
-@dataclass(frozen=True)
-class SparseOptions:
+class SparseOptions(TypedOptions):
     """How the sparse basis is found.
 
-    Args:
-        features: K, leading features of each node layer that are turned; None for up to `WIDEST`.
-        power: p, in (0, 1].
-        steps: of the optimiser, from each start.
-        starts: 1: from LIB; 2: from principal components too; beyond: from random rotations.
-        seed: of batches and random rotations.
-        directory: where an interrupted run is taken up again; None for nowhere.
-
     Raises:
-        UsageError: if one of them is out of its range.
+        UsageError: if an option is out of its range.
     """
 
-    features: int | None = None
-    power: float = 0.25
-    steps: int = 800
-    starts: int = 1
-    seed: int = 0
-    directory: Path | None = None
+    whose = "the sparse basis"
 
-    def __post_init__(self) -> None:
-        """Check what only the command's options check otherwise."""
-        for name, right, wanted in (
-            ("features", self.features is None or self.features >= 2, "at least 2"),
-            ("power", 0 < self.power <= 1, "above 0 and at most 1"),
-            ("steps", self.steps >= 0, "at least 0"),
-            ("starts", self.starts >= 1, "at least 1"),
-        ):
-            if not right:
-                value = getattr(self, name)
-                raise UsageError(f"The sparse basis needs {name} of {wanted}, not {value}.")
+    features: Annotated[int | None, Shown("K", default=f"all, at most {WIDEST}")] = Field(
+        None, ge=2, description="leading features of each node layer that the sparse basis turns"
+    )
+    power: Annotated[float, Shown("P")] = Field(
+        0.25, gt=0, le=1, description="of interactions in the sparse basis"
+    )
+    steps: int = Field(800, ge=0, description="of the sparse basis's optimiser, from each start")
+    starts: int = Field(
+        1, ge=1, description="of the sparse basis: LIB, PCA, then random rotations; the best"
+    )
+    seed: int = Field(0, description="of batches and random rotations")
+    directory: Path | None = Field(
+        None, description="where an interrupted run is taken up again, if anywhere"
+    )
 
 
 DEFAULTS = SparseOptions()
+
+
+READS = ("sparse_features", "sparse_power", "sparse_steps", "sparse_starts", "seed", "memory")
+"""Options of an analysis that the sparse basis depends on; memory decides its samples."""
+
+
+def sparse_options(values: Mapping[str, object], directory: Path | None = None) -> SparseOptions:
+    """The options from those of an analysis; what is not among them is as by default.
+
+    Args:
+        values: by the names in `READS`.
+        directory: where an interrupted run is taken up again; None for nowhere.
+    """
+    named: dict[str, Any] = {"seed": values.get("seed", 0), "directory": directory}
+    for name, value in values.items():
+        if name.startswith("sparse_"):
+            named[name.removeprefix("sparse_")] = value
+    return SparseOptions(**named)
 
 
 def checkpoint_file(number: int) -> str:

@@ -58,10 +58,11 @@ class Features:
         if not basis.rotated:
             ones = torch.ones_like(basis.importance)
             return cls(basis.encoder.to(dtype), basis.decoder.to(dtype), ones.to(dtype))
-        some = slice(basis.isolated, basis.isolated + (count or len(basis)))
-        importance = basis.importance[some]
+        leading = slice(basis.isolated, basis.isolated + (count or len(basis)))
+        importance = basis.importance[leading]
         root = importance.sqrt()
-        encoder, decoder = basis.encoder[:, some] / root, root.unsqueeze(1) * basis.decoder[some]
+        encoder = basis.encoder[:, leading] / root
+        decoder = root.unsqueeze(1) * basis.decoder[leading]
         return cls(encoder.to(dtype), decoder.to(dtype), importance.to(dtype))
 
     def __len__(self) -> int:
@@ -130,10 +131,10 @@ class StructuredEdges:
             encoder, decoder = encoder @ source, source.T @ decoder
         out = self.target.encoder if target is None else self.target.encoder @ target
         total = x.new_zeros(out.shape[1], len(decoder))
-        elements = self.section._elements_per_effect(x.shape[1]) * len(decoder)
-        for some in chunks(len(x), elements, x):
+        elements = self.section.elements_per_effect(x.shape[1]) * len(decoder)
+        for samples in chunks(len(x), elements, x):
             total = total + checkpoint(
-                self._squares, x[some], encoder, decoder, out, use_reentrant=False
+                self._squares, x[samples], encoder, decoder, out, use_reentrant=False
             )
         return total / (len(x) * x.shape[1])
 
@@ -166,22 +167,23 @@ class LayerPair:
     ) -> Float[Tensor, "out in"]:
         """On the chosen samples, outputs scaled by the root of their importance."""
         source, target = (self._rotation(rotations, name) for name in (self.source, self.target))
-        found = self.between(chosen, source, target) * self.outputs.scale(target).unsqueeze(1)
-        if not bool(found.isfinite().all()):
+        edges = self.between(chosen, source, target) * self.outputs.scale(target).unsqueeze(1)
+        if not bool(edges.isfinite().all()):
             raise NumericalError(
                 f"Interactions {self.source}->{self.target} are NaN or infinite while the sparse "
                 f"basis is sought: check the weights, or use float64."
             )
-        return found
+        return edges
 
     @torch.no_grad()
-    def whole(self, rotations: Mapping[str, Tensor]) -> Float[Tensor, "out in"]:
+    def on_all(self, rotations: Mapping[str, Tensor]) -> Float[Tensor, "out in"]:
         """The same on all samples, a batch at a time."""
-        count, batch = self.between.count, self.between.batch
-        batches = [slice(i, min(i + batch, count)) for i in range(0, count, batch)]
-        shares = [(some.stop - some.start) / count for some in batches]
+        count, size = self.between.count, self.between.batch
+        batches = [slice(i, min(i + size, count)) for i in range(0, count, size)]
+        shares = [(batch.stop - batch.start) / count for batch in batches]
         return sum(  # type: ignore[return-value]
-            share * self.edges(rotations, some) for share, some in zip(shares, batches, strict=True)
+            share * self.edges(rotations, chosen)
+            for share, chosen in zip(shares, batches, strict=True)
         )
 
     def _rotation(self, rotations: Mapping[str, Tensor], name: str) -> Rotation:
@@ -227,7 +229,7 @@ def pair_edges(
         chosen = torch.randperm(len(x), generator=generator)[: min(fitting, most)]
         x = x[chosen.to(x.device)]
     if not cached:
-        if any(each.requires_grad for each in section.parameters()):
+        if any(parameter.requires_grad for parameter in section.parameters()):
             # The way back to rotations must not leave gradients in a module of the user's.
             section = deepcopy(section).requires_grad_(False)
         return StructuredEdges(section, x, source, target, batch)
@@ -248,12 +250,12 @@ def _jacobians(
     positions = x.shape[1]
     at = torch.eye(positions).to(x)
     tangents = (at[:, None, :, None] * decoder[:, None]).flatten(0, 1).unsqueeze(0)
-    elements = tangents.shape[1] * section._elements_per_effect(positions)
-    found = [
+    elements = tangents.shape[1] * section.elements_per_effect(positions)
+    parts = [
         section.linearize(x[samples])(tangents).unflatten(1, (positions, -1)).movedim(3, 1)
         for samples in chunks(len(x), elements, x)
     ]
-    return torch.cat(found)
+    return torch.cat(parts)
 
 
 def objective(edges: Float[Tensor, "out in"], total: float, power: float) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate.kept_activations import Checkpoints
+from libgraph.accumulate.kept_activations import KeptActivations
 from libgraph.accumulate.memory import memory_budget
 from libgraph.backend.data import Data
 from libgraph.bases.random_basis import random_rotation
@@ -38,7 +38,7 @@ from libgraph.bases.sparse.pair_edges import (
     pair_edges,
 )
 from libgraph.errors import NumericalError, UsageError
-from libgraph.fit import fit
+from libgraph.fit import Course, fit
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
 from libgraph.progress import Progress
@@ -46,13 +46,13 @@ from libgraph.progress import Progress
 
 def _counts(bases: Bases, wanted: int | None) -> dict[str, int]:
     """How many leading features of each node layer are turned; layers with fewer than 2 are not."""
-    kept = {name: len(basis) - basis.isolated for name, basis in bases.items() if basis.rotated}
-    if wanted is not None and wanted > max(kept.values(), default=0):
-        counts = ", ".join(f"{count} at {name}" for name, count in kept.items()) or "none"
+    widths = {name: len(basis) - basis.isolated for name, basis in bases.items() if basis.rotated}
+    if wanted is not None and wanted > max(widths.values(), default=0):
+        counts = ", ".join(f"{width} at {name}" for name, width in widths.items()) or "none"
         raise UsageError(
             f"The sparse basis cannot turn {wanted} features: kept are {counts}. Choose fewer."
         )
-    chosen = {name: min(wanted or WIDEST, count) for name, count in kept.items()}
+    chosen = {name: min(wanted or WIDEST, width) for name, width in widths.items()}
     return {name: count for name, count in chosen.items() if count > 1}
 
 
@@ -80,21 +80,21 @@ class Problem:
         generator = torch.Generator().manual_seed(options.seed)
         free = data.memory if data.memory is not None else memory_budget(data.device)
         memory = min(PAIR_BYTES, free // (2 * len(network.sections)))
-        checkpoints = Checkpoints(network, data)
+        activations = KeptActivations(network, data)
         pairs: list[LayerPair] = []
         for index, (a, b, section) in reversed(list(enumerate(network.pairs))):
             names, (inputs, outputs) = (a.name, b.name), (features[a.name], features[b.name])
             if not (len(inputs) and len(outputs) and counts.keys() & names):
                 continue
             with torch.no_grad():
-                x = torch.cat([activations() for activations in checkpoints.at(index)])
+                x = torch.cat([compute() for compute in activations.at(index)])
             widest = max(len(inputs), len(outputs), WIDEST)
             batch = max(LEAST_BATCH, BATCH * WIDEST // widest)
             between = pair_edges(
                 section, x, inputs, outputs, batch=batch, memory=memory, generator=generator
             )
             pair = LayerPair(*names, between, outputs)
-            total = float(pair.whole({}).sum())
+            total = float(pair.on_all({}).sum())
             # What is left of interactions that cancel is noise, and not to be turned after.
             if total > torch.finfo(data.dtype).eps * float(inputs.importance.sum()):
                 pairs.insert(0, replace(pair, total=total))
@@ -104,7 +104,7 @@ class Problem:
     def value(self, rotations: Mapping[str, Tensor]) -> float:
         """The objective on all samples."""
         power = self.options.power
-        return sum(float(objective(p.whole(rotations), p.total, power)) for p in self.pairs)
+        return sum(float(objective(p.on_all(rotations), p.total, power)) for p in self.pairs)
 
     def loss(self, rotations: Mapping[str, Tensor], step: int) -> Tensor:
         """The objective on the batch of a step, to be differentiated."""
@@ -156,19 +156,21 @@ class Problem:
             fit(
                 angles,
                 loss,
+                Course(
+                    steps=options.steps,
+                    directory=directory,
+                    settings={
+                        **options.model_copy(update={"directory": None}).model_dump(),
+                        "start": number,
+                        "pairs": {f"{p.source}->{p.target}": p.total for p in self.pairs},
+                    },
+                    evaluate_every=EVERY,
+                    checkpoint=checkpoint_file(number),
+                    stage=f"sparse basis{plural}",
+                    advice="check the weights, or use a larger power",
+                ),
                 optimizer=optimizer,
-                steps=options.steps,
-                directory=directory,
-                settings={
-                    **asdict(replace(options, directory=None)),
-                    "start": number,
-                    "pairs": {f"{p.source}->{p.target}": p.total for p in self.pairs},
-                },
                 evaluate=lambda: {"objective": self.value(rotations())},
-                evaluate_every=EVERY,
-                checkpoint=checkpoint_file(number),
-                stage=f"sparse basis{plural}",
-                advice="check the weights, or use a larger power",
                 progress=progress,
             )
         except NumericalError as error:
@@ -179,4 +181,4 @@ class Problem:
         # Orthogonal to double precision, whatever the steps were taken in; and never worse than
         # the start, which a step may be where there is nothing to gain.
         last = {name: first[name] @ cayley(s.detach().double()) for name, s in angles.items()}
-        return min(((self.value(each), each) for each in (first, last)), key=lambda end: end[0])
+        return min(((self.value(end), end) for end in (first, last)), key=lambda end: end[0])

@@ -13,6 +13,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from jaxtyping import Float
@@ -22,12 +23,20 @@ from torch import distributed as dist
 from libgraph.accumulate.ranks import ranks
 from libgraph.backend.data import Data
 from libgraph.bases.lib import lib
-from libgraph.bases.method import Truncation, fixed_signs
-from libgraph.bases.sparse.options import BATCH, DEFAULTS, SAMPLES, SparseOptions, checkpoint_file
-from libgraph.bases.sparse.pair_edges import (
-    Features,
-    enough,
+from libgraph.bases.method import BasisMethod, MakeBases, Setting, Truncation, fixed_signs
+from libgraph.bases.sparse.cost import sparse_seconds
+from libgraph.bases.sparse.options import (
+    BATCH,
+    CHECKPOINTS,
+    DEFAULTS,
+    PAIR_BYTES,
+    READS,
+    SAMPLES,
+    SparseOptions,
+    checkpoint_file,
+    sparse_options,
 )
+from libgraph.bases.sparse.pair_edges import Features, enough
 from libgraph.bases.sparse.problem import Problem
 from libgraph.bases.statistics import Statistics
 from libgraph.network.basis import Bases, Basis
@@ -64,13 +73,13 @@ def sparse(
         NumericalError: if an interaction stops being finite, naming the layer pair; the last good
             rotation is kept in the options' directory.
     """
-    found = dict(start or lib(network, statistics, data, truncation, progress))
-    positions = max(each.positions for each in statistics.values())
-    few = min(data.limit or SAMPLES, SAMPLES, enough(BATCH, positions))
-    problem = Problem.of(network, found, replace(data, limit=few), options)
+    start = dict(start or lib(network, statistics, data, truncation, progress))
+    positions = max(layer.positions for layer in statistics.values())
+    count = min(data.limit or SAMPLES, SAMPLES, enough(BATCH, positions))
+    problem = Problem.of(network, start, replace(data, limit=count), options)
     if not problem.pairs:
         log.warning("The sparse basis is LIB: no node layer has two features that interact.")
-        return found
+        return start
     with tempfile.TemporaryDirectory() as temporary:
         directory, starts = options.directory or Path(temporary), range(options.starts)
         outcomes = [problem.minimise(number, directory, progress) for number in starts]
@@ -82,7 +91,13 @@ def sparse(
         best = {name: rotation.contiguous() for name, rotation in best.items()}
         for rotation in best.values():
             dist.broadcast(rotation, 0)
-    return found | {name: turned(found[name], rotation) for name, rotation in best.items()}
+    return start | {name: turned(start[name], rotation) for name, rotation in best.items()}
+
+
+def prepared_sparse(setting: Setting) -> MakeBases:
+    """The method with the options of an analysis, from LIB if it is known."""
+    options = sparse_options(setting.options, setting.directory)
+    return partial(sparse, options=options, start=setting.bases.get("lib"))
 
 
 def turned(basis: Basis, rotation: Float[Tensor, "k k"]) -> Basis:
@@ -94,10 +109,22 @@ def turned(basis: Basis, rotation: Float[Tensor, "k k"]) -> Basis:
     rotation = fixed_signs(rotation[:, order])
     root = features.scale(rotation).sqrt()
     encoder, decoder, importance = (
-        each.clone() for each in (basis.encoder, basis.decoder, basis.importance)
+        tensor.clone() for tensor in (basis.encoder, basis.decoder, basis.importance)
     )
-    some = slice(basis.isolated, basis.isolated + len(rotation))
-    encoder[:, some] = features.encoder @ rotation * root
-    decoder[some] = (rotation / root).T @ features.decoder
-    importance[some] = root.square()
+    leading = slice(basis.isolated, basis.isolated + len(rotation))
+    encoder[:, leading] = features.encoder @ rotation * root
+    decoder[leading] = (rotation / root).T @ features.decoder
+    importance[leading] = root.square()
     return replace(basis, encoder=encoder, decoder=decoder, importance=importance)
+
+
+METHOD = BasisMethod(
+    sparse,
+    reads=READS,
+    prepare=prepared_sparse,
+    begins_with="lib",
+    jacobian_gram=True,
+    seconds=sparse_seconds,
+    layer_bytes=PAIR_BYTES,
+    leaves=CHECKPOINTS,
+)

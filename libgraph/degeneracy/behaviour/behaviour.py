@@ -7,7 +7,8 @@ number of parameters at ε where the loss is quadratic (arXiv 2405.10927); `volu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,7 @@ from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
 from libgraph.bases.method import Truncation
-from libgraph.degeneracy.behaviour.lanczos import SHARP, Spectrum, lanczos
+from libgraph.degeneracy.behaviour.lanczos import SHARP, HessianSpectrum, Product, lanczos
 from libgraph.degeneracy.weights.jacobians import (
     CHUNK_BYTES,
     count_parameters,
@@ -43,6 +44,38 @@ KERNEL_BYTES = 2 * 2**30
 STAGE = "behavioural loss"
 
 
+@dataclass(frozen=True)
+class Probes:
+    """Random signs that stochastic Lanczos starts from, where eigenvalues are too many.
+
+    Args:
+        count: how many, at least 2, so that they tell how far they differ.
+        steps: products with the Hessian that each takes.
+        seed: of the signs.
+
+    Raises:
+        UsageError: for fewer than two probes, or less than one step.
+    """
+
+    count: int = 8
+    steps: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 2 or self.steps < 1:
+            raise UsageError(
+                f"{self.count} probes of {self.steps} steps: use at least 2 probes and 1 step."
+            )
+
+    def vectors(self, parameters: int) -> Float[Tensor, "m P"]:
+        """±1 with equal chances."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return 2 * torch.randint(2, (self.count, parameters), generator=generator).double() - 1
+
+
+DEFAULT_PROBES = Probes()
+
+
 def behaviour_spectrum(
     network: Network,
     data: Data,
@@ -50,11 +83,9 @@ def behaviour_spectrum(
     *,
     truncation: Truncation = SHARP,
     most_exact: int = MOST_EXACT,
-    seed: int = 0,
-    probes: int = 8,
-    steps: int = 100,
+    probes: Probes = DEFAULT_PROBES,
     progress: Progress = silent,
-) -> Spectrum:
+) -> HessianSpectrum:
     """Spectrum of 2 E[JᵀJ] over the entries of these weights, all by default.
 
     Exact where parameters, or samples times output coordinates, are few enough: JᵀJ and JJᵀ have
@@ -62,19 +93,15 @@ def behaviour_spectrum(
     says how far counts can be trusted.
 
     Args:
-        truncation: below which eigenvalue a direction counts as free, for `Spectrum.rank`.
+        truncation: below which eigenvalue a direction counts as free, for `HessianSpectrum.rank`.
         most_exact: the smaller side of J up to which all eigenvalues are found.
-        seed: of the random probes.
-        probes: how many, at least 2.
-        steps: products with the Hessian that each probe takes.
+        probes: for Lanczos.
 
     Raises:
-        UsageError: for fewer than two probes, less than one step, or no weights.
+        UsageError: for no weights.
         NumericalError: if Jacobians are not finite.
     """
     weights = weights_of(network) if weights is None else weights
-    if probes < 2 or steps < 1:
-        raise UsageError(f"{probes} probes of {steps} steps: use at least 2 probes and 1 step.")
     if not weights:
         raise UsageError("The network has no weights to move: choose weights that are trained.")
     parameters = count_parameters(weights)
@@ -83,33 +110,46 @@ def behaviour_spectrum(
     fits = parameters <= rows or largest * rows * 8 <= KERNEL_BYTES
     if min(parameters, rows) > most_exact or not fits:
         product = _product(network, data, weights, samples)
-        group = max(1, _budget(data) // (parameters * steps * 8))
-        signs = _signs(probes, parameters, seed).to(data.device)
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for part in signs.split(group):
-            done = len(parts) * group
-            parts.append(lanczos(product, part, steps, _steps(progress, done, probes, len(part))))
-        values, shares, ended = (torch.cat(part) for part in zip(*parts, strict=True))
-        shares = shares * parameters / probes
-        resolved = bool(ended.all())
-        return Spectrum(
-            parameters,
-            values.flatten(),
-            shares.flatten(),
-            False,
-            probes,
-            resolved,
-            truncation,
-            min(parameters, rows),
-        )
+        most = min(parameters, rows)
+        return _estimated(product, parameters, most, data, truncation, probes, progress)
     if parameters <= rows:
         matrix = behaviour_hessian(network, data, weights, progress)
     else:
         matrix = _kernel(network, data, weights, rows, progress) * (2 / samples)
-    found = torch.linalg.eigvalsh(_finite(matrix)).flip(0).clamp(min=0)
-    values = found.new_zeros(parameters)
-    values[: len(found)] = found
-    return Spectrum(parameters, values, torch.ones_like(values), True, truncation=truncation)
+    eigenvalues = torch.linalg.eigvalsh(_finite(matrix)).flip(0).clamp(min=0)
+    values = eigenvalues.new_zeros(parameters)
+    values[: len(eigenvalues)] = eigenvalues
+    return HessianSpectrum(parameters, values, torch.ones_like(values), True, truncation=truncation)
+
+
+def _estimated(
+    product: Product,
+    parameters: int,
+    most: int,
+    data: Data,
+    truncation: Truncation,
+    probes: Probes,
+    progress: Progress,
+) -> HessianSpectrum:
+    """By stochastic Lanczos quadrature; `most` eigenvalues at most are not zero."""
+    group = max(1, _budget(data) // (parameters * probes.steps * 8))
+    vectors = probes.vectors(parameters).to(data.device)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for part in vectors.split(group):
+        told = _steps(progress, len(parts) * group, probes.count, len(part))
+        parts.append(lanczos(product, part, probes.steps, told))
+    values, shares, ended = (torch.cat(part) for part in zip(*parts, strict=True))
+    shares = shares * parameters / probes.count
+    return HessianSpectrum(
+        parameters,
+        values.flatten(),
+        shares.flatten(),
+        exact=False,
+        probes=probes.count,
+        resolved=bool(ended.all()),
+        truncation=truncation,
+        most=most,
+    )
 
 
 def behaviour_hessian(
@@ -159,21 +199,20 @@ def _kernel(
     total = torch.zeros(rows, rows, dtype=torch.float64, device=data.device)
     for done, group in enumerate(groups):
         progress(STAGE, done, len(groups))
-        found = torch.zeros(rows, count_parameters(group), dtype=torch.float64, device=data.device)
-        parts = (part for each in batches for part in jacobian_rows(network, each, group))
+        size = count_parameters(group)
+        jacobian = torch.zeros(rows, size, dtype=torch.float64, device=data.device)
+        parts = (part for inputs in batches for part in jacobian_rows(network, inputs, group))
         first = 0
         for part in parts:
-            found[first : first + len(part)] = part
+            jacobian[first : first + len(part)] = part
             first += len(part)
-        total += found @ found.T
-        del found
+        total += jacobian @ jacobian.T
+        del jacobian
     progress(STAGE, len(groups), len(groups))
     return total
 
 
-def _product(
-    network: Network, data: Data, weights: Sequence[Weight], samples: int
-) -> Callable[[Float[Tensor, "m P"]], Float[Tensor, "m P"]]:
+def _product(network: Network, data: Data, weights: Sequence[Weight], samples: int) -> Product:
     """Products with 2 E[JᵀJ], all vectors in the same passes over the data."""
     first = next(iter(data)).inputs
     with torch.no_grad():
@@ -184,10 +223,8 @@ def _product(
         def measure(batch: Batch) -> Sums:
             def outputs(flat: Tensor) -> Tensor:
                 tensors = moved(split_change(flat, weights))
-                found: Tensor = functional_call(
-                    network, tensors, (batch.inputs,), tie_weights=False
-                )
-                return found
+                y: Tensor = functional_call(network, tensors, (batch.inputs,), tie_weights=False)
+                return y
 
             zeros = torch.zeros_like(vectors[0], dtype=data.dtype)
             pull = vjp(outputs, zeros)[1]
@@ -208,15 +245,10 @@ def _steps(progress: Progress, before: int, probes: int, together: int) -> Progr
     """Progress of some probes, as a share of that of all."""
 
     def steps(stage: str, done: int, total: int | None, note: str = "") -> None:
-        each = total or 0
-        progress(STAGE, before * each + done * together, probes * each)
+        of_probe = total or 0
+        progress(STAGE, before * of_probe + done * together, probes * of_probe)
 
     return steps
-
-
-def _signs(probes: int, parameters: int, seed: int) -> Float[Tensor, "m P"]:
-    generator = torch.Generator().manual_seed(seed)
-    return 2 * torch.randint(2, (probes, parameters), generator=generator).double() - 1
 
 
 def _sizes(network: Network, data: Data) -> tuple[int, int]:

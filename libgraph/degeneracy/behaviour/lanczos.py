@@ -23,12 +23,16 @@ NOTHING = 1e-11
 """Share of the largest eigenvalue below which a Lanczos vector is rounding errors."""
 
 
+Product = Callable[[Float[Tensor, "m P"]], Float[Tensor, "m P"]]
+"""With a symmetric positive semidefinite matrix, vector by vector."""
+
+
 SHARP = Truncation(True, 1e-10)
 """Below which eigenvalue a direction counts as free, unless told otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
-class Spectrum:
+class HessianSpectrum:
     """Eigenvalues of the Hessian of the behavioural loss, or what stands for them.
 
     Args:
@@ -94,10 +98,8 @@ class Spectrum:
 
     @property
     def _by_probe(self) -> tuple[Float[Tensor, "probes k"], Float[Tensor, "probes k"]]:
-        values, shares = (
-            each.unflatten(0, (self.probes, -1)) for each in (self.values, self.shares)
-        )
-        return values, shares * self.probes
+        shape = (self.probes, -1)
+        return self.values.unflatten(0, shape), self.shares.unflatten(0, shape) * self.probes
 
     def _above(self, epsilon: Float[Tensor, " m"]) -> Int[Tensor, "probes m"]:
         """How many values of each probe lie above each ε."""
@@ -113,7 +115,7 @@ class Spectrum:
 
 
 def lanczos(
-    product: Callable[[Float[Tensor, "m P"]], Float[Tensor, "m P"]],
+    product: Product,
     probes: Float[Tensor, "m P"],
     steps: int,
     progress: Progress = silent,
@@ -123,7 +125,7 @@ def lanczos(
     Last, whether nothing was left of a probe that further steps could resolve.
 
     Args:
-        product: with a symmetric positive semidefinite matrix, vector by vector.
+        product: with the matrix.
         probes: where to start from, each on its own.
         steps: how many nodes, at most P.
         progress: told of every step.

@@ -7,8 +7,9 @@ output coordinates where those are too many. A block's eigenvalues come from its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,8 +25,7 @@ from libgraph.degeneracy.weights.jacobians import (
     jacobian_rows,
     output_jacobians,
 )
-from libgraph.degeneracy.weights.weights import Weight
-from libgraph.errors import NumericalError, UsageError
+from libgraph.errors import NumericalError, TooLarge, UsageError
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import Progress
 from libgraph.sections import Function
@@ -61,30 +61,30 @@ class BlockCurvature:
         if self.hessian is not None:
             indices = torch.cat(list(chosen)).nonzero().squeeze(1)
             gram = self.hessian[indices][:, indices]
-        elif sum(int(each.sum()) for each in chosen) < self.rows:
+        elif sum(int(entries.sum()) for entries in chosen) < self.rows:
             pairs = zip(self.jacobian, chosen, strict=True)
-            part = torch.cat([piece[:, each] for piece, each in pairs], dim=1)
-            gram = part.T @ part
+            block = torch.cat([piece[:, entries] for piece, entries in pairs], dim=1)
+            gram = block.T @ block
         else:
             gram = self.jacobian[0].new_zeros(self.rows, self.rows)
-            for piece, each in zip(self.jacobian, chosen, strict=True):
-                taken = piece if bool(each.all()) else piece[:, each]
-                gram += taken @ taken.T
-        found: Tensor = torch.linalg.eigvalsh(gram)
-        return found.clamp(min=0)
+            for piece, entries in zip(self.jacobian, chosen, strict=True):
+                block = piece if bool(entries.all()) else piece[:, entries]
+                gram += block @ block.T
+        values: Tensor = torch.linalg.eigvalsh(gram)
+        return values.clamp(min=0)
 
 
 def block_curvature(
     network: Network,
     data: Data,
-    parts: Sequence[FeatureWeight],
+    weights: Sequence[FeatureWeight],
     *,
     rows: int,
     seed: int,
     stage: str,
     progress: Progress,
 ) -> BlockCurvature:
-    """H = 2 E[JᵀJ] over these parameters, parts in turn.
+    """H = 2 E[JᵀJ] over these parameters, weight by weight.
 
     Of all samples if these are all the parameters, or all the outputs, that `rows` allows; else
     from signed sums of outputs, equally many from each of as many samples as there are.
@@ -92,89 +92,126 @@ def block_curvature(
     Args:
         network: whose outputs count.
         data: what the mean is over.
-        parts: weights in coordinates of features.
+        weights: in coordinates of features.
         rows: of J or H at most; fewer where J would take more than `JACOBIAN_BYTES`.
         seed: of the signs.
         stage: name under which progress is reported.
         progress: told of it.
 
     Raises:
-        UsageError: if there are no weights, or too many parameters for `LEAST_ROWS`.
+        UsageError: if there are no weights.
+        TooLarge: for too many parameters, so that less than `LEAST_ROWS` would fit.
         NumericalError: if derivatives are not finite.
     """
-    if not parts:
+    if not weights:
         raise UsageError("The network has no weights to move: choose weights that are trained.")
-    weights = [each.weight for each in parts]
-    sizes = [count_parameters([weight]) for weight in weights]
-    parameters = sum(len(each.modules) for each in parts)
+    parameters = sum(len(weight.modules) for weight in weights)
     samples = sum(len(batch.inputs) for batch in data)
     with torch.no_grad():
         outputs = network(next(iter(data)).inputs[:1]).numel()
-
-    def changed(found: Tensor) -> list[Tensor]:
-        if not bool(found.isfinite().all()):
-            raise NumericalError("Derivatives by parameters are NaN or infinite: check weights.")
-        return [p.changed(j) for p, j in zip(parts, found.split(sizes, dim=1), strict=True)]
-
     if parameters <= rows:
-
-        def measure(batch: Batch) -> Sums:
-            gram = torch.zeros(parameters, parameters, dtype=torch.float64, device=data.device)
-            for found in jacobian_rows(network, batch.inputs, weights):
-                joined = torch.cat(changed(found), dim=1)
-                gram += joined.T @ joined
-            return {"gram": gram}
-
-        gram = accumulate(data, measure, stage=stage, progress=progress)["gram"]
-        return BlockCurvature(2 * gram / samples, (), samples, samples * outputs, True)
+        hessian = _hessian(network, data, weights, stage, progress) / samples
+        return BlockCurvature(hessian, (), samples, samples * outputs, True)
     fitting = JACOBIAN_BYTES // (8 * parameters)
     if fitting < min(rows, LEAST_ROWS):
-        raise UsageError(
+        raise TooLarge(
             f"Derivatives by {parameters} parameters leave room for {fitting} rows of them: "
             "degeneracy by module needs a smaller network."
         )
-    limit = min(rows, fitting)
-    exact = samples * outputs <= limit
-    taken = samples if exact else min(samples, limit)
-    each = outputs if exact else limit // taken
-    count = taken * each
-    pieces = [
-        torch.empty(count, len(part.modules), dtype=torch.float64, device=data.device)
-        for part in parts
-    ]
-    found = (
-        (part for batch in data for part in jacobian_rows(network, batch.inputs, weights))
-        if exact
-        else _signed_rows(network, data, weights, taken, each, outputs, seed)
-    )
+    most = min(rows, fitting)
+    if exact := samples * outputs <= most:
+        count, pieces = samples * outputs, _exact_rows(network, data, weights)
+    else:
+        samples = min(samples, most)
+        count, draws = samples * (most // samples), most // samples
+        pieces = _signed_rows(network, data, weights, samples, draws, seed)
+    jacobian = _gathered(pieces, weights, samples, count, partial(progress, stage))
+    return BlockCurvature(None, jacobian, samples, count, exact)
+
+
+def _hessian(
+    network: Network,
+    data: Data,
+    weights: Sequence[FeatureWeight],
+    stage: str,
+    progress: Progress,
+) -> Float[Tensor, "P P"]:
+    """2 Σ_x JᵀJ."""
+    parameters = sum(len(weight.modules) for weight in weights)
+    matrices = [weight.weight for weight in weights]
+
+    def measure(batch: Batch) -> Sums:
+        gram = torch.zeros(parameters, parameters, dtype=torch.float64, device=data.device)
+        for rows in jacobian_rows(network, batch.inputs, matrices):
+            joined = torch.cat(_by_features(rows, weights), dim=1)
+            gram += joined.T @ joined
+        return {"gram": gram}
+
+    return 2 * accumulate(data, measure, stage=stage, progress=progress)["gram"]
+
+
+def _by_features(
+    rows: Float[Tensor, "rows P"], weights: Sequence[FeatureWeight]
+) -> list[Float[Tensor, "rows entries"]]:
+    """Rows of J in coordinates of features, weight by weight."""
+    if not bool(rows.isfinite().all()):
+        raise NumericalError("Derivatives by parameters are NaN or infinite: check weights.")
+    sizes = [count_parameters([weight.weight]) for weight in weights]
+    pairs = zip(weights, rows.split(sizes, dim=1), strict=True)
+    return [weight.changed(columns) for weight, columns in pairs]
+
+
+def _gathered(
+    pieces: Iterable[Float[Tensor, "rows P"]],
+    weights: Sequence[FeatureWeight],
+    samples: int,
+    count: int,
+    told: Callable[[int, int], None],
+) -> list[Float[Tensor, "count entries"]]:
+    """J √(2/samples) from some of its rows at a time, weight by weight, by features."""
+    jacobian: list[Tensor] = []
     done = 0
-    for part in found:
-        progress(stage, done, count)
-        for piece, columns in zip(pieces, changed(part), strict=True):
-            piece[done : done + len(part)] = columns * math.sqrt(2 / taken)
-        done += len(part)
-    progress(stage, count, count)
-    return BlockCurvature(None, pieces, taken, count, exact)
+    for rows in pieces:
+        told(done, count)
+        columns = _by_features(rows, weights)
+        if not jacobian:
+            jacobian = [column.new_empty(count, column.shape[1]) for column in columns]
+        for piece, column in zip(jacobian, columns, strict=True):
+            piece[done : done + len(rows)] = column * math.sqrt(2 / samples)
+        done += len(rows)
+    told(count, count)
+    return jacobian
+
+
+def _exact_rows(
+    network: Network, data: Data, weights: Sequence[FeatureWeight]
+) -> Iterator[Float[Tensor, "rows P"]]:
+    """J of all samples, some of them at a time."""
+    matrices = [weight.weight for weight in weights]
+    for batch in data:
+        yield from jacobian_rows(network, batch.inputs, matrices)
 
 
 def _signed_rows(
     network: Network,
     data: Data,
-    weights: Sequence[Weight],
+    weights: Sequence[FeatureWeight],
     samples: int,
     draws: int,
-    outputs: int,
     seed: int,
 ) -> Iterator[Float[Tensor, "rows P"]]:
     """φᵀJ/√draws of each of the first samples, φ random signs: E[φφᵀ] = 1 keeps E[JᵀJ]."""
+    matrices = [weight.weight for weight in weights]
     generator = torch.Generator().manual_seed(seed)
-    held = 8 * draws * max(outputs, count_parameters(weights))
+    with torch.no_grad():
+        outputs = network(next(iter(data)).inputs[:1]).numel()
+    held = 8 * draws * max(outputs, count_parameters(matrices))
     at_once = max(1, CHUNK_BYTES // held)
     for batch in data:
         for inputs in batch.inputs[:samples].split(at_once):
             shape = (len(inputs), draws, outputs)
             signs = 2 * torch.randint(2, shape, generator=generator) - 1
-            yield output_jacobians(_under_signs(network, signs), inputs, weights).double()
+            yield output_jacobians(_under_signs(network, signs), inputs, matrices).double()
         samples -= min(samples, len(batch.inputs))
         if not samples:
             return
@@ -185,8 +222,8 @@ def _under_signs(network: Network, signs: Int[Tensor, "n draws outputs"]) -> Net
     draws = signs.shape[1]
 
     def summed(y: Float[Tensor, "n t d"]) -> Float[Tensor, "n 1 draws"]:
-        found: Tensor = torch.einsum("no,nro->nr", y.flatten(1), signs.to(y))
-        return found.unsqueeze(1) / math.sqrt(draws)
+        sums: Tensor = torch.einsum("no,nro->nr", y.flatten(1), signs.to(y))
+        return sums.unsqueeze(1) / math.sqrt(draws)
 
     last = Function(summed, network.node_layers[-1].size, draws)
     layer = NodeLayer("under signs", draws, constant=False, rotated=False)

@@ -7,9 +7,8 @@ a weight that reads a node layer by its input features, one that only writes by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +18,16 @@ from torch import Tensor
 from libgraph.backend.data import Data
 from libgraph.bases.method import Truncation
 from libgraph.degeneracy.behaviour.lanczos import SHARP
-from libgraph.degeneracy.modules.block_curvature import block_curvature
+from libgraph.degeneracy.modules.additivity import BlockCounts, ModuleAdditivity
+from libgraph.degeneracy.modules.block_curvature import BlockCurvature, block_curvature
 from libgraph.degeneracy.modules.feature_weights import (
+    FeatureWeight,
     memberships,
     module_count,
     parameter_modules,
 )
 from libgraph.errors import UsageError
-from libgraph.graph.arrays import IndexArray
-from libgraph.graph.features import FloatArray
+from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
@@ -36,120 +36,37 @@ from libgraph.progress import Progress, silent
 STAGE = "degeneracy by module"
 
 
-NO_GAP = 1e-9
-"""Share of the count below which a random partition is no different from the whole."""
-
-
-SATURATED = 0.5
-"""Share of the rows above which a count says more about the rows than about the network."""
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """What matters of some of the parameters.
+@dataclass(frozen=True)
+class Counting:
+    """How blocks are counted, and what with they are compared.
 
     Args:
-        parameters: how many.
-        rank: of their block of the Hessian; the rest is free.
-        effective: d(ε) = tr H (H + ε)⁻¹ of that block, for each ε.
+        draws: partitions at random, at least 2: within every layer the features that have a module
+            exchange modules.
+        seed: of these and of signs.
+        rows: the larger side of matrices at most. Unless parameters, or output coordinates of all
+            samples, are so few, H is that of so many random sums of output coordinates, from as
+            many samples as there are; its expectation is right.
+        truncation: below which eigenvalue a direction counts as free; a relative one is a share
+            of the largest eigenvalue of the whole, for modules as well.
+
+    Raises:
+        UsageError: for too few draws or rows.
     """
 
-    parameters: int
-    rank: int
-    effective: Float[Tensor, " E"]
+    draws: int = 10
+    seed: int = 0
+    rows: int = 2000
+    truncation: Truncation = SHARP
 
-    @property
-    def free(self) -> int:
-        """Directions that change nothing."""
-        return self.parameters - self.rank
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it as plain numbers."""
-        counts = {"parameters": self.parameters, "rank": self.rank, "free": self.free}
-        return counts | {"effective": _plain(self.effective)}
+    def __post_init__(self) -> None:
+        if self.draws < 2 or self.rows < 1:
+            raise UsageError(
+                f"{self.draws} draws and {self.rows} rows: use at least 2 draws and 1 row."
+            )
 
 
-@dataclass(frozen=True, eq=False)
-class ModuleAdditivity:
-    """How far what matters in each module adds up to what matters in all.
-
-    Args:
-        epsilons: ε.
-        modules: what matters of each module, in the order of their numbers.
-        together: of the parameters of all modules.
-        unassigned: of the parameters without a module.
-        whole: of all parameters.
-        random: Σ_m d_m(ε) of partitions at random, one row each.
-        samples: how many the Hessian is the mean over.
-        rows: how many directions of outputs it is made from. No count can be above; where it comes
-            near, all counts stop at it and differences between them mean nothing.
-        exact: whether these are all outputs of all samples.
-    """
-
-    epsilons: Float[Tensor, " E"]
-    modules: tuple[Part, ...]
-    together: Part
-    unassigned: Part
-    whole: Part
-    random: Float[Tensor, "draws E"]
-    samples: int
-    rows: int
-    exact: bool
-
-    @property
-    def sum(self) -> Float[Tensor, " E"]:
-        """Σ_m d_m(ε), at least that of all modules together."""
-        return torch.stack([part.effective for part in self.modules]).sum(0)
-
-    @property
-    def random_mean(self) -> Float[Tensor, " E"]:
-        """Mean of that sum over partitions at random."""
-        return self.random.mean(0)
-
-    @property
-    def random_std(self) -> Float[Tensor, " E"]:
-        """Its standard deviation between them."""
-        return self.random.std(0)
-
-    @property
-    def ratio(self) -> Float[Tensor, " E"]:
-        """(Σ_m d_m − d) / (random mean − d), d of all modules together.
-
-        0 where modules do not interact, 1 where they are no better than at random. NaN where
-        random ones do not interact either, or are the same because each node layer lies in one
-        module; and where more matters than signed sums of outputs can tell, d above `SATURATED` of
-        `rows`. Parameters without a module are left out on both
-        sides, because they interact with every partition alike.
-        """
-        together = self.together.effective
-        gap = self.random_mean - together
-        ratio = (self.sum - together) / gap
-        others = (self.random - self.sum).abs().amax(0)
-        told = (gap > NO_GAP * together) & (others > NO_GAP * together)
-        if not self.exact:
-            told &= together <= SATURATED * self.rows
-        return torch.where(told, ratio, torch.nan)
-
-    @property
-    def ranks_add_up(self) -> bool:
-        """Whether the ranks of modules add up to that of all modules together."""
-        return sum(part.rank for part in self.modules) == self.together.rank
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it as plain numbers, None for what is not a number."""
-        curves = {
-            "epsilons": self.epsilons,
-            "sum": self.sum,
-            "random_mean": self.random_mean,
-            "random_std": self.random_std,
-            "ratio": self.ratio,
-        }
-        found: dict[str, Any] = {name: _plain(curve) for name, curve in curves.items()}
-        found["modules"] = [part.as_dict() for part in self.modules]
-        for name in ("together", "unassigned", "whole"):
-            found[name] = getattr(self, name).as_dict()
-        kept = ("ranks_add_up", "samples", "rows", "exact")
-        return found | {name: getattr(self, name) for name in kept}
+DEFAULT_COUNTING = Counting()
 
 
 def module_additivity(
@@ -157,12 +74,8 @@ def module_additivity(
     data: Data,
     bases: Bases,
     graph: InteractionGraph,
-    *,
     epsilons: Sequence[float],
-    draws: int = 10,
-    seed: int = 0,
-    rows: int = 2000,
-    truncation: Truncation = SHARP,
+    counting: Counting = DEFAULT_COUNTING,
     progress: Progress = silent,
 ) -> ModuleAdditivity:
     """Effective parameters d(ε) = tr H (H + ε)⁻¹ of modules, and of all of them.
@@ -178,67 +91,92 @@ def module_additivity(
         bases: of the graph.
         graph: with modules.
         epsilons: ε, positive.
-        draws: partitions at random, at least 2: within every layer the features that have a module
-            exchange modules.
-        seed: of these and of signs.
-        rows: the larger side of matrices at most. Unless parameters, or output coordinates of all
-            samples, are so few, H is that of so many random sums of output coordinates, from as
-            many samples as there are; its expectation is right.
-        truncation: below which eigenvalue a direction counts as free; a relative one is a share
-            of the largest eigenvalue of the whole, for modules as well.
+        counting: how blocks are counted, and how many partitions at random are.
         progress: told of Jacobians and then of partitions.
 
     Raises:
-        UsageError: for options that make no sense, a graph without modules, or Jacobians that do
-            not fit into memory.
+        UsageError: for tolerances that are not positive, or a graph without modules.
+        TooLarge: if Jacobians do not fit into memory.
         NumericalError: if Jacobians are not finite.
     """
-    if draws < 2 or rows < 1:
-        raise UsageError(f"{draws} draws and {rows} rows: use at least 2 draws and 1 row.")
     tolerances = torch.tensor(epsilons, dtype=torch.float64, device=data.device)
     if not len(tolerances) or not bool(((tolerances > 0) & tolerances.isfinite()).all()):
         raise UsageError("Effective parameters need tolerances ε that are positive: pass some.")
-    parts = parameter_modules(network, bases, graph)
+    weights = parameter_modules(network, bases, graph)
+    rows, seed = counting.rows, counting.seed
     curvature = block_curvature(
-        network, data, parts, rows=rows, seed=seed, stage=STAGE, progress=progress
+        network, data, weights, rows=rows, seed=seed, stage=STAGE, progress=progress
     )
-    values = curvature.eigenvalues([each.modules >= -1 for each in parts])
-    largest = float(values.max()) if truncation.relative and len(values) else 1.0
-    threshold = truncation.tolerance * largest
-
-    def part(chosen: Sequence[Bool[Tensor, " entries"]]) -> Part:
-        parameters = sum(int(each.sum()) for each in chosen)
-        same = parameters == sum(len(each) for each in chosen)
-        found = values if same else curvature.eigenvalues(chosen)
-        rank = min(parameters, int((found > threshold).sum()))
-        ratios = found[:, None] / (found[:, None] + tolerances)
-        return Part(parameters, rank, ratios.sum(0))
-
-    def split(given: Sequence[Int[Tensor, " entries"]]) -> tuple[Part, ...]:
-        numbers = range(module_count(graph))
-        return tuple(part([each == number for each in given]) for number in numbers)
-
-    own = [each.modules for each in parts]
-    membership = memberships(network, graph)
-    rng = np.random.default_rng(seed)
-    random = []
-    for draw in range(draws):
-        progress(f"{STAGE}, random partitions", draw, draws)
-        shuffled = {name: _shuffled(each, rng) for name, each in membership.items()}
-        given = split([each.modules_under(shuffled) for each in parts])
-        random.append(torch.stack([each.effective for each in given]).sum(0))
-    progress(f"{STAGE}, random partitions", draws, draws)
+    own = [weight.modules for weight in weights]
+    eigenvalues = curvature.eigenvalues([modules >= -1 for modules in own])
+    blocks = _Blocks(curvature, eigenvalues, tolerances, counting.truncation, module_count(graph))
+    random = _random_sums(blocks, weights, memberships(network, graph), counting, progress)
     return ModuleAdditivity(
         epsilons=tolerances,
-        modules=split(own),
-        together=part([each >= 0 for each in own]),
-        unassigned=part([each < 0 for each in own]),
-        whole=part([each >= -1 for each in own]),
-        random=torch.stack(random),
+        modules=blocks.by_module(own),
+        together=blocks.counts([modules >= 0 for modules in own]),
+        unassigned=blocks.counts([modules < 0 for modules in own]),
+        whole=blocks.counts([modules >= -1 for modules in own]),
+        random=random,
         samples=curvature.samples,
         rows=curvature.rows,
         exact=curvature.exact,
     )
+
+
+def _random_sums(
+    blocks: _Blocks,
+    weights: Sequence[FeatureWeight],
+    membership: Mapping[str, IndexArray],
+    counting: Counting,
+    progress: Progress,
+) -> Float[Tensor, "draws E"]:
+    """Σ_m d_m(ε) of partitions at random, one row each."""
+    rng = np.random.default_rng(counting.seed)
+    sums = []
+    for draw in range(counting.draws):
+        progress(f"{STAGE}, random partitions", draw, counting.draws)
+        shuffled = {name: _shuffled(modules, rng) for name, modules in membership.items()}
+        drawn = blocks.by_module([weight.modules_under(shuffled) for weight in weights])
+        sums.append(torch.stack([module.effective for module in drawn]).sum(0))
+    progress(f"{STAGE}, random partitions", counting.draws, counting.draws)
+    return torch.stack(sums)
+
+
+@dataclass
+class _Blocks:
+    """Counts of blocks of the Hessian.
+
+    Args:
+        curvature: the Hessian.
+        eigenvalues: of all of it.
+        tolerances: ε.
+        truncation: below which eigenvalue a direction is free.
+        modules: how many there are.
+    """
+
+    curvature: BlockCurvature
+    eigenvalues: Float[Tensor, " k"]
+    tolerances: Float[Tensor, " E"]
+    truncation: Truncation
+    modules: int
+
+    def counts(self, chosen: Sequence[Bool[Tensor, " entries"]]) -> BlockCounts:
+        """Of the block of these entries."""
+        values = self.eigenvalues
+        relative = self.truncation.relative and len(values)
+        threshold = self.truncation.tolerance * (float(values.max()) if relative else 1.0)
+        parameters = sum(int(entries.sum()) for entries in chosen)
+        if parameters < sum(len(entries) for entries in chosen):
+            values = self.curvature.eigenvalues(chosen)
+        rank = min(parameters, int((values > threshold).sum()))
+        ratios = values[:, None] / (values[:, None] + self.tolerances)
+        return BlockCounts(parameters, rank, ratios.sum(0))
+
+    def by_module(self, modules: Sequence[Int[Tensor, " entries"]]) -> tuple[BlockCounts, ...]:
+        """Of each module by itself."""
+        numbers = range(self.modules)
+        return tuple(self.counts([entries == number for entries in modules]) for number in numbers)
 
 
 def module_strengths(graph: InteractionGraph, epsilon: float | None = None) -> FloatArray:
@@ -267,8 +205,8 @@ def module_strengths(graph: InteractionGraph, epsilon: float | None = None) -> F
     total = total + total.T - np.diag(np.diag(total))
     if epsilon is None:
         # Where there are no interactions at all any ε will do.
-        known = list(graph.epsilon.values())
-        epsilon = float(np.median(known) if known else total[total > 0].min(initial=np.inf))
+        of_pairs = list(graph.epsilon.values())
+        epsilon = float(np.median(of_pairs) if of_pairs else total[total > 0].min(initial=np.inf))
         epsilon = epsilon if np.isfinite(epsilon) else 1.0
     if not (np.isfinite(epsilon) and epsilon > 0):
         raise UsageError(f"ε of interactions is {epsilon}: it has to be positive.")
@@ -276,10 +214,6 @@ def module_strengths(graph: InteractionGraph, epsilon: float | None = None) -> F
     np.log10(total, where=total > 0, out=strengths)
     strengths -= np.log10(epsilon)
     return strengths
-
-
-def _plain(curve: Float[Tensor, " E"]) -> list[float | None]:
-    return [None if np.isnan(value) else value for value in curve.tolist()]
 
 
 def _shuffled(membership: IndexArray, rng: np.random.Generator) -> IndexArray:

@@ -59,8 +59,8 @@ class FeatureWeight:
             return jacobian
         blocks = jacobian.unflatten(1, self.weight.shape)
         along = self.directions.to(jacobian)
-        found: Tensor = along @ blocks if self.by_input else blocks @ along.T
-        return found.flatten(1)
+        turned: Tensor = along @ blocks if self.by_input else blocks @ along.T
+        return turned.flatten(1)
 
     def moved(
         self, change: Float[Tensor, "rows columns"]
@@ -76,8 +76,8 @@ class FeatureWeight:
         rows, columns = self.shape
         if self.layer is None:
             return torch.full((rows * columns,), -1, device=self.features.device)
-        found = torch.from_numpy(membership[self.layer]).to(self.features)[self.features]
-        return found.repeat_interleave(columns) if self.by_input else found.repeat(rows)
+        modules = torch.from_numpy(membership[self.layer]).to(self.features)[self.features]
+        return modules.repeat_interleave(columns) if self.by_input else modules.repeat(rows)
 
 
 def parameter_modules(
@@ -101,7 +101,7 @@ def parameter_modules(
     for a, b, section in network.pairs:
         for part, between in _ends(section, a.name, b.name):
             ends[part] = between if part not in ends else (None, None)
-    found = []
+    weights = []
     for weight in weights_of(network):
         source, target = ends.get(weight.module, (None, None))
         module = weight.module
@@ -114,8 +114,8 @@ def parameter_modules(
             directions, features = _directions(weight, bases[layer], by_input)
         own = FeatureWeight(weight, layer, by_input, directions, features, features)
         modules = own.modules_under(membership)
-        found.append(FeatureWeight(weight, layer, by_input, directions, features, modules))
-    return found
+        weights.append(FeatureWeight(weight, layer, by_input, directions, features, modules))
+    return weights
 
 
 def memberships(network: Network, graph: InteractionGraph) -> dict[str, IndexArray]:
@@ -174,22 +174,22 @@ def _directions(
     decoder = basis.decoder.double().contiguous()
     features = torch.arange(len(basis), device=weight.rows.device)
     places = weight.columns
-    directions, others = (decoder, encoder)
+    directions, duals = (decoder, encoder)
     if by_input:
         # A convolution has the coordinates once for each offset, one below the other.
         assert isinstance(weight.module, Section)  # noqa: S101
         offsets = len(weight.module.factor(weight.factor)) // len(basis.encoder)
         apart = torch.eye(offsets).to(encoder)
-        directions, others = (torch.kron(apart, each) for each in (encoder, decoder))
+        directions, duals = torch.kron(apart, encoder), torch.kron(apart, decoder)
         features, places = features.repeat(offsets), weight.rows
-    here = places.to(directions.device)
-    seen, other = directions[:, here], others[:, here]
+    places = places.to(directions.device)
+    seen, dual = directions[:, places], duals[:, places]
     # What is not there at all, such as the constant where only others are written, is no parameter.
-    there = (seen.norm(dim=1) > ABSENT * directions.norm(dim=1)) & (
-        other.norm(dim=1) > ABSENT * others.norm(dim=1)
+    is_there = (seen.norm(dim=1) > ABSENT * directions.norm(dim=1)) & (
+        dual.norm(dim=1) > ABSENT * duals.norm(dim=1)
     )
-    kept = seen[there]
-    return kept / kept.norm(dim=1, keepdim=True), features[there.to(features.device)]
+    present = seen[is_there]
+    return present / present.norm(dim=1, keepdim=True), features[is_there.to(features.device)]
 
 
 def _shape(weight: Weight, by_input: bool, directions: Tensor | None) -> tuple[int, int]:

@@ -8,7 +8,6 @@ groups in which every two are close.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -40,10 +39,6 @@ from libgraph.sections.chunks import chunk_length
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Watcher
 from libgraph.sections.skip_mlp import average_slopes
-
-MOST_JOINT = 4096
-"""Unit matrices whose Gram is decomposed at most."""
-
 
 ROUNDING = 16
 """Units are rounded by less than this times what their dtype can tell from 1."""
@@ -99,8 +94,8 @@ class GateStatistics:
         """mean (γ_i − γ_j)²; for ReLU the share of rows at which just one of the two is on."""
         products = self.gate_products / torch.outer(self.scale, self.scale)
         square = products.diagonal()
-        found = (square.unsqueeze(1) + square - 2 * products).clamp_min(0)
-        return found.fill_diagonal_(0)
+        distances = (square.unsqueeze(1) + square - 2 * products).clamp_min(0)
+        return distances.fill_diagonal_(0)
 
     @property
     def noise(self) -> float:
@@ -116,12 +111,12 @@ def gated_sections(network: Network) -> dict[str, Gated]:
 
 def ungated(network: Network) -> dict[str, str]:
     """Sections whose hidden units have no gate, and why."""
-    found = {}
+    reasons = {}
     for name, section in gated_sections(network).items():
         if not _has_gates(section):
             activation = section.extra_repr()
-            found[name] = f"{activation} is not zero at zero, so that no factor makes φ(z) from z"
-    return found
+            reasons[name] = f"{activation} is not zero at zero, so that no factor makes φ(z) from z"
+    return reasons
 
 
 def gate_statistics(
@@ -210,115 +205,6 @@ def unit_groups(
         is_constant.nonzero().squeeze(1).tolist(),
         statistics.scale,
     )
-
-
-def extra_directions(
-    group: Sequence[int],
-    inner: Float[Tensor, "rows units"],
-    outer: Float[Tensor, "units columns"],
-    P_G_inner: Float[Tensor, "rows rows"],
-    P_K_inner: Float[Tensor, "units units"],
-    P_G_outer: Float[Tensor, "units units"],
-    P_K_outer: Float[Tensor, "columns columns"],
-    *,
-    scale: Float[Tensor, " units"] | None = None,
-    tolerance: float = 1e-6,
-) -> tuple[int, int]:
-    """Free directions of a group beyond rescalings: how many, and how many of them are new.
-
-    A → A (1 + X), B → (1 − X) B within the group changes nothing. New is what low rank, with
-    P_K ΔW P_G = 0, does not leave free already: the rank of X ↦ (P_G A X P_K, P_G X B P_K) over all
-    X, less that over diagonal X. With the factors at the left M, M' and at the right N, N' it is
-
-        rank M rank N + rank M' rank N' − m n,  m = rank M + rank M' − rank [M; M'],
-
-    and n likewise, because two positive semidefinite forms are diagonal in a common basis.
-
-    Args:
-        group: units of the group.
-        inner: A, the factor of the units' linear part: `gate` of a `GatedMLP`, `inner` otherwise.
-        outer: B; where the section's own is the identity, that of the section that reads it.
-        P_G_inner: projection onto the inputs of A.
-        P_K_inner: projection onto the gradients at its outputs.
-        P_G_outer: projection onto the inputs of B.
-        P_K_outer: projection onto the gradients at its outputs.
-        scale: how large the units' gates are beside each other (`UnitGroups.scale`).
-        tolerance: singular values below this are zero, those of A and of B beside the largest.
-    """
-    members = list(group)
-    size = inner.new_ones(len(members)) if scale is None else scale[members].to(inner)
-    size = size / size.max()
-    a, b = inner[:, members], size.unsqueeze(1) * outer[members]
-    a, b = (each / (torch.linalg.matrix_norm(each, 2) or 1) for each in (a, b))
-    left = P_G_inner @ a, P_G_outer[:, members] * (size.min() / size)
-    right = P_K_inner[members], b @ P_K_outer
-
-    def rank(matrix: Tensor, cut: float = tolerance) -> int:
-        return int(torch.linalg.matrix_rank(matrix, atol=cut, rtol=0.0))
-
-    def shared(ranks: list[int], joined: Tensor) -> int:
-        return sum(ranks) - rank(joined)
-
-    lefts, rights = [rank(m) for m in left], [rank(n) for n in right]
-    both = shared(lefts, torch.cat(left)) * shared(rights, torch.cat(right, dim=1))
-    of_all = sum(m * n for m, n in zip(lefts, rights, strict=True)) - both
-    grams = [(m.T @ m) * (n @ n.T) for m, n in zip(left, right, strict=True)]
-    return len(members) ** 2 - len(members), of_all - rank(grams[0] + grams[1], tolerance**2)
-
-
-def joint_directions(
-    groups: Sequence[Sequence[Sequence[int]]],
-    inner: Float[Tensor, "rows units"],
-    outer: Float[Tensor, "units columns"],
-    P_G_inner: Float[Tensor, "rows rows"],
-    P_K_inner: Float[Tensor, "units units"],
-    P_G_outer: Float[Tensor, "units units"],
-    P_K_outer: Float[Tensor, "columns columns"],
-    *,
-    scale: Float[Tensor, " units"] | None = None,
-    tolerance: float = 1e-6,
-) -> int | None:
-    """New free directions of several groups together, as `extra_directions` of one by itself.
-
-    What groups leave free may be the same where their gates are linearly dependent. With E_ij the
-    unit matrices of all groups, the images P_G A E_ij P_K and P_G E_ij B P_K have the Gram
-
-        (AᵀP_G A)_ik (P_K)_jl + (P_G)_ik (B P_K Bᵀ)_jl,
-
-    whose rank is taken, less that of what members do by themselves.
-
-    Args:
-        groups: of each group its members, of each member its coordinates: one for a unit, several
-            for a head; members of no group are groups of one.
-        inner, outer, P_G_inner, P_K_inner, P_G_outer, P_K_outer, scale, tolerance: as there.
-
-    Returns:
-        How many; None for more than `MOST_JOINT` unit matrices.
-    """
-    if sum(sum(map(len, group)) ** 2 for group in groups) > MOST_JOINT:
-        return None
-    first, second, own = [], [], []
-    for group in groups:
-        places = torch.tensor([place for member in group for place in member])
-        member = torch.tensor([k for k, member in enumerate(group) for _ in member])
-        first.append(places.repeat_interleave(len(places)))
-        second.append(places.repeat(len(places)))
-        own.append((member[:, None] == member).flatten())
-    i, j, alone = (torch.cat(each).to(inner.device) for each in (first, second, own))
-    used = i.unique()
-    size = inner.new_ones(len(outer)) if scale is None else scale.to(inner)
-    size = torch.where(size > 0, size, 1)
-    a, b = P_G_inner @ inner, (size / size[used].max()).unsqueeze(1) * outer @ P_K_outer
-    a, b = (m / (torch.linalg.matrix_norm(m[s], 2) or 1) for m, s in ((a, (..., used)), (b, used)))
-    small = size[used].min() / size
-    by_inner = (a.T @ a)[i][:, i] * P_K_inner[j][:, j]
-    by_outer = (small * P_G_outer * small.unsqueeze(1))[i][:, i] * (b @ b.T)[j][:, j]
-
-    def rank(gram: Tensor) -> int:
-        return int((torch.linalg.eigvalsh(gram) > tolerance**2).sum()) if len(gram) else 0
-
-    gram = by_inner + by_outer
-    return rank(gram) - rank(gram[alone][:, alone])
 
 
 def gates_of(section: Gated, products: Products, hidden: Tensor) -> Float[Tensor, "*n units"]:

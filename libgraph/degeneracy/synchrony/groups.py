@@ -37,16 +37,16 @@ class Groups:
     @property
     def membership(self) -> Int[Tensor, " units"]:
         """The number of each one's group, -1 for those that are in none."""
-        found = torch.full((len(self.distances),), -1)
+        numbers = torch.full((len(self.distances),), -1)
         for number, members in enumerate(self.groups):
-            found[members] = number
-        return found
+            numbers[members] = number
+        return numbers
 
     @property
     def medoids(self) -> list[int]:
         """Of each group the member with the least sum of distances to the others."""
         sums = (self.distances[members][:, members].sum(0) for members in self.groups)
-        return [m[int(each.argmin())] for m, each in zip(self.groups, sums, strict=True)]
+        return [group[int(s.argmin())] for group, s in zip(self.groups, sums, strict=True)]
 
     @property
     def sources(self) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from libgraph.backend.data import Data
 from libgraph.network.network import Network
@@ -33,8 +33,8 @@ HELD_BYTES = 128 * 2**20
 def named_sections(network: Network) -> Iterator[tuple[str, Section]]:
     """All sections with those inside of them, each once, named as weights are."""
     seen: set[Section] = set()
-    for a, b, whole in network.pairs:
-        for path, section in whole.named_modules():
+    for a, b, outermost in network.pairs:
+        for path, section in outermost.named_modules():
             if isinstance(section, Section) and section not in seen:
                 seen.add(section)
                 yield " ".join(part for part in (f"{a.name}->{b.name}", path) if part), section
@@ -43,14 +43,26 @@ def named_sections(network: Network) -> Iterator[tuple[str, Section]]:
 @contextmanager
 def watched(watchers: Mapping[Section, Watcher]) -> Iterator[None]:
     """Let these watchers see products, and put back what was there when this ends."""
-    before = {section: section.watcher for section in watchers}
+    previous = {section: section.watcher for section in watchers}
     try:
         for section, watcher in watchers.items():
             section.watcher = watcher
         yield
     finally:
-        for section, old in before.items():
-            section.watcher = old
+        for section, watcher_before in previous.items():
+            section.watcher = watcher_before
+
+
+@contextmanager
+def watching_inputs(
+    section: Section, see: Callable[[nn.Module, tuple[Tensor]], None]
+) -> Iterator[None]:
+    """Let `see` look at what goes into a section while this lasts."""
+    handle = section.register_forward_pre_hook(see)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def watcher_of_units(see: Callable[[Gated, Products, Tensor, Tensor], Tensor]) -> Watcher:
@@ -61,9 +73,9 @@ def watcher_of_units(see: Callable[[Gated, Products, Tensor, Tensor], Tensor]) -
         if name != "outer":
             products[name] = z
             return z
-        found = dict(products)
+        before = dict(products)
         products.clear()
-        return see(cast(Gated, section), found, x, z)
+        return see(cast(Gated, section), before, x, z)
 
     return watcher
 

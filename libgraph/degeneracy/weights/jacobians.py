@@ -44,23 +44,23 @@ def output_jacobians(
     def outputs(*given: Tensor) -> Tensor:
         in_turn = iter(given)
         with watching(weights, lambda weight, x, z: next(in_turn)):
-            found: Tensor = network(inputs)
-        return found
+            y: Tensor = network(inputs)
+        return y
 
-    found, pull = vjp(outputs, *shifts)[:2]
-    count, positions, size = found.shape
-    each = positions * size
-    held = sum(shift.numel() for shift in shifts) * found.element_size()
+    y, pull = vjp(outputs, *shifts)[:2]
+    count, positions, size = y.shape
+    rows = positions * size
+    held = sum(shift.numel() for shift in shifts) * y.element_size()
     at_once = max(1, CHUNK_BYTES // max(1, held))
-    jacobian: Tensor = found.new_zeros(count, each, count_parameters(weights))
-    for some in torch.arange(each, device=found.device).split(at_once):
-        along = torch.nn.functional.one_hot(some, each).to(found).unsqueeze(1)
+    jacobian: Tensor = y.new_zeros(count, rows, count_parameters(weights))
+    for chosen in torch.arange(rows, device=y.device).split(at_once):
+        along = torch.nn.functional.one_hot(chosen, rows).to(y).unsqueeze(1)
         along = along.expand(-1, count, -1).unflatten(-1, (positions, size))
         # Zeros for a weight that the network does not use.
-        parts = {w: found.new_zeros(count, len(some), w.shape[0] * w.shape[1]) for w in weights}
+        parts = {w: y.new_zeros(count, len(chosen), w.shape[0] * w.shape[1]) for w in weights}
         for (weight, x), gradient in zip(used, vmap(pull)(along), strict=True):
             parts[weight] = parts[weight] + _by_entry(x, gradient)
-        jacobian[:, some] = torch.cat([*parts.values()], dim=-1)
+        jacobian[:, chosen] = torch.cat([*parts.values()], dim=-1)
     return jacobian.flatten(0, 1)
 
 
@@ -71,8 +71,8 @@ def jacobian_rows(
     with torch.no_grad():
         outputs = network(inputs[:1]).numel()
     held = outputs * count_parameters(weights) * 8
-    for some in inputs.split(max(1, CHUNK_BYTES // held)):
-        yield output_jacobians(network, some, weights).double()
+    for samples in inputs.split(max(1, CHUNK_BYTES // held)):
+        yield output_jacobians(network, samples, weights).double()
 
 
 def jacobian_gram(

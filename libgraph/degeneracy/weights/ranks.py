@@ -32,7 +32,7 @@ log = logging.getLogger("libgraph")
 
 
 @dataclass(frozen=True, eq=False)
-class Spectrum:
+class GramSpectrum:
     """Eigenvalues of a Gram, largest first, its eigenvectors as columns, and its rank."""
 
     values: Float[Tensor, " k"]
@@ -40,7 +40,7 @@ class Spectrum:
     rank: int
 
     @classmethod
-    def of(cls, gram: Float[Tensor, "k k"], truncation: Truncation, where: str) -> Spectrum:
+    def of(cls, gram: Float[Tensor, "k k"], truncation: Truncation, where: str) -> GramSpectrum:
         """All eigenvalues, none below zero; those above the threshold make the rank.
 
         Raises:
@@ -55,8 +55,8 @@ class Spectrum:
     @cached_property
     def projection(self) -> Float[Tensor, "k k"]:
         """P, onto the range."""
-        kept = self.vectors[:, : self.rank]
-        return kept @ kept.T
+        basis = self.vectors[:, : self.rank]
+        return basis @ basis.T
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +71,8 @@ class WeightRanks:
     """
 
     weight: Weight
-    inputs: Spectrum
-    gradients: Spectrum
+    inputs: GramSpectrum
+    gradients: GramSpectrum
 
     @property
     def parameters(self) -> int:
@@ -129,22 +129,22 @@ def weight_ranks(
 
     sums = accumulate(data, measure, stage="ranks of weights", progress=progress)
     result = []
-    for w in weights:
-        if f"{w.name} count" not in sums:
+    for weight in weights:
+        name = weight.name
+        if f"{name} count" not in sums:
             continue
-        count = sums[f"{w.name} count"]
-        spectra = (
-            Spectrum.of(sums[f"{w.name} {side}"] / count, truncation, f"Gram of {side} of {w.name}")
+        count = sums[f"{name} count"]
+        inputs, gradients = (
+            GramSpectrum.of(sums[f"{name} {side}"] / count, truncation, f"Gram of {side} of {name}")
             for side in ("inputs", "gradients")
         )
-        found = WeightRanks(w, *spectra)
-        if found.gradients.rank == MOST_PASSES * int(count) < w.shape[1]:
+        if gradients.rank == MOST_PASSES * int(count) < weight.shape[1]:
             log.warning(
                 "Gradients at %s come from so few samples that random signs cannot tell their "
                 "rank, and too much seems free: use more samples.",
-                w.name,
+                name,
             )
-        result.append(found)
+        result.append(WeightRanks(weight, inputs, gradients))
     return result
 
 
@@ -168,8 +168,8 @@ def _sums(network: Network, weights: Sequence[Weight], inputs: Tensor, number: i
     def outputs(*given: Tensor) -> Tensor:
         in_turn = iter(given)
         with watching(weights, lambda weight, x, z: next(in_turn)):
-            found: Tensor = network(inputs)
-        return found
+            y: Tensor = network(inputs)
+        return y
 
     # The gradients are taken while nothing is recorded otherwise.
     with torch.enable_grad():
@@ -180,7 +180,7 @@ def _sums(network: Network, weights: Sequence[Weight], inputs: Tensor, number: i
 
 
 @dataclass(frozen=True)
-class Trial:
+class MoveTrial:
     """What moving a weight does to the outputs, as shares of their root mean square.
 
     Args:
@@ -195,27 +195,28 @@ class Trial:
 def try_moves(
     network: Network,
     data: Data,
-    found: Sequence[WeightRanks],
+    ranks: Sequence[WeightRanks],
     *,
     step: float = 1e-3,
     seed: int = 0,
     progress: Progress = silent,
-) -> dict[str, Trial]:
+) -> dict[str, MoveTrial]:
     """Move each weight along one random free and one random used direction, `step` of its norm.
 
     The change is the largest one of any output on the data; where all outputs are zero, as it is.
     """
     moves: dict[str, Mapping[str, Tensor]] = {}
-    for number, each in enumerate(found):
-        matrix = each.weight.matrix.detach().double()
+    for number, of_weight in enumerate(ranks):
+        weight = of_weight.weight
+        matrix = weight.matrix.detach().double()
         generator = torch.Generator().manual_seed(seed + number)
         change = torch.randn(matrix.shape, generator=generator, dtype=torch.float64).to(matrix)
-        used = each.used_part(change)
+        used = of_weight.used_part(change)
         for kind, part in (("free", change - used), ("used", used)):
-            if kind == "free" and not each.free:
+            if kind == "free" and not of_weight.free:
                 continue
             scale = step * matrix.norm() / part.norm() if bool(part.any()) else 0.0
-            moves[f"{each.weight.name} {kind}"] = each.weight.moved(part * scale)
+            moves[f"{weight.name} {kind}"] = weight.moved(part * scale)
     largest = dict.fromkeys(moves, 0.0)
 
     def measure(batch: Batch) -> Sums:
@@ -229,10 +230,9 @@ def try_moves(
 
     sums = accumulate(data, measure, stage="moving weights", progress=progress)
     scale = float((sums["square"] / sums["count"]).sqrt()) or 1.0
-    return {
-        each.weight.name: Trial(
-            largest[f"{each.weight.name} free"] / scale if each.free else None,
-            largest[f"{each.weight.name} used"] / scale,
-        )
-        for each in found
-    }
+    trials = {}
+    for of_weight in ranks:
+        name = of_weight.weight.name
+        free = largest[f"{name} free"] / scale if of_weight.free else None
+        trials[name] = MoveTrial(free, largest[f"{name} used"] / scale)
+    return trials

@@ -60,22 +60,21 @@ class Weight:
     def moved(self, change: Float[Tensor, "rows columns"]) -> dict[str, Tensor]:
         """The tensors of the network with this added, for `torch.func.functional_call`."""
         matrix = _matrix(self.module, self.factor)
-        whole = matrix.new_zeros(matrix.shape)
         places = self.rows.unsqueeze(1), self.columns
-        whole = whole.index_put(places, change.to(matrix))
+        added = matrix.new_zeros(matrix.shape).index_put(places, change.to(matrix))
         if isinstance(self.module, nn.Linear):
             width = self.module.in_features
-            found = {f"{self.path}.weight": self.module.weight + whole[:width].T}
+            tensors = {f"{self.path}.weight": self.module.weight + added[:width].T}
             if self.module.bias is not None:
-                found[f"{self.path}.bias"] = self.module.bias + whole[width]
-            return found
+                tensors[f"{self.path}.bias"] = self.module.bias + added[width]
+            return tensors
         stored: Tensor = getattr(self.module, self.factor)
-        return {f"{self.path}.{self.factor}": stored + whole.reshape(stored.shape)}
+        return {f"{self.path}.{self.factor}": stored + added.reshape(stored.shape)}
 
 
 def weights_of(network: Network) -> list[Weight]:
     """All weights, each once, in the order in which the network multiplies by them."""
-    found: list[Weight] = []
+    weights: list[Weight] = []
     seen: set[nn.Module] = set()
     for number, (a, b, section) in enumerate(network.pairs):
         pair = (a.name, b.name)
@@ -83,10 +82,10 @@ def weights_of(network: Network) -> list[Weight]:
             if isinstance(module, Section):
                 constant = b.constant if module is section else None
                 for factor in dict.fromkeys((*module.readers, *module.writers)):
-                    found += _of_section(module, factor, pair, path, number, constant)
+                    weights += _of_section(module, factor, pair, path, number, constant)
             elif isinstance(module, nn.Linear):
                 rows = module.in_features + (module.bias is not None)
-                found.append(
+                weights.append(
                     Weight(
                         f"{a.name}->{b.name} {path}",
                         pair,
@@ -97,7 +96,7 @@ def weights_of(network: Network) -> list[Weight]:
                         torch.arange(module.out_features, device=module.weight.device),
                     )
                 )
-    return found
+    return weights
 
 
 @contextmanager
@@ -147,12 +146,12 @@ def _hooked(
 
 def _seen(weight: Weight, see: See, x: Tensor, z: Tensor) -> Tensor:
     rows, columns = weight.shape
-    whole = rows == x.shape[-1], columns == z.shape[-1]
-    x = x if whole[0] else x[..., weight.rows]
-    added = see(weight, x, z if whole[1] else z[..., weight.columns])
+    all_rows, all_columns = rows == x.shape[-1], columns == z.shape[-1]
+    x = x if all_rows else x[..., weight.rows]
+    added = see(weight, x, z if all_columns else z[..., weight.columns])
     if added is None:
         return z
-    return z + added if whole[1] else z.index_add(-1, weight.columns, added)
+    return z + added if all_columns else z.index_add(-1, weight.columns, added)
 
 
 def _of_section(

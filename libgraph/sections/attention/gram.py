@@ -8,23 +8,17 @@ e and f coordinates of g's, r of h's, m runs over the samples and queries of a c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from libgraph.sections.attention.heads import Heads, Projections
 from libgraph.sections.chunks import chunks
-
-if TYPE_CHECKING:
-    from libgraph.sections.attention.attention import Attention
-    from libgraph.sections.attention.heads import Projections
-
 
 Block = tuple[str, str]
 
 
-def middle(section: Attention, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "l l"]:
+def inner_gram(section: Heads, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "l l"]:
     """Σ_ts X_ts 𝒬 X_tsᵀ over a batch, in float64; l = d_in + 3 heads·d_head."""
     d, size, heads = section.d_in, section.query.shape[1], section.heads
     total = x.new_zeros(d + 3 * size, d + 3 * size, dtype=torch.float64)
@@ -68,7 +62,7 @@ def _metric(
 
 
 def _blocks(
-    section: Attention,
+    section: Heads,
     p: Projections,
     queries: slice,
     inner: Float[Tensor, "g h e r"],
@@ -79,7 +73,7 @@ def _blocks(
     at = section.pattern(p, queries)
     gamma = at.gamma.permute(1, 2, 0, 3, 4).flatten(2, 3).contiguous()
     own, own_w, plain_q = (
-        each.transpose(0, 1).flatten(1, 2) for each in (at.own, at.own_w, p.plain_q[:, :, queries])
+        rows.transpose(0, 1).flatten(1, 2) for rows in (at.own, at.own_w, p.plain_q[:, :, queries])
     )
     # Σ_e over the values' own coordinates, 𝒬_gh applied: to w_tt of h and to z of h.
     own_seen = torch.einsum("gher,hmr->gmeh", inner, own_w)
@@ -135,7 +129,7 @@ def _query_query(
 
 
 def _turned_keys(
-    section: Attention,
+    section: Heads,
     p: Projections,
     queries: slice,
     pairs: Float[Tensor, "n g h t s"],
@@ -156,15 +150,15 @@ def _turned_keys(
         # Keys first: (h, s, m) @ (h, m, e·r).
         by_key = curved[:, g].permute(1, 3, 0, 2).flatten(2)
         for keys in chunks(len(back), heads * e * e, q):
-            found = (by_key[:, keys] @ products).unflatten(-1, (e, e))
-            once = section.turn(found.transpose(-1, -2), back[keys].unsqueeze(-1))
+            unturned = (by_key[:, keys] @ products).unflatten(-1, (e, e))
+            once = section.turn(unturned.transpose(-1, -2), back[keys].unsqueeze(-1))
             twice = section.turn(once.transpose(-1, -2), back[keys].unsqueeze(-1))
             block[g] += twice.sum(1).transpose(0, 1)
     return block
 
 
 def _turned_values(
-    section: Attention,
+    section: Heads,
     p: Projections,
     queries: slice,
     pairs: Float[Tensor, "n g h t s"],

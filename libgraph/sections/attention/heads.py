@@ -1,11 +1,43 @@
-"""What heads compute for a batch: queries, keys and values, and where attention goes."""
+"""What heads compute for a batch: queries, keys and values, and where attention goes.
+
+Attention has the constant factors S, Q, K, V and O. `Heads` holds them and does what its closed
+forms need of a batch; sums over Jacobians (`gram`) and effects under signs (`signs`) read it.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
+
+from libgraph.sections.chunks import chunks
+from libgraph.sections.closed_form import SignedForm
+
+
+@dataclass(frozen=True)
+class AttentionMask:
+    """Which positions go on, and which ones each of them sees.
+
+    Args:
+        causal: whether a position sees itself and earlier ones only.
+        window: how many positions, itself included, a position sees back; None for all.
+        last_only: whether only the last position goes on (y then has one position).
+    """
+
+    causal: bool = True
+    window: int | None = None
+    last_only: bool = False
+
+    def hidden(self, back: Int[Tensor, "t s"]) -> Bool[Tensor, "t s"]:
+        """Whether a query sees nothing of a key that lies so many positions back."""
+        hidden = back < 0 if self.causal else torch.zeros_like(back, dtype=torch.bool)
+        if self.window is not None:
+            hidden = hidden | (back >= self.window)
+        return hidden
 
 
 class Projections(NamedTuple):
@@ -40,3 +72,131 @@ class Pattern(NamedTuple):
     own: Float[Tensor, "n h t"]
     own_w: Float[Tensor, "n h t e"]
     gamma: Float[Tensor, "n h e t e"]
+
+
+class Heads(SignedForm):
+    """The factors of an attention section, and what its heads do with activations.
+
+    `Attention` says what the arguments are, and what the section makes of the heads.
+    """
+
+    skip: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    rotary: Tensor | None
+    prefix_key: Tensor | None
+    prefix_value: Tensor | None
+
+    def __init__(
+        self,
+        skip: Float[Tensor, "d_in d_out"],
+        query: Float[Tensor, "d_in h"],
+        key: Float[Tensor, "d_in g"],
+        value: Float[Tensor, "d_in g"],
+        output: Float[Tensor, "h d_out"],
+        *,
+        heads: int,
+        mask: AttentionMask | None = None,
+        rotary: Float[Tensor, " planes"] | None = None,
+    ) -> None:
+        super().__init__(*skip.shape)
+        self.register_buffer("skip", skip)
+        self.register_buffer("query", query)
+        self.register_buffer("key", key)
+        self.register_buffer("value", value)
+        self.register_buffer("output", output)
+        self.register_buffer("rotary", rotary)
+        self.register_buffer("prefix_key", None)
+        self.register_buffer("prefix_value", None)
+        self.heads = heads
+        self.mask = AttentionMask() if mask is None else mask
+
+    @property
+    def key_and_value(self) -> tuple[Float[Tensor, "d_in h"], Float[Tensor, "d_in h"]]:
+        """K and V of each head, shared ones repeated."""
+        return self._every_head(self.key), self._every_head(self.value)
+
+    @property
+    def before(self) -> int:
+        """Number of positions before the first."""
+        return 0 if self.prefix_key is None else len(self.prefix_key)
+
+    def after_prefix(self, features: Float[Tensor, "n s k"]) -> Float[Tensor, "n p_s k"]:
+        """Features with those before the first position, which are none."""
+        return pad(features, (0, 0, self.before, 0))
+
+    def queries(self, x: Float[Tensor, "n s d_in"]) -> slice:
+        """The positions that go on, counted from the beginning of the prefix."""
+        stop = self.before + x.shape[1]
+        return slice(stop - 1 if self.mask.last_only else self.before, stop)
+
+    def turn(self, e: Float[Tensor, "... s e"], positions: Tensor) -> Float[Tensor, "... s e"]:
+        """Turn vectors by the angles that belong to these positions; negative ones turn back."""
+        if self.rotary is None:
+            return e
+        angles = positions.to(self.rotary).unsqueeze(-1) * self.rotary
+        cos, sin = angles.cos(), angles.sin()
+        a, b = e[..., ::2], e[..., 1::2]
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
+
+    def project(self, x: Float[Tensor, "n s d_in"]) -> Projections:
+        """Queries, keys and values of all positions, those of the prefix first (queries 0)."""
+        width = self.query.shape[1] // self.heads
+        shared = self.query.shape[1] // self.key.shape[1]
+        positions = torch.arange(self.before + x.shape[1], device=x.device)
+        q, k, v = (self.product(x, name) for name in ("query", "key", "value"))
+        if self.prefix_key is not None and self.prefix_value is not None:
+            q = self.after_prefix(q)
+            k = torch.cat([self.prefix_key.expand(len(x), -1, -1), k], dim=1)
+            v = torch.cat([self.prefix_value.expand(len(x), -1, -1), v], dim=1)
+        q, k, v = (vectors.unflatten(-1, (-1, width)).transpose(1, 2) for vectors in (q, k, v))
+        k, v = (vectors.repeat_interleave(shared, dim=1) for vectors in (k, v))
+        plain_q = width**-0.5 * q
+        return Projections(plain_q, self.turn(plain_q, positions), self.turn(k, positions), v)
+
+    def attend(
+        self, p: Projections, queries: slice
+    ) -> tuple[Float[Tensor, "n h t s"], Float[Tensor, "n h t e"]]:
+        """a and z of the queries at these positions."""
+        q = p.q[:, :, queries]
+        # With one query the products are sums, which as many tiny matrix products would be slow.
+        single = q.shape[2] == 1
+        scores = (q * p.k).sum(-1).unsqueeze(2) if single else q @ p.k.transpose(-1, -2)
+        here = torch.arange(queries.start, queries.stop, device=q.device)
+        back = here.unsqueeze(1) - torch.arange(p.k.shape[2], device=q.device)
+        a = scores.masked_fill(self.mask.hidden(back), -torch.inf).softmax(-1)
+        z = (a.transpose(-1, -2) * p.v).sum(2, keepdim=True) if single else a @ p.v
+        return a, z
+
+    def pattern(self, p: Projections, queries: slice) -> Pattern:
+        """Patterns and what the Jacobian needs of them, for the queries at these positions."""
+        a, z = self.attend(p, queries)
+        own = a.diagonal(queries.start, -2, -1)
+        own_w = own.unsqueeze(-1) * (p.v[:, :, queries] - z)
+        return Pattern(a, z, own, own_w, self._gamma(p, a, z, queries))
+
+    def _gamma(
+        self, p: Projections, a: Tensor, z: Tensor, queries: slice
+    ) -> Float[Tensor, "n h e t e"]:
+        """Γ_t = Σ_s a_ts k_sᵀ (v_s − z_t)/√d_head, turned back to the plain query's place."""
+        keys = p.k.transpose(-1, -2).unsqueeze(3)
+        parts = []
+        # Some coordinates of the keys at a time: all of them would be queries × keys × d_head.
+        for part in chunks(keys.shape[2], a.numel(), a):
+            keyed = a.unsqueeze(2) * keys[:, :, part]
+            mixed = (keyed.flatten(2, 3) @ p.v).unflatten(2, keyed.shape[2:4])
+            parts.append(mixed - keyed.sum(-1, keepdim=True) * z.unsqueeze(2))
+        gamma: Tensor = p.plain_q.shape[-1] ** -0.5 * torch.cat(parts, dim=2)
+        if self.rotary is None:
+            return gamma
+        back = -torch.arange(queries.start, queries.stop, device=a.device)
+        return self.turn(gamma.movedim(2, -1), back.unsqueeze(-1)).movedim(-1, 2)
+
+    def _every_head(self, factor: Float[Tensor, "d_in g"]) -> Float[Tensor, "d_in h"]:
+        """Keys or values of each head, shared ones repeated."""
+        width = self.query.shape[1] // self.heads
+        shared = self.query.shape[1] // factor.shape[1]
+        heads: Tensor = factor.unflatten(1, (-1, width)).repeat_interleave(shared, dim=1)
+        return heads.flatten(1)

@@ -11,26 +11,20 @@ so that d_head numbers a head go on for every feature, not d_head for every feat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from libgraph.sections.attention.heads import Heads, Projections
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, Seen
-
-if TYPE_CHECKING:
-    from libgraph.sections.attention.attention import Attention
-    from libgraph.sections.attention.heads import Projections
-
 
 Scores = tuple[Float[Tensor, "n h k r s"], Float[Tensor, "n h k t"]]
 """m and m̄."""
 
 
-def signed_effects(
-    section: Attention,
+def effects_under_signs(
+    section: Heads,
     x: Float[Tensor, "n s d_in"],
     quadrature: Quadrature,
     signs: Float[Tensor, "r n t"],
@@ -41,7 +35,7 @@ def signed_effects(
     path = []
     for point, weight in zip(quadrature.points, quadrature.weights, strict=True):
         p = section.project(point * x)
-        a, z = section._attend(p, queries)
+        a, z = section.attend(p, queries)
         signed_z = (phi.transpose(-1, -2).unsqueeze(-1) * z.unsqueeze(3)).flatten(3)
         path.append((weight, p, a, signed_z, phi @ a))
 
@@ -61,13 +55,13 @@ def signed_effects(
             pulled = pulled - (by_query @ signed_z).unflatten(-1, pulled.shape[3:])
             through = through + weight * (pulled + attended * v_hat.unsqueeze(2))
         joined = through.permute(0, 2, 3, 1, 4).flatten(3)
-        found: Tensor = joined @ section.output
-        return found + signed.squeeze(1).sum(-1, keepdim=True) * skip.unsqueeze(1)
+        written: Tensor = joined @ section.output
+        return written + signed.squeeze(1).sum(-1, keepdim=True) * skip.unsqueeze(1)
 
     return effects
 
 
-def elements_per_sum(section: Attention, positions: int, draws: int) -> int:
+def elements_under_signs(section: Heads, positions: int, draws: int) -> int:
     """Size of the largest intermediate result for one sample and one feature."""
     by_key = section.heads * positions
     scores = 0 if section.rotary is None else by_key * positions
@@ -98,7 +92,7 @@ def _scores(
 
 
 def _turned_scores(
-    section: Attention,
+    section: Heads,
     p: Projections,
     a: Float[Tensor, "n h t s"],
     queries: slice,

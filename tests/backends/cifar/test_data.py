@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libgraph.errors import DataError
-from libgraph_backends.cifar import data as cifar_data
-from libgraph_backends.cifar.data import ANIMALS, CLASSES, VEHICLES, read_cifar10
+from libgraph_backends.cifar import batches
+from libgraph_backends.cifar.data import CLASSES, read_cifar10
+from libgraph_backends.cifar.labels import ANIMALS, VEHICLES
 
 OLD, NEW = "numpy.core.multiarray", "numpy._core.multiarray"
 
@@ -86,11 +87,11 @@ def write(folder, kind="binary", names=("data_batch_1",), counts=(3,)):
     return tuple(np.concatenate(part) for part in zip(*batches, strict=True))
 
 
-def same(found, expected):
+def same(actual, expected):
     images, labels = expected
-    assert (found.images.dtype, found.labels.dtype) == (torch.uint8, torch.int64)
-    assert np.array_equal(found.images.numpy(), images)
-    assert found.labels.tolist() == labels.tolist()
+    assert (actual.images.dtype, actual.labels.dtype) == (torch.uint8, torch.int64)
+    assert np.array_equal(actual.images.numpy(), images)
+    assert actual.labels.tolist() == labels.tolist()
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -124,10 +125,10 @@ def test_channels_come_first_then_rows(tmp_path_factory, count, place, value, la
     images[-1][place] = value
     ending, writer = WRITERS[kind]
     (folder / f"test_batch{ending}").write_bytes(writer(images, [label] * count))
-    found = read_cifar10(folder, "test")
-    assert found.images.nonzero().tolist() == [[count - 1, *place]]
-    assert int(found.images.max()) == value
-    assert found.labels.tolist() == [label] * count
+    actual = read_cifar10(folder, "test")
+    assert actual.images.nonzero().tolist() == [[count - 1, *place]]
+    assert int(actual.images.max()) == value
+    assert actual.labels.tolist() == [label] * count
     # In the file, red is before green is before blue, and a row has 32 bytes.
     if kind == "binary":
         content = (folder / "test_batch.bin").read_bytes()
@@ -148,10 +149,10 @@ def test_as_many_training_batches_as_there_are(tmp_path, kind, ending):
     names = ("data_batch_2", "data_batch_4", "data_batch_5")
     expected = write(tmp_path, kind, names, (2, 1, 3))
     (tmp_path / "notes.txt").write_text("of no concern")
-    found = read_cifar10(tmp_path, "train")
-    same(found, expected)
-    assert found.files == tuple(tmp_path / (name + ending) for name in names)
-    assert found.missing == (f"data_batch_1{ending}", f"data_batch_3{ending}")
+    actual = read_cifar10(tmp_path, "train")
+    same(actual, expected)
+    assert actual.files == tuple(tmp_path / (name + ending) for name in names)
+    assert actual.missing == (f"data_batch_1{ending}", f"data_batch_3{ending}")
 
 
 def test_the_test_batch_is_its_own(tmp_path):
@@ -159,9 +160,9 @@ def test_the_test_batch_is_its_own(tmp_path):
     with pytest.raises(DataError, match=r"no test batch .*the folder with test_batch, with"):
         read_cifar10(tmp_path, "test")
     expected = write(tmp_path, names=("test_batch",), counts=(5,))
-    found = read_cifar10(tmp_path, "test")
-    same(found, expected)
-    assert found.missing == ()
+    actual = read_cifar10(tmp_path, "test")
+    same(actual, expected)
+    assert actual.missing == ()
     assert len(read_cifar10(tmp_path, "train").images) == 3
 
 
@@ -320,7 +321,7 @@ def test_bytes_are_decoded_in_one_way_only(tmp_path):
 @pytest.mark.parametrize("kind", ["binary", "python 2"])
 def test_a_file_beyond_all_measure_is_not_read(tmp_path, monkeypatch, kind):
     write(tmp_path, kind)
-    monkeypatch.setattr(cifar_data, "MOST", 9000)
+    monkeypatch.setattr(batches, "MOST", 9000)
     with pytest.raises(DataError, match="more than 9000 bytes"):
         read_cifar10(tmp_path, "train")
 

@@ -1,7 +1,6 @@
 """What is downloaded is whole and what it should be; nothing here leaves this machine."""
 
 import errno
-import gzip
 import hashlib
 import io
 import logging
@@ -10,14 +9,14 @@ import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 import torch
 from helpers.commands import fails
+from helpers.idx import write_mnist
 
 from libgraph.errors import BackendError, DataError, UsageError
 from libgraph_backends.cifar import data as cifar_data
-from libgraph_backends.mlp import mnist as idx
+from libgraph_backends.mlp import mnist
 from libgraph_backends.mlp.backend import MLP
 from libgraph_backends.mlp.options import MLPOptions
 from libgraph_backends.shared.downloads import fetch, fetch_archive
@@ -252,27 +251,19 @@ def test_cifar_is_unpacked_and_read(site, cache, monkeypatch):
     ((url, checksum),) = site.add("cifar-10-binary.tar.gz", buffer.getvalue()).items()
     monkeypatch.setattr(cifar_data, "URL", url)
     monkeypatch.setattr(cifar_data, "CHECKSUM", checksum)
-    found = cifar_data.read_cifar10(cifar_data.download_cifar10(), "train")
-    assert (len(found.images), found.labels.unique().tolist(), found.missing) == (10, [7], ())
+    split = cifar_data.read_cifar10(cifar_data.download_cifar10(), "train")
+    assert (len(split.images), split.labels.unique().tolist(), split.missing) == (10, [7], ())
 
 
 @pytest.fixture
-def mnist_site(site, cache, monkeypatch):
+def mnist_site(site, cache, monkeypatch, tmp_path):
     """MNIST with images of 4 × 3 pixels."""
-
-    def content(array):
-        array = np.asarray(array, dtype=np.uint8)
-        sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
-        return gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
-
-    generator = np.random.default_rng(0)
+    folder = write_mnist(tmp_path / "published", zipped=True)
     sums = {}
-    for name in idx.CHECKSUMS:
-        count = 30 if name.startswith("train") else 10
-        images = generator.integers(0, 256, (count, 4, 3))
-        sums |= site.add(name, content(images if "images" in name else np.arange(count) % 10))
-    monkeypatch.setattr(idx, "URL", site.url)
-    monkeypatch.setattr(idx, "CHECKSUMS", dict(zip(idx.CHECKSUMS, sums.values(), strict=True)))
+    for name in mnist.CHECKSUMS:
+        sums |= site.add(name, (folder / name).read_bytes())
+    monkeypatch.setattr(mnist, "URL", site.url)
+    monkeypatch.setattr(mnist, "CHECKSUMS", dict(zip(mnist.CHECKSUMS, sums.values(), strict=True)))
     return site
 
 
@@ -282,7 +273,7 @@ def test_mnist_is_downloaded_trained_on_and_analysed(run, mnist_site, cache, tmp
         "train", "mlp", *options, "-o", "hidden=6", "-o", "steps=5", "--out", tmp_path / "model"
     )
     assert (code, err) == (0, "")
-    assert files_in(cache) == sorted(f"mnist/{name}" for name in idx.CHECKSUMS)
+    assert files_in(cache) == sorted(f"mnist/{name}" for name in mnist.CHECKSUMS)
     model = ("-o", f"model={tmp_path / 'model' / 'model.safetensors'}")
     assert run("analyze", "mlp", *options, *model, "--out", tmp_path / "run")[0] == 0
     assert len(mnist_site.asked) == 4
@@ -297,7 +288,7 @@ def test_without_a_network_the_command_says_what_to_do(run, mnist_site):
 def test_mnist_that_was_changed_is_not_kept(mnist_site, cache):
     mnist_site.add("t10k-labels-idx1-ubyte.gz", b"changed")
     with pytest.raises(DataError, match=r"t10k-labels.* right checksum"):
-        idx.download_mnist()
+        mnist.download_mnist()
     assert not (cache / "mnist" / "t10k-labels-idx1-ubyte.gz").exists()
 
 

@@ -12,15 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import libgraph as lg
-from libgraph.backend.contract import Batch
-from libgraph.network.basis import Basis
+from libgraph.backend import Basis, Batch
 from libgraph.testing import check_backend
 from libgraph_backends.mlp.backend import MLP
 from libgraph_backends.mlp.options import MLPOptions
 from libgraph_backends.shared.image_labels import (
     EXAMPLES,
     LEAST,
-    Responses,
+    ImageResponses,
     Separation,
     image_labels,
 )
@@ -32,7 +31,7 @@ def cut(f, targets, size):
     return [Batch(x, y) for x, y in zip(f.split(size), targets.split(size), strict=True)]
 
 
-def label(f, targets, *, size=100, isolated=0, classes=NAMES, **options):
+def labels_of(f, targets, *, size=100, isolated=0, classes=NAMES, **options):
     """The labels of features that are themselves the inputs."""
     eye = torch.eye(f.shape[-1])
     bases = {"layer": Basis(eye, eye, torch.ones(len(eye)), isolated)}
@@ -41,11 +40,11 @@ def label(f, targets, *, size=100, isolated=0, classes=NAMES, **options):
 
 
 def respond(f, targets, size=7):
-    found, first = Responses.beginning(f[:size], len(NAMES)), 0
+    responses, first = ImageResponses.beginning(f[:size], len(NAMES)), 0
     for x, y in cut(f, targets, size):
-        found.add(x, y, first)
+        responses.add(x, y, first)
         first += len(y)
-    return found
+    return responses
 
 
 def squared_correlation(f, inside):
@@ -97,7 +96,7 @@ def test_an_indicator_is_all_explained():
     targets = torch.arange(7).repeat(6)
     f = torch.stack([targets == 3, targets != 4], dim=-1)[:, None].double()
     f = f.expand(-1, 4, -1) * torch.tensor([1.0, 5.0])
-    ship, frog = label(f, targets)
+    ship, frog = labels_of(f, targets)
     assert ship.concepts["ship"] == pytest.approx(1)
     assert ship.concept == "ship"
     (split, up, down) = ship.text.split(" | ")
@@ -120,7 +119,7 @@ def test_a_mixture_has_the_share_of_its_parts():
     indicator = (targets == 2).double()
     indicator = (indicator - indicator.mean()) / indicator.std(correction=0)
     f = torch.stack([0.6 * indicator + 0.8 * noise[:, 0], noise[:, 1]], dim=-1)[:, None]
-    mixed, none = label(f, targets)
+    mixed, none = labels_of(f, targets)
     assert mixed.concepts["car"] == pytest.approx(0.36)
     assert mixed.text.startswith("36% car > ")
     # Nothing is said of what explains nothing.
@@ -134,20 +133,20 @@ def test_a_share_is_spoken_of_from_the_least_on(share):
     indicator = 2.0 * targets - 1
     noise = torch.tensor([1.0, 1, -1, -1]).repeat(100)
     r = (share * LEAST) ** 0.5
-    (found,) = label((r * indicator + (1 - r**2) ** 0.5 * noise)[:, None, None], targets)
-    assert (found.concepts == {}) == (share < 1)
-    assert ("%" in found.text) == (share > 1)
+    (label,) = labels_of((r * indicator + (1 - r**2) ** 0.5 * noise)[:, None, None], targets)
+    assert (label.concepts == {}) == (share < 1)
+    assert ("%" in label.text) == (share > 1)
 
 
 def test_pixels_that_vary_inside_images_take_their_share():
     targets = torch.tensor([0, 0, 1, 1, 2, 2])
     pixels = torch.tensor([-1.0, 1.0, -1.0, 1.0])
     f = (targets == 0).double()[:, None] * 1.5 + pixels
-    (found,) = label(f[..., None], targets, grids={"layer": (2, 2)})
+    (label,) = labels_of(f[..., None], targets, grids={"layer": (2, 2)})
     expected = squared_correlation(f[..., None], targets == 0)[0]
     assert expected == pytest.approx(1 / 3)
-    assert found.concepts["cat"] == pytest.approx(expected)
-    assert found.text.startswith("33% cat > car, dog | + cat 0 (0,1), cat 1 (0,1), dog 2 (0,1) | −")
+    assert label.concepts["cat"] == pytest.approx(expected)
+    assert label.text.startswith("33% cat > car, dog | + cat 0 (0,1), cat 1 (0,1), dog 2 (0,1) | −")
 
 
 def test_groups_are_divisions():
@@ -159,7 +158,7 @@ def test_groups_are_divisions():
     f[..., 1] -= 4 * inside[:, None]
     expected = squared_correlation(f, inside)
     both = {"animals": animals, "vehicles": vehicles}
-    up, down = label(f, targets, groups=both)[:2]
+    up, down = labels_of(f, targets, groups=both)[:2]
     assert up.concept == down.concept == "animals/vehicles"
     assert up.concepts["animals/vehicles"] == pytest.approx(expected[0])
     assert down.concepts["animals/vehicles"] == pytest.approx(expected[1])
@@ -167,23 +166,23 @@ def test_groups_are_divisions():
     assert up.text.startswith(f"{expected[0]:.0%} animals > vehicles | ")
     assert down.text.startswith(f"{expected[1]:.0%} vehicles > animals | ")
     # One group is divided from the rest, which has no name.
-    (alone, *_) = label(f, targets, groups={"animals": animals})
+    (alone, *_) = labels_of(f, targets, groups={"animals": animals})
     assert alone.concepts["animals"] == pytest.approx(expected[0])
     assert alone.text.startswith(f"{expected[0]:.0%} animals > ")
     # A class that is a group as well keeps its name.
-    found = label(f, targets, groups={"bird": {5}})
-    assert not any("bird" in str(each) for each in found)
+    labels = labels_of(f, targets, groups={"bird": {5}})
+    assert not any("bird" in str(label) for label in labels)
     # A group of which there is nothing else, or nothing at all, divides nothing.
     seen = inside.nonzero()[:, 0]
-    (some, *_) = label(f[seen], targets[seen], groups=both)
-    assert not {"animals", "vehicles", "animals/vehicles"} & set(some.concepts)
+    (partial, *_) = labels_of(f[seen], targets[seen], groups=both)
+    assert not {"animals", "vehicles", "animals/vehicles"} & set(partial.concepts)
 
 
 def test_two_classes_are_one_division():
     f, targets = drawn(seeded(2), 30, 1, 1, 2)
-    (found,) = label(f, targets)
+    (label,) = labels_of(f, targets)
     expected = squared_correlation(f, targets == 0)[0]
-    assert found.concepts == {"cat/dog": pytest.approx(expected)}
+    assert label.concepts == {"cat/dog": pytest.approx(expected)}
 
 
 def test_classes_without_images_take_no_part():
@@ -194,20 +193,20 @@ def test_classes_without_images_take_no_part():
     assert separation.present == [1, 4, 6]
     naive = [squared_correlation(f, targets == c) for c in (1, 4, 6)]
     np.testing.assert_allclose(separation.divided(torch.eye(3).bool()), naive, atol=1e-12)
-    for found in label(f, targets):
-        assert set(found.concepts) <= {"dog", "frog", "deer"}
-        _, split = found.text.split(" | ")[0].split(" ", 1)
+    for label in labels_of(f, targets):
+        assert set(label.concepts) <= {"dog", "frog", "deer"}
+        _, split = label.text.split(" | ")[0].split(" ", 1)
         assert sorted(split.replace(" > ", ", ").split(", ")) == ["deer", "dog", "frog"]
     # What a group has in common with them counts.
     groups = {"animals": {0, 1, 4}, "vehicles": {2, 3}}
-    for found, share in zip(label(f, targets, groups=groups), naive[2], strict=True):
-        assert "vehicles" not in str(found)
-        assert found.concepts.get("deer/animals", 0.0) == pytest.approx(share, abs=LEAST)
+    for label, share in zip(labels_of(f, targets, groups=groups), naive[2], strict=True):
+        assert "vehicles" not in str(label)
+        assert label.concepts.get("deer/animals", 0.0) == pytest.approx(share, abs=LEAST)
     assert max(naive[2]) > 2 * LEAST
     # One class alone: there is nothing to tell apart.
-    (found, *_) = label(f, torch.full_like(targets, 4))
-    assert found.concepts == {}
-    assert found.text.startswith(("+ frog", "− frog"))
+    (label, *_) = labels_of(f, torch.full_like(targets, 4))
+    assert label.concepts == {}
+    assert label.text.startswith(("+ frog", "− frog"))
 
 
 @pytest.mark.parametrize("offset", [1e6, -1e6])
@@ -219,8 +218,8 @@ def test_an_offset_takes_no_accuracy(offset):
     np.testing.assert_allclose(moved.divided(inside), plain.divided(inside), atol=1e-8)
     np.testing.assert_allclose(moved.split()[2], plain.split()[2], atol=1e-8)
     assert not moved.constant.any()
-    texts = [found.text for found in label(f, targets)]
-    assert [found.text for found in label(f + offset, targets)] == texts
+    texts = [label.text for label in labels_of(f, targets)]
+    assert [label.text for label in labels_of(f + offset, targets)] == texts
 
 
 # Images
@@ -240,50 +239,50 @@ def test_extremes_are_those_of_sorting(images, positions, features, levels, size
     generator = seeded(seed)
     f = torch.randint(levels, (images, positions, features), generator=generator).double()
     targets = torch.randint(7, (images,), generator=generator)
-    found = respond(f, targets, size)
+    responses = respond(f, targets, size)
     for sign, signed in enumerate((f, -f)):
         for j in range(features):
             values, where = signed[..., j].max(1)
             order = sorted(range(images), key=lambda i: -float(values[i]))[:EXAMPLES]
-            assert found.extremes[sign, :, j].tolist() == values[order].tolist()
-            assert found.places[0, sign, :, j].tolist() == order
-            assert found.places[1, sign, :, j].tolist() == targets[order].tolist()
-            assert found.places[2, sign, :, j].tolist() == where[order].tolist()
+            assert responses.extremes[sign, :, j].tolist() == values[order].tolist()
+            assert responses.places[0, sign, :, j].tolist() == order
+            assert responses.places[1, sign, :, j].tolist() == targets[order].tolist()
+            assert responses.places[2, sign, :, j].tolist() == where[order].tolist()
 
 
 def test_pixels_have_rows_and_columns():
     f = torch.zeros(5, 12, 1)
     f[1, 7], f[3, 4], f[3, 11], f[2, 9] = 3.0, 2.0, 1.0, -5.0
     targets = torch.tensor([0, 1, 2, 3, 4])
-    (found,) = label(f, targets, grids={"layer": (3, 4)})
+    (label,) = labels_of(f, targets, grids={"layer": (3, 4)})
     # Two pixels of one image are one entry; the stronger sign comes first.
-    assert found.text.split(" | ")[-2:] == [
+    assert label.text.split(" | ")[-2:] == [
         "− car 2 (2,1), cat 0 (0,0), dog 1 (0,0)",
         "+ dog 1 (1,3), ship 3 (1,0), cat 0 (0,0)",
     ]
-    (flat,) = label(f[:, 7:8], targets)
+    (flat,) = labels_of(f[:, 7:8], targets)
     assert flat.text.split(" | ")[1] == "+ dog 1, cat 0, car 2"
-    assert label(f[:, 7:8], targets, grids={"layer": (1, 1)}) == [flat]
+    assert labels_of(f[:, 7:8], targets, grids={"layer": (1, 1)}) == [flat]
     # Positions that are no pixels have no name.
-    (unnamed,) = label(f, targets)
+    (unnamed,) = labels_of(f, targets)
     assert unnamed.text.split(" | ")[-2:] == ["− car 2, cat 0, dog 1", "+ dog 1, ship 3, cat 0"]
 
 
 def test_the_stronger_sign_is_strong_about_the_mean():
     f = torch.tensor([10.0, 10.0, 10.0, 9.0, 12.0])[:, None, None]
     targets = torch.zeros(5, dtype=torch.int64)
-    assert label(f, targets)[0].text.startswith("+ cat 4")
-    assert label(-f, targets)[0].text.startswith("− cat 4")
-    assert label(f - 2 * f.mean(), targets)[0].text.startswith("+ cat 4")
+    assert labels_of(f, targets)[0].text.startswith("+ cat 4")
+    assert labels_of(-f, targets)[0].text.startswith("− cat 4")
+    assert labels_of(f - 2 * f.mean(), targets)[0].text.startswith("+ cat 4")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_batches_do_not_matter(dtype):
     f, targets = drawn(seeded(5), 90, 6, 5, 7, offset=3.0)
     f, grids = f.to(dtype), {"layer": (2, 3)}
-    whole = label(f, targets, size=90, grids=grids)
+    at_once = labels_of(f, targets, size=90, grids=grids)
     for size in (1, 7, 64):
-        for a, b in zip(label(f, targets, size=size, grids=grids), whole, strict=True):
+        for a, b in zip(labels_of(f, targets, size=size, grids=grids), at_once, strict=True):
             assert a.text == b.text
             assert a.concepts == pytest.approx(b.concepts, rel=1e-9)
 
@@ -295,20 +294,20 @@ def test_features_that_do_not_vary(dtype):
     f = f.to(dtype)
     # Rounding is not variance.
     f[::2, :, 2] *= 1 + torch.finfo(dtype).eps
-    found = label(f, targets, size=13, isolated=2)
-    assert [each.text for each in found[:2]] == ["constant", "variance of the norm"]
-    assert [each.text for each in found[2:4]] == ["no variance"] * 2
-    assert all(each.concepts == {} for each in found[:4])
-    assert found[4].concepts
+    labels = labels_of(f, targets, size=13, isolated=2)
+    assert [label.text for label in labels[:2]] == ["constant", "variance of the norm"]
+    assert [label.text for label in labels[2:4]] == ["no variance"] * 2
+    assert all(label.concepts == {} for label in labels[:4])
+    assert labels[4].concepts
     # Single precision tells as little as this from a constant.
     small = 1 + 1e-4 * f[..., 4:]
-    assert label(small, targets)[0].concepts == pytest.approx(found[4].concepts, rel=0.01)
+    assert labels_of(small, targets)[0].concepts == pytest.approx(labels[4].concepts, rel=0.01)
 
 
 def test_a_grid_that_does_not_fit_is_named():
     f, targets = drawn(seeded(7), 10, 6, 1, 2)
     with pytest.raises(ValueError, match="'layer' has 6 positions, not 2×2"):
-        label(f, targets, grids={"layer": (2, 2)})
+        labels_of(f, targets, grids={"layer": (2, 2)})
 
 
 # A network

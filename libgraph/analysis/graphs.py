@@ -1,0 +1,61 @@
+"""The graph of one basis: its features with what they stand for, its edges, its modules."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from libgraph.edges.graph_of import graph_of
+from libgraph.edges.interactions import Edges
+from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.modules.communities import find_communities
+from libgraph.network.basis import Bases
+from libgraph.pipeline.options import AnalysisOptions
+from libgraph.pipeline.workload import Workload
+from libgraph.progress import Progress
+from libgraph.runs.run import Ablation
+
+
+def labelled_graph(
+    workload: Workload,
+    bases: Bases,
+    edges: Edges,
+    ablation: Ablation | None,
+    options: AnalysisOptions,
+    progress: Progress,
+) -> InteractionGraph:
+    """Features and edges with labels, ε where edges were ablated, and modules.
+
+    Args:
+        workload: whose backend labels features, of the network's activations.
+        bases: one basis per node layer.
+        edges: interactions between their features.
+        ablation: of these.
+        options: of the modules.
+        progress: told of two steps, under the name that it gives to them.
+    """
+    progress("modules", 0, 2)
+    labels = workload.backend.labels(partial(_features, workload, bases), bases)
+    pairs = ablation.edges if ablation is not None else {}
+    epsilon = {pair: edge.epsilon for pair, edge in pairs.items()}
+    graph = graph_of(bases, edges, epsilon=epsilon, labels=labels)
+    progress("modules", 1, 2)
+    partition = find_communities(graph, options.resolution, options.seed, options.seeds)
+    progress("modules", 2, 2)
+    return graph.with_partition(partition)
+
+
+def _features(workload: Workload, bases: Bases, inputs: Tensor) -> dict[str, Tensor]:
+    """Features `(n, positions, features)` of every rotated node layer, from raw inputs."""
+    network, data = workload.network, workload.train
+    if inputs.is_floating_point():
+        inputs = inputs.to(data.dtype)
+    with torch.no_grad():
+        activations = network.activations(inputs.to(data.device))
+        return {
+            layer.name: x @ bases[layer.name].encoder.to(data.dtype)
+            for layer, x in zip(network.node_layers, activations, strict=True)
+            if layer.rotated
+        }

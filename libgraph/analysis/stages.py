@@ -1,0 +1,211 @@
+"""The stages of an analysis: what each is kept in, depends on, and is going to take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from pydantic import JsonValue
+
+from libgraph.analysis.halves import HALVES
+from libgraph.analysis.rotations import DRAWN_SAMPLES
+from libgraph.bases.method import BasisMethod
+from libgraph.bases.methods import METHODS, basis_method
+from libgraph.edges.interactions import Interactions
+from libgraph.errors import UsageError
+from libgraph.files.atomic import read_json, write_json
+from libgraph.graph.arrays import Pair
+from libgraph.modules.significance import Significance
+from libgraph.network.basis import Bases
+from libgraph.network.network import Network
+from libgraph.pipeline.options import AnalysisOptions
+from libgraph.pipeline.passes import Passes
+from libgraph.pipeline.stages import Stage
+from libgraph.runs.run import Ablation
+from libgraph.runs.stored import (
+    load_ablation,
+    load_bases,
+    load_interactions,
+    save_ablation,
+    save_bases,
+    save_interactions,
+)
+
+ABLATION = "ablation.json"
+
+
+BISECTION_PASSES = 3
+"""Cost of a bisection, in passes that keep half of all edges: a guess, later ones are cheaper."""
+
+
+CURVE_PASSES = 4
+"""Cost of trying all powers of two, in the same passes: they add up to twice all edges."""
+
+
+@dataclass(frozen=True)
+class AnalysisStages:
+    """All stages of an analysis, in order; `for stage in stages` goes through them.
+
+    Args:
+        methods: how each basis is made, by its name.
+        bases: of all methods, from one pass for statistics.
+        interactions: in all bases.
+        ablation: by name of the basis; none where none is asked for.
+        halves: interactions on even and on odd samples, if asked for.
+        significance: against rotated networks, if asked for.
+    """
+
+    methods: Mapping[str, BasisMethod]
+    bases: Stage[dict[str, Bases]]
+    interactions: Stage[Interactions]
+    ablation: Mapping[str, Stage[Ablation]]
+    halves: Stage[Interactions] | None
+    significance: Stage[Significance] | None
+
+    def __iter__(self) -> Iterator[Stage[Any]]:
+        yield self.bases
+        yield self.interactions
+        yield from self.ablation.values()
+        if self.halves is not None:
+            yield self.halves
+        if self.significance is not None:
+            yield self.significance
+
+    @classmethod
+    def of(cls, options: AnalysisOptions, network: Network) -> AnalysisStages:
+        """Those that options ask for, on a network.
+
+        Raises:
+            UsageError: if a basis is not known, or options do not go together.
+            BackendError: if a file of directions cannot be read.
+        """
+        methods = {name: basis_method(chosen) for name, chosen in options.bases.items()}
+        pairs = [(a.name, b.name) for a, b, _ in network.pairs]
+        bases = _bases(methods, options, network)
+        interactions = _interactions(bases, list(methods), pairs, options)
+        names = list(methods) if options.ablate else []
+        return cls(
+            methods,
+            bases,
+            interactions,
+            {name: _ablation(interactions, name, pairs, options) for name in names},
+            _halves(bases, list(methods), pairs, options) if options.halves else None,
+            _significance(methods, options) if options.draws else None,
+        )
+
+
+def _bases(
+    methods: Mapping[str, BasisMethod], options: AnalysisOptions, network: Network
+) -> Stage[dict[str, Bases]]:
+    def cost(passes: Passes) -> dict[str, float]:
+        samples = passes.samples["bases"]
+        of_bases = passes.of_bases(list(methods.values())) * samples
+        return {
+            "statistics": passes.forward * samples,
+            "bases": of_bases + sum(passes.beside.values()),
+        }
+
+    digests: dict[str, JsonValue] = {name: method.digest for name, method in methods.items()}
+    return Stage(
+        "bases",
+        "bases.safetensors",
+        save_bases,
+        partial(load_bases, names=list(methods), layers=network.node_layers, device=options.device),
+        reads=tuple({name for method in methods.values() for name in method.reads}),
+        besides={"bases": digests},
+        cost=cost,
+    )
+
+
+def _interactions(
+    bases: Stage[dict[str, Bases]],
+    names: list[str],
+    pairs: list[Pair],
+    options: AnalysisOptions,
+) -> Stage[Interactions]:
+    def cost(passes: Passes) -> dict[str, float]:
+        return {"interactions": passes.interactions * passes.samples["train"] * len(names)}
+
+    return Stage(
+        "interactions",
+        "edges.safetensors",
+        save_interactions,
+        partial(load_interactions, names=names, pairs=pairs, device=options.device),
+        reads=("integration", "signs", *(("seed",) if options.signs else ())),
+        after=(bases,),
+        cost=cost,
+    )
+
+
+def _ablation(
+    interactions: Stage[Interactions], name: str, pairs: list[Pair], options: AnalysisOptions
+) -> Stage[Ablation]:
+    def cost(passes: Passes) -> dict[str, float]:
+        trials = (BISECTION_PASSES + CURVE_PASSES * options.curves) * passes.masked
+        trials += (14 * len(pairs) * (1 + options.curves) + 35) * passes.forward
+        faster = 0.5 if options.score_dtype != options.dtype else 1.0
+        return {"ablation": trials * passes.samples["test"] * faster}
+
+    return Stage(
+        f"ablation {name}",
+        ABLATION,
+        partial(save_ablation, name=name),
+        partial(load_ablation, name=name, pairs=pairs),
+        reads=("score_dtype", "tolerances", "curves"),
+        after=(interactions,),
+        holds=lambda path: path.is_file() and name in read_json(path),
+        cost=cost,
+    )
+
+
+def _halves(
+    bases: Stage[dict[str, Bases]],
+    names: list[str],
+    pairs: list[Pair],
+    options: AnalysisOptions,
+) -> Stage[Interactions]:
+    # Before anything is computed at length, because this may fail where the rest does not.
+    if options.limit == 1:
+        raise UsageError("Halves of the data need at least two samples: use limit=2 or more.")
+
+    def cost(passes: Passes) -> dict[str, float]:
+        return {"halves": passes.exact_interactions * passes.samples["train"] * len(names)}
+
+    halves = [f"{name} {half}" for name in names for half in HALVES]
+    return Stage(
+        "halves",
+        "halves.safetensors",
+        save_interactions,
+        partial(load_interactions, names=halves, pairs=pairs, device=options.device),
+        reads=("integration",),
+        after=(bases,),
+        cost=cost,
+    )
+
+
+def _significance(
+    methods: Mapping[str, BasisMethod], options: AnalysisOptions
+) -> Stage[Significance]:
+    if options.main not in METHODS:
+        raise UsageError(
+            f"Directions of a file, such as {options.basis}, are not those of a rotated "
+            "network: use draws=0, or another basis for the graph."
+        )
+    method = methods[options.main]
+
+    def cost(passes: Passes) -> dict[str, float]:
+        draw = passes.forward + passes.of_bases([method]) + passes.exact_interactions
+        draw *= min(passes.samples["train"], DRAWN_SAMPLES)
+        beside = passes.beside.get(options.main, 0.0)
+        return {"significance": (1 + options.draws) * (draw + beside)}
+
+    return Stage(
+        "significance",
+        "significance.json",
+        lambda path, significance: write_json(path, asdict(significance)),
+        lambda path: Significance(**read_json(path)),
+        reads=("basis", "integration", "draws", "resolution", "seed", *method.reads),
+        cost=cost,
+    )

@@ -1,0 +1,162 @@
+"""Stages: what a run computes one after the other, each kept with the hash of all it depends on.
+
+With a run directory a stage is written as soon as it is finished, and is read back instead of
+computed where an earlier run has left it under the same hash; without one nothing is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, JsonValue
+
+from libgraph.accumulate.ranks import ranks
+from libgraph.errors import BackendError, DataError, MissingExtra, NumericalError, TooLarge
+from libgraph.files.run_directory import RunDirectory, hash_of
+from libgraph.pipeline.passes import Passes
+
+Result = TypeVar("Result")
+Facts = Mapping[str, JsonValue]
+
+log = logging.getLogger("libgraph")
+
+
+def _free(passes: Passes) -> Mapping[str, float]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Result]):
+    """One stage of a run, as a value: where its result is kept and what that depends on.
+
+    Args:
+        name: what it is called in `run.json`, by its seconds and in messages.
+        file: what its result is kept in; several stages may share a file.
+        save: writes a result there, beside those of other stages.
+        load: reads it.
+        reads: names of options that it depends on, beside those among the facts of all stages.
+        after: stages whose results it works on; it depends on all that they do.
+        besides: what else it depends on, such as the digest of a file.
+        holds: whether the file has its result, where others may be in it.
+        cost: seconds that it is going to take, from those of passes over the data, by the name
+            that a plan gives to them.
+    """
+
+    name: str
+    file: str
+    save: Callable[[Path, Result], None]
+    load: Callable[[Path], Result]
+    reads: tuple[str, ...] = ()
+    after: tuple[Stage[Any], ...] = ()
+    besides: Facts = field(default_factory=dict)
+    holds: Callable[[Path], bool] = Path.is_file
+    cost: Callable[[Passes], Mapping[str, float]] = _free
+
+    def hash(self, options: BaseModel, facts: Facts) -> str:
+        """SHA-256 of all that the result depends on."""
+        return hash_of(
+            self.name,
+            facts,
+            options.model_dump(mode="json", include=set(self.reads)),
+            self.besides,
+            [stage.hash(options, facts) for stage in self.after],
+        )
+
+
+class Stages:
+    """Runs stages, or takes them from an earlier run; remembers how long each took.
+
+    Args:
+        directory: where results are kept; None to keep none.
+        options: those that stages read.
+        facts: what every stage depends on; asked for where something is kept.
+
+    Attributes:
+        seconds: by stage, those of the run that computed it.
+    """
+
+    def __init__(
+        self, directory: RunDirectory | None, options: BaseModel, facts: Callable[[], Facts]
+    ) -> None:
+        self.directory = directory
+        self.options = options
+        self.seconds: dict[str, float] = {}
+        self._find_facts = facts
+        self._began = time.time()
+
+    def run(self, stage: Stage[Result], compute: Callable[[], Result]) -> Result:
+        """What `compute` gives, or what an earlier run with the same hash has left."""
+        directory = self.directory
+        if directory is None:
+            with self.timed(stage.name):
+                return compute()
+        digest, path = stage.hash(self.options, self._facts), directory.file(stage.file)
+        # Ranks that wait for each other must not skip stages on their own.
+        if directory.finished(stage.name, digest) and stage.holds(path) and ranks() == (0, 1):
+            log.info("Stage '%s' is taken from an earlier run.", stage.name)
+            self.seconds[stage.name] = directory.stages[stage.name]["seconds"]
+            return stage.load(path)
+        with self.timed(stage.name):
+            result = compute()
+        stage.save(path, result)
+        directory.finish(stage.name, digest, self.seconds[stage.name])
+        return result
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Take down the seconds of a block, as of a stage that is not kept."""
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 3)
+
+    def complete(self, record: Facts) -> None:
+        """Write `run.json` and give the directory, if there is one, its final name."""
+        if self.directory is None:
+            return
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._began))
+        self.directory.complete({**record, "started": started, "seconds": self.seconds})
+
+    @cached_property
+    def _facts(self) -> Facts:
+        return self._find_facts()
+
+
+@contextmanager
+def open_directory(out: str | Path | None, *, force: bool) -> Iterator[RunDirectory | None]:
+    """The directory of a run; if the run ends early, what is finished stays, and the log says so.
+
+    None where nothing is to be written, and on all ranks but the first.
+
+    Raises:
+        UsageError: for a directory that exists or cannot be written.
+    """
+    rank, _ = ranks()
+    directory = RunDirectory(Path(out), force=force) if out is not None and rank == 0 else None
+    try:
+        yield directory
+    except BaseException as error:
+        # The same again would come to the same end where the model or its data are wrong.
+        hopeless = isinstance(error, NumericalError | BackendError | DataError)
+        if directory is not None and directory.abandon() and not hopeless:
+            log.warning(
+                "Finished stages are kept in '%s': the same with out='%s' goes on there.",
+                directory.partial,
+                directory.path,
+            )
+        raise
+
+
+@contextmanager
+def may_be_left_out(picture: str) -> Iterator[None]:
+    """Go on without a picture, and log it, where a library is missing or it is too large."""
+    try:
+        yield
+    except (MissingExtra, TooLarge) as error:
+        log.warning("%s not drawn: %s", picture, error)

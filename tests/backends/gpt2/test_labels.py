@@ -1,0 +1,101 @@
+"""Labels of features of language models: found again from the features, tokens and directions."""
+
+import pytest
+import torch
+from helpers.language_models import language_model
+from helpers.numbers import normal, seeded
+
+import libgraph as lg
+from libgraph_backends.gpt2.labels import EXAMPLES, TokenResponses, logit_effects
+from libgraph_backends.gpt2.text import token_text
+
+
+@pytest.fixture(scope="module")
+def analysed(bridges, text):
+    """A backend, and a run of it whose labels are of all rows."""
+    backend = language_model(bridges["gpt2-untied"], text, cuts="sublayers")
+    return backend, lg.analyze(backend, ablate=False, limit=20)
+
+
+def test_features_are_labelled(analysed):
+    backend, run = analysed
+    labels = run.graph().layer("0.resid_mid").labels
+    assert labels[0].text == "constant"
+    # What drives a feature most, found again from the feature itself.
+    basis, network = run.bases("lib")["0.resid_mid"], backend.network()
+    rows = torch.cat([batch.inputs for batch in backend.batches("train", 100)])
+    index = [layer.name for layer in network.node_layers].index("0.resid_mid")
+    x = network.activations_at(index, rows)
+    for j in (1, 2, 3):
+        f = (x @ basis.encoder)[..., j].flatten()
+        for sign, values in (("+", f), ("−", -f)):
+            token = int(rows.flatten()[int(values.argmax())])
+            (part,) = (part for part in labels[j].text.split(" | ") if part.startswith(sign))
+            # Repeated text gives ties: the context of one of the largest is shown.
+            assert f"[{token_text(backend.loaded.tokenizer, token)}]" in part
+
+
+def test_the_variance_of_a_norm_is_called_that(bridges, text):
+    backend = language_model(bridges["gpt2"], text, layers="0:1", sequences=20)
+    run = lg.analyze(backend, ablate=False)
+    assert run.graph().layer("0.ln1.scale").labels[1].text.startswith("variance")
+
+
+def test_effects_on_logits(analysed, bridges):
+    backend, run = analysed
+    bridge = bridges["gpt2-untied"]
+    label = run.graph().layer("1.resid_post").labels[3]
+    decoder = run.bases("lib")["1.resid_post"].decoder[3, :-1]
+    centred = decoder - decoder.mean()
+    logits = (centred * bridge.ln_final.weight.double()) @ bridge.W_U.double()
+    most, least = (
+        token_text(backend.loaded.tokenizer, int(token)).replace(" ", "␣")
+        for token in (logits.argmax(), logits.argmin())
+    )
+    up, down = label.text.split("logits + ")[1].split(", − ")
+    assert (up.split(" ")[0], down.split(" ")[0]) == (most, least)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_effects_in_parts_are_those_of_the_whole(centred, monkeypatch):
+    decoder, unembed = normal(seeded(0), 7, 9), normal(seeded(1), 4, 11).float()
+    stream = decoder[:, 4:8].float()
+    stream = stream - centred * stream.mean(1, keepdim=True)
+    expected = [(sign * stream @ unembed).argsort(1, descending=True)[:, :3] for sign in (1, -1)]
+    for at_once in (2**25, 22):
+        monkeypatch.setattr("libgraph_backends.gpt2.labels.LARGEST_LOGITS", at_once)
+        up, down = logit_effects(decoder, unembed=unembed, centred=centred)
+        assert torch.equal(up, expected[0])
+        assert torch.equal(down, expected[1])
+
+
+def test_positional_features_are_recognised():
+    generator = seeded(0)
+    position, noise = normal(generator, 7), normal(generator, 50, 7)
+    f = torch.stack([position.expand(50, 7), noise, position + noise], dim=-1)
+    f = torch.cat([f, torch.full_like(f[..., :1], 3.0)], dim=-1)
+    responses = TokenResponses.beginning(f[:20], 1)
+    for first, part in zip((0, 20), (f[:20], f[20:]), strict=True):
+        responses.add(part, torch.zeros(len(part), 7, dtype=torch.int64), first)
+    alone, none, both, constant = responses.positional(50).tolist()
+    assert constant == 0
+    assert alone == pytest.approx(1)
+    assert none < 0.02
+    share = float(position.var(correction=0) / (position.var(correction=0) + noise.var()))
+    assert both == pytest.approx(share, abs=0.05)
+
+
+def test_a_token_carries_its_share_of_a_feature():
+    tokens = torch.tensor([[0, 1, 2], [1, 1, 0]])
+    f = torch.tensor([[[1.0], [2.0], [0.0]], [[2.0], [-3.0], [1.0]]])
+    responses = TokenResponses.beginning(f - f.mean(), 3)
+    responses.add(f, tokens, 0)
+    assert responses.by_token[:, 0].tolist() == [2, 17, 0]
+    # About the mean where there is one: a token is not strong for being frequent.
+    responses = TokenResponses.beginning(f, 3)
+    responses.add(f, tokens, 0)
+    assert responses.by_token[:, 0].tolist() == pytest.approx([0.5, 16.75, 0.25])
+    assert EXAMPLES == 3
+    assert responses.extremes[0, :, 0].tolist() == [2, 2, 1]
+    assert responses.extremes[1, 0, 0] == 3
+    assert responses.places[1, 0, 0] == 4

@@ -1,0 +1,110 @@
+"""A `Sequential` or a state dict, made into sections, computes what PyTorch computes."""
+
+import math
+
+import pytest
+import torch
+from helpers.numbers import assert_close, normal, seeded
+from safetensors.torch import save_file
+from torch import nn
+
+import libgraph as lg
+from libgraph.errors import DataError
+from libgraph.testing import check_backend
+from libgraph_backends.mlp.backend import MLP
+from libgraph_backends.mlp.options import MLPOptions
+
+MODULES = {
+    "relu": lambda: [nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)],
+    "in place": lambda: [nn.Linear(5, 7), nn.ReLU(inplace=True), nn.Linear(7, 3)],
+    "no bias": lambda: [nn.Linear(5, 7, bias=False), nn.GELU(), nn.Linear(7, 3, bias=False)],
+    "leaky": lambda: [nn.Linear(5, 7), nn.LeakyReLU(0.3), nn.Linear(7, 3), nn.Sigmoid()],
+    "rows": lambda: [nn.Flatten(), nn.Linear(5, 4), nn.Tanh(), nn.Dropout(0.5), nn.Linear(4, 2)],
+    "nested": lambda: [
+        nn.Sequential(nn.Linear(5, 4), nn.SiLU()), nn.Identity(), nn.Sequential(nn.Linear(4, 2)),
+    ],
+    "linear": lambda: [nn.Linear(5, 4), nn.Linear(4, 3)],
+    "two in a row": lambda: [nn.Linear(5, 4), nn.Softplus(), nn.Tanh(), nn.Linear(4, 3)],
+    "alone": lambda: [nn.Linear(5, 2)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_sequential_computes_what_it_computed(name):
+    torch.manual_seed(0)
+    module = nn.Sequential(*MODULES[name]()).double().eval()
+    inputs = normal(seeded(0), 40, 5)
+    backend = MLP(module=module, inputs=inputs)
+    expected = module(inputs).detach()
+    assert_close(backend.network()(inputs)[:, 0], expected)
+    assert_close(next(iter(backend.batches("train", 5))).targets, expected[:5])
+    assert (backend.samples("train"), backend.samples("test")) == (32, 8)
+    check_backend(backend)
+
+
+def test_inputs_with_more_dimensions_are_flattened():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+    inputs = normal(seeded(0), 20, 2, 3)
+    backend = MLP(module=module, inputs=inputs, targets=torch.arange(20) % 3)
+    assert backend.classifies
+    assert_close(backend.network()(inputs)[:, 0], module(inputs).detach())
+    assert lg.analyze(backend).metrics.score.name == "accuracy"
+
+
+def test_inputs_may_be_whole_numbers():
+    module = nn.Sequential(nn.Linear(4, 3)).double()
+    inputs = torch.arange(80).reshape(20, 2, 2) % 7
+    backend = MLP(module=module, inputs=inputs)
+    expected = module(inputs.flatten(1).double()).detach()
+    assert_close(next(iter(backend.batches("train", 16))).targets, expected[:16])
+    with pytest.raises(DataError, match="a row for each sample"):
+        MLP(module=module, inputs=torch.arange(4))
+
+
+def test_a_module_of_ones_own_on_the_digits():
+    module = nn.Sequential(nn.Linear(64, 10))
+    backend = MLP(MLPOptions(task="digits"), module=module)
+    assert (backend.samples("test"), backend.score_name) == (359, "accuracy")
+    assert backend.network().node_layers[0].size == 65
+
+
+def test_a_module_without_inputs_runs_on_normal_ones():
+    backend = MLP(MLPOptions(samples=50), module=nn.Sequential(nn.Linear(3, 2)))
+    assert (backend.samples("train"), backend.samples("test")) == (50, 10)
+    assert backend.score_name == "relative error"
+
+
+FUNCTIONS = {
+    "relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU, "sigmoid": nn.Sigmoid,
+    "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "softplus": nn.Softplus, "linear": nn.Identity,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", FUNCTIONS)
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_a_state_dict_computes_what_its_module_computes(tmp_path, activation, ending):
+    torch.manual_seed(0)
+    # Eleven layers of the same size: names in the order of the alphabet would be another network.
+    parts = [part for _ in range(11) for part in (nn.Linear(4, 4), FUNCTIONS[activation]())]
+    module = nn.Sequential(*parts[:-1]).double()
+    path = tmp_path / f"model{ending}"
+    (save_file if ending == ".safetensors" else torch.save)(module.state_dict(), path)
+    options = {"model": str(path), "sizes": ",".join(["4"] * 12), "activation": activation}
+    backend = lg.load_backend("mlp", task="own", samples="20", **options)
+    x = normal(seeded(0), 20, 4)
+    assert_close(backend.network()(x)[:, 0], module(x).detach())
+
+
+def test_the_bundled_network_has_its_own_activation():
+    plain, other = (
+        lg.load_backend("mlp", task="digits", **options)
+        for options in ({}, {"activation": "linear"})
+    )
+    assert plain.network().fingerprint() == other.network().fingerprint()
+
+
+def test_the_error_is_relative_to_the_variance_of_the_outputs():
+    backend = MLP(module=nn.Sequential(nn.Linear(2, 1)), inputs=normal(seeded(0), 10, 2))
+    outputs = next(iter(backend.batches("train", 8))).targets
+    far = backend.score(outputs[:, None] + math.sqrt(float(outputs.var(correction=0))), outputs)
+    torch.testing.assert_close(far, torch.ones(8).double(), rtol=1e-9, atol=0)

@@ -1,0 +1,58 @@
+"""Attention: what masks hide, what a prefix is, and how batches are cut."""
+
+import pytest
+import torch
+from helpers.jacobians import Shape, build, build_features, chunks_of
+from helpers.numbers import assert_close, normal, seeded
+from helpers.sections import random_section
+
+from libgraph.sections import Attention, AttentionMask
+from libgraph.sections.quadrature import Quadrature
+
+
+@pytest.mark.parametrize(
+    ("mask", "hidden"),
+    [
+        (AttentionMask(), ["011", "001", "000"]),
+        (AttentionMask(causal=False), ["000", "000", "000"]),
+        (AttentionMask(window=2), ["011", "001", "100"]),
+        (AttentionMask(causal=False, window=1), ["000", "100", "110"]),
+    ],
+)
+def test_masks(mask, hidden):
+    positions = torch.arange(3)
+    found = mask.hidden(positions.unsqueeze(1) - positions)
+    assert ["".join(str(int(entry)) for entry in row) for row in found] == hidden
+
+
+def test_a_prefix_is_attended_to_like_positions_that_are_the_same_for_all_samples():
+    section, x = random_section("attention-rotary", 3, 2), normal(seeded(1), 4, 3, 3)
+    before = normal(seeded(2), 2, 3)
+    joined = torch.cat([before.expand(4, -1, -1), x], dim=1)
+    inside = section.with_prefix(before)
+    assert_close(inside(x), section(joined)[:, 2:])
+    assert_close(inside.attention_pattern(x), section.attention_pattern(joined)[:, :, 2:])
+    assert section.before == 0
+    # It stays as it is where the input is seen from other coordinates.
+    decoder = normal(seeded(3), 4, 3)
+    f = normal(seeded(4), 4, 3, 4)
+    assert_close(inside.rebase(decoder)(f), inside(f @ decoder))
+
+
+def test_small_chunks_attend_to_samples_apart(monkeypatch):
+    sizes = []
+    attend = Attention.attend
+    monkeypatch.setattr(
+        Attention,
+        "attend",
+        lambda self, p, queries: (
+            sizes.append((len(p.v), queries.stop - queries.start)) or attend(self, p, queries)
+        ),
+    )
+    shape = Shape(0, 4, 3, 3, 2, 2, 2, 2)
+    section, x = build("attention", shape)
+    with chunks_of(1):
+        section.jacobian_gram(x)
+        section.interactions(x, *build_features(shape), Quadrature.gradient())
+    # The Gram goes query by query, the interactions feature by feature for all queries at once.
+    assert sizes == [(1, 1)] * 4 * x.shape[1] + [(1, x.shape[1])] * 4
