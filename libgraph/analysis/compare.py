@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from libgraph.analysis.analysis import analyze
 from libgraph.backend.contract import Backend
@@ -18,6 +18,16 @@ BASES = ("neuron", "pca", "random", "global", "lib")
 
 DRAWS = 19
 """Rotated networks that tell modules from chance: the smallest p is 1 / 20."""
+
+
+class ComparisonOptions(TypedDict):
+    """Fields of `AnalysisOptions` that a comparison sets."""
+
+    basis: str
+    beside: tuple[str, ...]
+    draws: int
+    halves: bool
+    curves: bool
 
 
 def compare_bases(
@@ -54,12 +64,12 @@ def compare_bases(
     for name in ("basis", "beside"):
         if name in options:
             raise UsageError(f"The bases are not set by {name}: name all of them in bases.")
-    options = comparison_options(bases, draws) | options
+    options = {**comparison_options(bases, draws), **options}
     run = analyze(backend, out=out, force=force, progress=progress, **options)
     return compare_run(run, names_of(bases))
 
 
-def comparison_options(bases: Sequence[str] | str = BASES, draws: int = DRAWS) -> dict[str, Any]:
+def comparison_options(bases: Sequence[str] | str = BASES, draws: int = DRAWS) -> ComparisonOptions:
     """Options of the analysis that compares these bases, such as for a plan of it.
 
     Raises:

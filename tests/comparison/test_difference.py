@@ -59,7 +59,7 @@ def basis_of(directions: np.ndarray, seed: int = 0, rotated: bool = True) -> Bas
 
 
 def made(sizes: list[int], kept: list[int], seed: int = 0, modules: int = 3) -> Side:
-    """A side with random directions, interactions and modules, `kept` features in each layer."""
+    """A side with random directions, interactions and modules, `kept` features in members layer."""
     rng = np.random.default_rng(seed)
     names = [f"l{i}" for i in range(len(sizes))]
     bases = {
@@ -72,8 +72,8 @@ def made(sizes: list[int], kept: list[int], seed: int = 0, modules: int = 3) -> 
     }
     epsilon = {pair: float(np.quantile(matrix, 0.6)) for pair, matrix in edges.items()}
     membership = {name: rng.integers(-1, modules, len(basis)) for name, basis in bases.items()}
-    for each in membership.values():
-        each[0] = -1
+    for members in membership.values():
+        members[0] = -1
     graph = InteractionGraph(layers_of(bases), edges, epsilon, partition(membership))
     return Side("made", "lib", graph, bases, metrics_of({"lib": {}}))
 
@@ -121,20 +121,20 @@ def chosen(a: Side, features: dict[str, np.ndarray], names: np.ndarray | None = 
     return replace(a, graph=graph, bases=bases)
 
 
-def same(found, a: Side) -> None:
+def same(difference, a: Side) -> None:
     """What has to hold of a run and itself, however its features are ordered and scaled."""
-    assert not found.others
-    for layer in found.layers:
+    assert not difference.others
+    for layer in difference.layers:
         assert layer.overlap == pytest.approx(1)
         np.testing.assert_allclose(layer.matching.cosine, 1)
-        assert len(found.matched(layer.name).a) == len(a.bases[layer.name]) - 1
-    for pair in found.pairs:
+        assert len(difference.matched(layer.name).a) == len(a.bases[layer.name]) - 1
+    for pair in difference.pairs:
         assert pair.lost == pair.gained == 0
         assert pair.both == len(a.graph.kept_edges(pair.pair).inputs)
         assert pair.unmatched == (0, 0)
         assert pair.rank_correlation == pytest.approx(1)
         assert pair.jaccard == (1 if pair.both else None)
-    modules = found.modules
+    modules = difference.modules
     assert modules.agreement in (None, pytest.approx(1))
     assert all(not fate.elsewhere and not fate.nowhere for fate in modules.fates)
     assert all(fate.shared == fate.size == fate.matched for fate in modules.fates)
@@ -148,12 +148,12 @@ shapes = st.lists(st.integers(2, 9), min_size=2, max_size=4)
 def test_a_run_and_itself(sizes, data, seed):
     kept = [data.draw(st.integers(2, size)) for size in sizes]
     a = made(sizes, kept, seed)
-    found = compare_sides(a, a)
-    same(found, a)
-    for layer in found.layers:
+    difference = compare_sides(a, a)
+    same(difference, a)
+    for layer in difference.layers:
         np.testing.assert_array_equal(layer.matching.a, layer.matching.b)
         assert all(overlap == pytest.approx(1) for overlap in layer.leading.values())
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(difference.as_dict(), allow_nan=False)
 
 
 @given(shapes, st.data(), st.integers(0, 999))
@@ -168,11 +168,11 @@ def test_permutations_signs_and_scales_are_found_again(sizes, data, seed):
     names = rng.permutation(3)
     b = chosen(a, orders, names)
     # Even a threshold of 1 forgives rounding.
-    found = compare_sides(a, b, 1.0)
-    same(found, a)
-    for layer in found.layers:
+    difference = compare_sides(a, b, 1.0)
+    same(difference, a)
+    for layer in difference.layers:
         np.testing.assert_array_equal(orders[layer.name][layer.matching.b], layer.matching.a)
-    for fate in found.modules.fates:
+    for fate in difference.modules.fates:
         if fate.size:
             assert fate.to == names[fate.module]
 
@@ -184,34 +184,42 @@ def test_the_other_way_round(sizes, data, seed):
     kept = [[data.draw(st.integers(1, size)) for size in sizes] for _ in range(2)]
     a, b = made(sizes, kept[0], seed), made(sizes, kept[1], seed + 1, modules=4)
     there, back = compare_sides(a, b, 0.3), compare_sides(b, a, 0.3)
-    for one, other in zip(there.layers, back.layers, strict=True):
-        assert one.features == other.features[::-1]
-        assert one.overlap == pytest.approx(other.overlap)
-        assert one.by_chance == other.by_chance
-        assert one.leading == pytest.approx(other.leading)
-        assert one.matching.cosine.sum() == pytest.approx(other.matching.cosine.sum())
-        found = dict(zip(one.matching.a.tolist(), one.matching.b.tolist(), strict=True))
-        swapped = zip(other.matching.b.tolist(), other.matching.a.tolist(), strict=True)
-        assert found == dict(swapped)
-        assert 0 <= one.overlap <= 1
-        assert ((one.matching.cosine >= 0) & (one.matching.cosine <= 1)).all()
-    for one, other in zip(there.pairs, back.pairs, strict=True):
-        assert (one.both, one.lost, one.gained) == (other.both, other.gained, other.lost)
-        assert one.unmatched == other.unmatched[::-1]
-        assert one.jaccard == other.jaccard
-        assert one.rank_correlation == pytest.approx(other.rank_correlation)
-        assert one.both + one.lost + one.unmatched[0] == len(a.graph.kept_edges(one.pair).inputs)
-        assert one.both + one.gained + one.unmatched[1] == len(b.graph.kept_edges(one.pair).inputs)
+    for layer, mirrored in zip(there.layers, back.layers, strict=True):
+        assert layer.features == mirrored.features[::-1]
+        assert layer.overlap == pytest.approx(mirrored.overlap)
+        assert layer.by_chance == mirrored.by_chance
+        assert layer.leading == pytest.approx(mirrored.leading)
+        assert layer.matching.cosine.sum() == pytest.approx(mirrored.matching.cosine.sum())
+        pairs = dict(zip(layer.matching.a.tolist(), layer.matching.b.tolist(), strict=True))
+        swapped = zip(mirrored.matching.b.tolist(), mirrored.matching.a.tolist(), strict=True)
+        assert pairs == dict(swapped)
+        assert 0 <= layer.overlap <= 1
+        assert ((layer.matching.cosine >= 0) & (layer.matching.cosine <= 1)).all()
+    for edges, mirrored in zip(there.pairs, back.pairs, strict=True):
+        assert (edges.both, edges.lost, edges.gained) == (
+            mirrored.both,
+            mirrored.gained,
+            mirrored.lost,
+        )
+        assert edges.unmatched == mirrored.unmatched[::-1]
+        assert edges.jaccard == mirrored.jaccard
+        assert edges.rank_correlation == pytest.approx(mirrored.rank_correlation)
+        assert edges.both + edges.lost + edges.unmatched[0] == len(
+            a.graph.kept_edges(edges.pair).inputs
+        )
+        assert edges.both + edges.gained + edges.unmatched[1] == len(
+            b.graph.kept_edges(edges.pair).inputs
+        )
     assert there.modules.agreement == pytest.approx(back.modules.agreement)
     assert there.modules.features == back.modules.features
-    shared = [sum(fate.shared for fate in found.modules.fates) for found in (there, back)]
+    shared = [sum(fate.shared for fate in difference.modules.fates) for difference in (there, back)]
     assert shared[0] == shared[1]
-    for found in (there, back):
-        paired = [fate.to for fate in found.modules.fates if fate.to is not None]
+    for difference in (there, back):
+        paired = [fate.to for fate in difference.modules.fates if fate.to is not None]
         assert len(set(paired)) == len(paired)
-        assert len(paired) + len(found.modules.lost) == found.modules.count[0]
-        assert len(paired) + len(found.modules.gained) == found.modules.count[1]
-        for fate in found.modules.fates:
+        assert len(paired) + len(difference.modules.lost) == difference.modules.count[0]
+        assert len(paired) + len(difference.modules.gained) == difference.modules.count[1]
+        for fate in difference.modules.fates:
             assert fate.matched == fate.shared + sum(fate.elsewhere.values()) + fate.nowhere
 
 
@@ -221,23 +229,23 @@ def test_a_rotated_pair(angle):
     turned = directions.copy()
     c, s = np.cos(angle), np.sin(angle)
     turned[1:3] = np.array([[c, s], [-s, c]]) @ directions[1:3]
-    found = compare_layer("l", basis_of(directions), basis_of(turned, seed=1))
-    np.testing.assert_allclose(found.matching.cosine, [1, c, c, 1, 1])
-    np.testing.assert_array_equal(found.matching.a, found.matching.b)
-    assert found.leading[1] == pytest.approx(1)
-    assert found.leading[2] == pytest.approx((1 + c**2) / 2)
-    assert [found.leading[4], found.overlap] == pytest.approx([1, 1])
-    assert found.by_chance == 5 / 8
-    kept = found.matching.above(0.95).a.tolist()
+    layer = compare_layer("l", basis_of(directions), basis_of(turned, seed=1))
+    np.testing.assert_allclose(layer.matching.cosine, [1, c, c, 1, 1])
+    np.testing.assert_array_equal(layer.matching.a, layer.matching.b)
+    assert layer.leading[1] == pytest.approx(1)
+    assert layer.leading[2] == pytest.approx((1 + c**2) / 2)
+    assert [layer.leading[4], layer.overlap] == pytest.approx([1, 1])
+    assert layer.by_chance == 5 / 8
+    kept = layer.matching.above(0.95).a.tolist()
     assert kept == ([1, 2, 3, 4, 5] if c >= 0.95 else [1, 4, 5])
 
 
 def test_a_pair_exchanged_by_a_large_rotation_is_matched_crosswise():
     directions = np.eye(4)[:2]
     turned = np.array([[0.28, 0.96], [-0.96, 0.28]]) @ directions
-    found = match_features(directions, turned)
-    assert found.b.tolist() == [1, 0]
-    np.testing.assert_allclose(found.cosine, 0.96)
+    matching = match_features(directions, turned)
+    assert matching.b.tolist() == [1, 0]
+    np.testing.assert_allclose(matching.cosine, 0.96)
 
 
 def test_matching_is_best_in_total_and_not_greedy():
@@ -252,14 +260,14 @@ def test_a_dropped_feature_takes_its_edges_and_nothing_else():
     a = made([6, 5], [4, 5], seed=5)
     features = {"l0": np.array([0, 1, 2, 4]), "l1": np.arange(6)}
     b = chosen(a, features)
-    found = compare_sides(a, b)
-    (pair,) = found.pairs
+    difference = compare_sides(a, b)
+    (pair,) = difference.pairs
     kept = a.graph.kept_edges(("l0", "l1"))
     dropped = int((kept.inputs == 3).sum())
     assert dropped > 0
     assert (pair.lost, pair.gained, pair.unmatched) == (0, 0, (dropped, 0))
     assert (pair.both, pair.jaccard) == (len(kept.inputs) - dropped, 1)
-    first = found.layers[0]
+    first = difference.layers[0]
     assert first.features == (4, 3)
     assert first.overlap == pytest.approx(1)
     assert first.leading[2] == pytest.approx(1)
@@ -276,16 +284,16 @@ def test_edges_lost_and_gained_are_counted():
     after = np.array([[9, 9, 9, 9], [9, 5, 0, 5], [9, 0, 5, 5], [9, 0, 0, 0.5]])
     a = replace(a, graph=replace(a.graph, edges={pair: before}, epsilon={pair: 1.0}))
     b = replace(a, graph=replace(a.graph, edges={pair: after}, epsilon={pair: 1.0}))
-    found = compare_sides(a, b).pairs[0]
-    assert (found.both, found.lost, found.gained) == (2, 2, 2)
-    assert found.jaccard == pytest.approx(1 / 3)
+    edges = compare_sides(a, b).pairs[0]
+    assert (edges.both, edges.lost, edges.gained) == (2, 2, 2)
+    assert edges.jaccard == pytest.approx(1 / 3)
     inner = before[1:, 1:].ravel(), after[1:, 1:].ravel()
-    assert found.rank_correlation == pytest.approx(spearmanr(*inner).statistic)
+    assert edges.rank_correlation == pytest.approx(spearmanr(*inner).statistic)
     # Every run has its own ε: a tenth of all interactions is the same graph.
     smaller = replace(a.graph, edges={pair: before / 10}, epsilon={pair: 0.1})
-    found = compare_sides(a, replace(a, graph=smaller)).pairs[0]
-    assert (found.both, found.lost, found.gained) == (4, 0, 0)
-    assert found.rank_correlation == pytest.approx(1)
+    edges = compare_sides(a, replace(a, graph=smaller)).pairs[0]
+    assert (edges.both, edges.lost, edges.gained) == (4, 0, 0)
+    assert edges.rank_correlation == pytest.approx(1)
 
 
 @given(st.integers(0, 40), st.integers(0, 999))
@@ -293,11 +301,11 @@ def test_edges_lost_and_gained_are_counted():
 def test_rank_correlation_is_spearmans(count, seed):
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 6, (2, count)).astype(float)
-    found = rank_correlation(a, b)
+    correlation = rank_correlation(a, b)
     if count < 2 or len(np.unique(a)) == 1 or len(np.unique(b)) == 1:
-        assert found is None
+        assert correlation is None
     else:
-        assert found == pytest.approx(spearmanr(a, b).statistic)
+        assert correlation == pytest.approx(spearmanr(a, b).statistic)
 
 
 def test_modules_that_split_merge_and_vanish():
@@ -307,21 +315,21 @@ def test_modules_that_split_merge_and_vanish():
     none = np.full(3, -1)
     extra = np.array([-1, 2, 2])
 
-    def having(*modules):
-        membership = dict(zip(("l0", "l1"), modules, strict=True))
+    def having(*numbers):
+        membership = dict(zip(("l0", "l1"), numbers, strict=True))
         return replace(a, graph=a.graph.with_partition(partition(membership)))
 
-    found = compare_sides(having(before, none), having(after, extra)).modules
-    first, second, third = found.fates
+    modules = compare_sides(having(before, none), having(after, extra)).modules
+    first, second, third = modules.fates
     assert (first.size, first.to, first.shared, first.elsewhere) == (4, 3, 3, {0: 1})
     assert (second.to, second.shared, second.elsewhere) == (0, 3, {})
     assert (third.to, third.shared, third.nowhere) == (1, 2, 1)
-    assert found.count == (3, 4)
-    assert (found.lost, found.gained) == ((), (2,))
-    known = (before >= 0) & (after >= 0)
-    assert found.features == known.sum() == 9
-    expected = adjusted_mutual_information(before[known], after[known])
-    assert found.agreement == pytest.approx(expected)
+    assert modules.count == (3, 4)
+    assert (modules.lost, modules.gained) == ((), (2,))
+    in_both = (before >= 0) & (after >= 0)
+    assert modules.features == in_both.sum() == 9
+    expected = adjusted_mutual_information(before[in_both], after[in_both])
+    assert modules.agreement == pytest.approx(expected)
     back = compare_sides(having(after, extra), having(before, none)).modules
     assert (back.lost, back.gained) == ((2,), ())
     assert (back.fates[2].to, back.fates[2].shared, back.fates[2].nowhere) == (None, 0, 2)
@@ -335,9 +343,9 @@ def test_modules_are_paired_for_the_largest_total():
     sides = [
         replace(
             a,
-            graph=a.graph.with_partition(partition({"l0": each, "l1": np.full(3, -1)})),
+            graph=a.graph.with_partition(partition({"l0": members, "l1": np.full(3, -1)})),
         )
-        for each in (before, after)
+        for members in (before, after)
     ]
     fates = compare_sides(*sides).modules.fates
     assert [(fate.to, fate.shared) for fate in fates] == [(1, 3), (0, 5)]
@@ -345,13 +353,13 @@ def test_modules_are_paired_for_the_largest_total():
 
 def test_modules_without_matched_features():
     a, b = made([9, 9], [3, 3], seed=1), made([9, 9], [3, 3], seed=50)
-    found = compare_sides(a, b, 1.0)
-    assert found.modules.agreement is None
-    assert found.modules.features == 0
-    assert found.modules.lost == tuple(range(found.modules.count[0]))
-    assert [pair.jaccard for pair in found.pairs] == [None]
-    assert [pair.rank_correlation for pair in found.pairs] == [None]
-    json.dumps(found.as_dict(), allow_nan=False)
+    difference = compare_sides(a, b, 1.0)
+    assert difference.modules.agreement is None
+    assert difference.modules.features == 0
+    assert difference.modules.lost == tuple(range(difference.modules.count[0]))
+    assert [pair.jaccard for pair in difference.pairs] == [None]
+    assert [pair.rank_correlation for pair in difference.pairs] == [None]
+    json.dumps(difference.as_dict(), allow_nan=False)
     # Whatever is assigned counts as matched at 0.
     everything = compare_sides(a, b, 0.0)
     assert [len(everything.matched(name).a) for name in ("l0", "l1")] == [3, 3]
@@ -362,8 +370,8 @@ def test_random_subspaces_overlap_as_chance_says():
         subspace_overlap(orthogonal(10, seed)[:3], orthogonal(10, seed + 5000)[:6])
         for seed in range(400)
     ]
-    found = compare_layer("l", basis_of(orthogonal(10, 0)[:3]), basis_of(orthogonal(10, 5000)[:6]))
-    assert found.by_chance == 6 / 10
+    layer = compare_layer("l", basis_of(orthogonal(10, 0)[:3]), basis_of(orthogonal(10, 5000)[:6]))
+    assert layer.by_chance == 6 / 10
     assert np.mean(overlaps) == pytest.approx(0.6, abs=0.02)
 
 
@@ -377,27 +385,27 @@ def test_overlap_is_of_subspaces_and_not_of_directions(k, other, seed):
     assert subspace_overlap(a, mixed) == pytest.approx(1)
     assert subspace_overlap(mixed, b) == pytest.approx(subspace_overlap(a, b))
     # Against cosines of principal angles from projections.
-    p, q = (np.linalg.pinv(each) @ each for each in (a, b))
+    p, q = (np.linalg.pinv(directions) @ directions for directions in (a, b))
     assert subspace_overlap(a, b) == pytest.approx(np.trace(p @ q) / min(k, other))
     assert orthonormal(mixed).shape == (k, 8)
 
 
 def test_over_complete_dictionaries_count_their_rank():
     directions = np.random.default_rng(0).standard_normal((12, 4))
-    found = compare_layer("l", basis_of(directions), basis_of(directions[:3]))
-    assert found.features == (12, 3)
-    assert found.overlap == pytest.approx(1)
-    assert found.by_chance == 1
-    assert len(found.matching.a) == 3
+    layer = compare_layer("l", basis_of(directions), basis_of(directions[:3]))
+    assert layer.features == (12, 3)
+    assert layer.overlap == pytest.approx(1)
+    assert layer.by_chance == 1
+    assert len(layer.matching.a) == 3
 
 
 def test_isolated_features_and_the_constant_do_not_count():
     directions = orthogonal(6, 0)[:3]
     a, b = basis_of(directions, 0), basis_of(directions, 9)
     assert not torch.equal(a.decoder[0], b.decoder[0])
-    found = compare_layer("l", a, b)
-    assert found.overlap == pytest.approx(1)
-    assert found.matching.a.tolist() == found.matching.b.tolist() == [1, 2, 3]
+    layer = compare_layer("l", a, b)
+    assert layer.overlap == pytest.approx(1)
+    assert layer.matching.a.tolist() == layer.matching.b.tolist() == [1, 2, 3]
     # Two isolated features on one side only.
     more = replace(b, isolated=2)
     assert compare_layer("l", a, more).matching.b.tolist() == [2, 3]
@@ -407,10 +415,10 @@ def test_isolated_features_and_the_constant_do_not_count():
 def test_nothing_but_isolated_features():
     a = basis_of(orthogonal(4, 0)[:2])
     alone = Basis(a.encoder[:, :1], a.decoder[:1], a.importance[:1], 1)
-    found = compare_layer("l", a, alone)
-    assert (found.overlap, found.by_chance, found.leading) == (None, None, {})
-    assert found.features == (2, 0)
-    assert len(found.matching.a) == 0
+    layer = compare_layer("l", a, alone)
+    assert (layer.overlap, layer.by_chance, layer.leading) == (None, None, {})
+    assert layer.features == (2, 0)
+    assert len(layer.matching.a) == 0
     assert compare_layer("l", alone, alone, needed=1).needed == 0
 
 
@@ -421,9 +429,9 @@ def test_norms_from_the_ends_of_the_range():
     b = replace(a, decoder=a.decoder * scale.unsqueeze(1))
     np.testing.assert_allclose(compare_layer("l", a, b).matching.cosine, 1)
     zero = replace(a, decoder=a.decoder * torch.tensor([1, 0, 1, 1]).double().unsqueeze(1))
-    found = compare_layer("l", a, zero)
-    np.testing.assert_allclose(found.matching.cosine, [0, 1, 1])
-    assert found.by_chance == 3 / 5
+    layer = compare_layer("l", a, zero)
+    np.testing.assert_allclose(layer.matching.cosine, [0, 1, 1])
+    assert layer.by_chance == 3 / 5
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -437,37 +445,37 @@ def test_decoders_that_are_not_finite(value):
 
 def test_unrotated_layers_are_compared_as_they_are():
     eye = Basis(torch.eye(4).double(), torch.eye(4).double(), torch.ones(4).double(), 0, False)
-    found = compare_layer("output", eye, eye)
-    assert not found.rotated
-    assert found.matching.a.tolist() == found.matching.b.tolist() == [0, 1, 2, 3]
-    assert found.overlap == 1
+    layer = compare_layer("output", eye, eye)
+    assert not layer.rotated
+    assert layer.matching.a.tolist() == layer.matching.b.tolist() == [0, 1, 2, 3]
+    assert layer.overlap == 1
 
 
 def test_needed_features():
     directions = orthogonal(8, 3)
     a, b = directions[:6], directions[[0, 1, 6, 3, 4, 5]]
-    found = compare_layer("l", basis_of(a), basis_of(b), needed=4)
-    assert found.needed == 3  # without the constant
-    assert found.needed_overlap == pytest.approx(2 / 3)
+    layer = compare_layer("l", basis_of(a), basis_of(b), needed=4)
+    assert layer.needed == 3  # without the constant
+    assert layer.needed_overlap == pytest.approx(2 / 3)
     unknown = compare_layer("l", basis_of(a), basis_of(b))
     assert (unknown.needed, unknown.needed_overlap) == (None, None)
     assert compare_layer("l", basis_of(a), basis_of(b), needed=100).needed == 6
     assert compare_layer("l", basis_of(a), basis_of(b), needed=0).needed == 0
     b = needing(made([8, 5], [6, 3]), {"l0": 4, "l1": None})
     a = replace(b, bases={**b.bases, "l0": basis_of(b.bases["l0"].decoder[1:, :-1].numpy())})
-    found = compare_sides(a, b)
-    assert [found.needed_matched(layer) for layer in found.layers] == [3, None]
-    figures = found.as_dict()["layers"]
+    difference = compare_sides(a, b)
+    assert [difference.needed_matched(layer) for layer in difference.layers] == [3, None]
+    figures = difference.as_dict()["layers"]
     assert (figures["l0"]["needed"], figures["l0"]["needed_matched"]) == (3, 3)
     assert figures["l0"]["share_matched"] == 1
 
 
 def test_layers_that_are_not_common_are_named():
     a, b = made([6, 5, 4], [4, 4, 3]), made([6, 7], [4, 4])
-    found = compare_sides(a, b)
-    assert [layer.name for layer in found.layers] == ["l0"]
-    assert found.others == {"l1": (6, 8), "l2": (5, None)}
-    assert found.pairs == ()
+    difference = compare_sides(a, b)
+    assert [layer.name for layer in difference.layers] == ["l0"]
+    assert difference.others == {"l1": (6, 8), "l2": (5, None)}
+    assert difference.pairs == ()
     assert compare_sides(b, a).others == {"l1": (8, 6), "l2": (None, 5)}
     with pytest.raises(UsageError, match=r"no node layer .*l0 of 7.*l0 of 4.*same network\."):
         compare_sides(a, made([3, 3], [2, 2]))
@@ -621,11 +629,11 @@ def test_overlap_with_the_last_run():
     own, last = made([8, 6], [5, 4], 1), made([8, 6], [5, 4], 60)
     assert run_figures(last, last).overlap_last == pytest.approx(1)
     needed = {"l0": 3, "l1": 1}
-    known = needing(last, needed)
-    first, second = compare_sides(own, known).layers
+    needy = needing(last, needed)
+    first, second = compare_sides(own, needy).layers
     assert (first.needed, second.needed) == (2, 0)
     expected = (first.leading[2] + second.overlap) / 2
-    assert run_figures(own, known).overlap_last == pytest.approx(expected)
+    assert run_figures(own, needy).overlap_last == pytest.approx(expected)
     mean = np.mean([first.overlap, second.overlap])
     assert run_figures(needing(own, needed), last).overlap_last == mean
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from libgraph.errors import UsageError
 from libgraph.runs.saved_run import open_run
 
 ARCHIVES = Path(__file__).parent / "archives"
@@ -78,6 +79,11 @@ def test_commands_print_the_same_of_them(run, directory, monkeypatch, command):
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_print_the_same(directory, name):
     assert str(open_run(directory / name)) == OUTPUTS[f"print {name}"]
+
+
+def test_what_measured_degeneracy_is_no_run(directory):
+    with pytest.raises(UsageError, match="holds degeneracy and no run"):
+        open_run(directory / "degeneracy")
 
 
 def test_graphs_of_all_bases_open(directory):
