@@ -146,7 +146,7 @@ def test_unknown_options_name_the_near_ones(tiny):
 
 @pytest.fixture(scope="module")
 def bundled() -> lg.Run:
-    return lg.analyze(lg.load_backend("modular-addition"))
+    return lg.analyze(lg.load_backend("modular-addition"), basis="lib", ablate=False)
 
 
 def test_the_bundled_model_has_learnt_its_task(bundled):

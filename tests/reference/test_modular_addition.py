@@ -115,6 +115,7 @@ def test_dominant_fourier_terms(run, published):
         assert abs(int(share) - int(published_share)) <= 1
 
 
+@pytest.mark.slow
 def test_default_truncation_needs_half_the_features(reference, run):
     """As measured: fewer or as many edges, with about half of LIB's features."""
     default = analysis(reference)
