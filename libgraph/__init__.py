@@ -4,7 +4,7 @@ import libgraph as lg
 
 backend = lg.load_backend("modular-addition")
 run = lg.analyze(backend, basis="lib")
-run.graph.communities
+run.graph().communities
 
 Public names are listed in `__init__.pyi` and loaded when they are asked for.
 """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from libgraph.pipeline.options import AnalysisOptions
+from libgraph.pipeline.options import COMPARED, DRAWS, AnalysisOptions
 from libgraph_cli.commands.analyze import show_plan
 from libgraph_cli.options import dry_run_option, json_option, options_of, request_options
 from libgraph_cli.running import Request, Values, run_analysis
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
     from libgraph.comparison.side_by_side import Comparison
 
 
-BASES = "neuron,pca,random,global,lib"
-
-
-DRAWS = 19
+BASES = ",".join(COMPARED)
 
 
 FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}

@@ -11,13 +11,8 @@ from libgraph.backend.contract import Backend
 from libgraph.bases.methods import basis_name
 from libgraph.comparison.side_by_side import Comparison, compare_run
 from libgraph.errors import UsageError
+from libgraph.pipeline.options import COMPARED, DRAWS
 from libgraph.progress import Progress, silent
-
-BASES = ("neuron", "pca", "random", "global", "lib")
-
-
-DRAWS = 19
-"""Rotated networks that tell modules from chance: the smallest p is 1 / 20."""
 
 
 class ComparisonOptions(TypedDict):
@@ -32,7 +27,7 @@ class ComparisonOptions(TypedDict):
 
 def compare_bases(
     backend: Backend,
-    bases: Sequence[str] | str = BASES,
+    bases: Sequence[str] | str = COMPARED,
     *,
     draws: int = DRAWS,
     out: str | Path | None = None,
@@ -69,7 +64,9 @@ def compare_bases(
     return compare_run(run, names_of(bases))
 
 
-def comparison_options(bases: Sequence[str] | str = BASES, draws: int = DRAWS) -> ComparisonOptions:
+def comparison_options(
+    bases: Sequence[str] | str = COMPARED, draws: int = DRAWS
+) -> ComparisonOptions:
     """Options of the analysis that compares these bases, such as for a plan of it.
 
     Raises:
@@ -99,5 +96,5 @@ def _listed(bases: Sequence[str] | str) -> list[str]:
     given = bases.split(",") if isinstance(bases, str) else bases
     chosen = [basis.strip() for basis in given if basis.strip()]
     if not chosen:
-        raise UsageError(f"There is no basis to compare: give some of {', '.join(BASES)}.")
+        raise UsageError(f"There is no basis to compare: give some of {', '.join(COMPARED)}.")
     return chosen

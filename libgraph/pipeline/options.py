@@ -20,6 +20,12 @@ from libgraph.errors import UsageError
 if TYPE_CHECKING:
     from libgraph.bases.method import Truncation
 
+COMPARED = ("neuron", "pca", "random", "global", "lib")
+"""Bases that a comparison measures beside each other where none are named."""
+
+DRAWS = 19
+"""Rotated networks that tell the modules of a comparison from chance: the smallest p is 1 / 20."""
+
 
 def available_device(name: str) -> str:
     """The device, once something could be put there.

@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from libgraph.analysis.compare import BASES, compare_bases, comparison_options, names_of
+from libgraph.analysis.compare import compare_bases, comparison_options, names_of
 from libgraph.errors import UsageError
+from libgraph.pipeline.options import COMPARED
 from libgraph.runs.saved_run import open_run
 from libgraph_backends.modular_addition.backend import ModularAddition
 
@@ -73,7 +74,7 @@ def test_options_of_the_analysis():
         "halves": True,
         "curves": True,
     }
-    assert set(names_of(BASES)) == set(BASES)
+    assert set(names_of(COMPARED)) == set(COMPARED)
     assert names_of("pca, dir/mine.safetensors,pca,") == ["pca", "mine"]
 
 

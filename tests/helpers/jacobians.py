@@ -4,10 +4,10 @@ import contextlib
 from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from helpers.examples import examples
 from helpers.formulas import formula
 from helpers.numbers import normal, seeded
 from helpers.sections import random_section
@@ -21,7 +21,7 @@ AUTOMATIC = ["jacobian_gram", "interactions", "estimate"]
 REBASED = ["forward", "jacobian_gram", "effects", "interactions", "estimate", "masked"]
 
 # Few examples, each of which checks all that a section says.
-quick = settings(deadline=None, max_examples=12)
+quick = examples(12)
 CHUNK_SIZES = [1, 300, 2**26]
 
 

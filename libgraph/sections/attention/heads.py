@@ -152,7 +152,8 @@ class Heads(SignedForm):
             k = torch.cat([self.prefix_key.expand(len(x), -1, -1), k], dim=1)
             v = torch.cat([self.prefix_value.expand(len(x), -1, -1), v], dim=1)
         q, k, v = (vectors.unflatten(-1, (-1, width)).transpose(1, 2) for vectors in (q, k, v))
-        k, v = (vectors.repeat_interleave(shared, dim=1) for vectors in (k, v))
+        if shared > 1:
+            k, v = (vectors.repeat_interleave(shared, dim=1) for vectors in (k, v))
         plain_q = width**-0.5 * q
         return Projections(plain_q, self.turn(plain_q, positions), self.turn(k, positions), v)
 
