@@ -17,7 +17,7 @@ from torch import Tensor
 from libgraph.backend import BackendError, DataError, Split, missing_extra
 from libgraph_backends.mlp.mnist import download_mnist, read_mnist
 from libgraph_backends.mlp.planted import Planted
-from libgraph_backends.shared.layers import Layer, ends, forward
+from libgraph_backends.shared.layers import Layer, check_width, ends, forward
 
 TEST_SHARE = 0.2
 """Share of the samples held out for scores, where there is no test set."""
@@ -25,6 +25,9 @@ TEST_SHARE = 0.2
 
 SPLIT_SEED = 0
 """Of the split of the digits, the same for training and analysis."""
+
+
+NOT_FINITE = "The inputs hold NaN or infinite values."
 
 
 Samples = tuple[Float[Tensor, "n d"], Tensor]
@@ -96,7 +99,7 @@ def own_samples(
     test = _share(len(rows))
     inputs = _held_out(rows, test)
     if targets is None:
-        _check_width(rows, layers)
+        check_width(rows, layers)
         return {split: _with_outputs(part, layers) for split, part in inputs.items()}
     check_classes(targets, len(rows))
     classes = _held_out(targets, test)
@@ -137,7 +140,7 @@ def check_splits(
     """
     outputs = ends(layers)[1]
     for split, (inputs, targets) in splits.items():
-        _check_width(inputs, layers)
+        check_width(inputs, layers)
         if classifies and len(targets) and int(targets.max()) >= outputs:
             raise BackendError(
                 f"The model has {outputs} outputs, but the {split} split has class "
@@ -145,32 +148,31 @@ def check_splits(
             )
     train = splits["train"][0]
     if not bool(train.isfinite().all()):
-        raise DataError("The inputs hold NaN or infinite values.")
+        raise DataError(NOT_FINITE)
     if len(train) and bool((train == train[0]).all()):
         raise DataError("The inputs are all the same: without variance nothing can be found.")
-
-
-def _check_width(rows: Float[Tensor, "n d"], layers: Sequence[Layer]) -> None:
-    wanted = ends(layers)[0]
-    if rows.shape[1] != wanted:
-        raise BackendError(
-            f"The model takes {wanted} inputs, but the data have {rows.shape[1]} for each sample."
-        )
 
 
 # Rows and classes that somebody brings
 
 
-def as_rows(inputs: Tensor) -> Float[Tensor, "n d"]:
-    """Inputs `(n, …)` of any kind of number as rows.
+def as_numbers(inputs: Tensor) -> Tensor:
+    """Inputs `(n, …)` of any kind of number as floating-point numbers.
 
     Raises:
-        DataError: if they are no rows.
+        DataError: if they are no rows, or not finite.
     """
     if inputs.ndim < 2:
         raise DataError(f"Inputs need a row for each sample: their shape is {tuple(inputs.shape)}.")
-    rows = inputs.detach().flatten(1)
-    return rows if rows.is_floating_point() else rows.double()
+    if len(inputs) < 3:
+        raise DataError(f"{len(inputs)} samples are too few: give at least 3.")
+    if inputs.is_complex():
+        raise DataError("Inputs have to be real numbers, not complex ones.")
+    numbers = inputs.detach()
+    numbers = numbers if numbers.is_floating_point() else numbers.double()
+    if not bool(numbers.isfinite().all()):
+        raise DataError(NOT_FINITE)
+    return numbers
 
 
 def read_rows(path: Path) -> Float[Tensor, "n d"]:
@@ -180,8 +182,10 @@ def read_rows(path: Path) -> Float[Tensor, "n d"]:
         DataError: if it is missing or damaged, or holds anything but numbers with samples first.
     """
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped, so that a header cannot ask for more memory than the file has numbers.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        # NumPy reads headers as Python: a damaged one leads it to any error.
         reason = getattr(error, "strerror", None) or "it is no .npy file of numbers"
         raise DataError(f"'{path}' cannot be read ({reason}).") from None
     if not isinstance(array, np.ndarray) or array.ndim < 2 or array.dtype.kind not in "fiub":
