@@ -37,7 +37,8 @@ RawBatch = tuple[np.ndarray, np.ndarray]
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(MOST + 1)
+            # No more room is made than the file has bytes.
+            content = file.read(min(path.stat().st_size, MOST) + 1)
     except OSError as error:
         raise DataError(f"'{path}' cannot be read ({error.strerror or error}).") from None
     if len(content) > MOST:
