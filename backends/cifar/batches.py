@@ -75,8 +75,8 @@ class _Type:
     """What a pickle says of the type of numbers; of bytes the rest says nothing."""
 
     def __init__(self, name: object = None, *_: object) -> None:
-        is_short = isinstance(name, bytes) and len(name) < 8
-        self.name = name.decode("latin-1") if is_short else name
+        # Of two letters, as all types of bytes have: a long one could be decoded over and over.
+        self.name = str(name, "latin-1") if isinstance(name, bytes) and len(name) < 8 else name
 
     def __setstate__(self, _: object) -> None:
         pass

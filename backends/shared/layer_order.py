@@ -58,7 +58,7 @@ def in_order(
     if second is not None:
         raise BackendError(
             f"{where}: a safetensors file does not keep the order of layers, and more than one "
-            f"fits: give it, such as order={','.join(first)}."
+            f"fits: name {', '.join(names)} in theirs, as order=FIRST,…,LAST."
         )
     return first
 
