@@ -84,14 +84,15 @@ class MLP(Backend):
         self._module = module
         self._own_layers: list[Layer] | None = None
         self._own_inputs: Tensor | None = None
-        self._own_targets = targets
+        self._own_targets: Tensor | None = None
         if module is not None:
-            from libgraph_backends.mlp.data import as_numbers
+            from libgraph_backends.mlp.data import as_classes, as_numbers
             from libgraph_backends.shared.modules import from_module
 
             numbers = None if inputs is None else as_numbers(inputs)
             self._own_layers = from_module(module, numbers)
             self._own_inputs = None if numbers is None else numbers.flatten(1)
+            self._own_targets = None if targets is None else as_classes(targets)
         check_options(self.options, self.task, has_module=module is not None)
         if self.task == "modular":
             self.concept, self.modules_known = "block", True

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.backend import BackendError, DataError, Split, missing_extra
+from libgraph.backend import BackendError, DataError, Split, missing_extra, plain
 from libgraph_backends.mlp.mnist import download_mnist, read_mnist
 from libgraph_backends.mlp.planted import Planted
 from libgraph_backends.shared.layers import Layer, check_width, ends, forward
@@ -156,23 +156,33 @@ def check_splits(
 # Rows and classes that somebody brings
 
 
-def as_numbers(inputs: Tensor) -> Tensor:
+def as_numbers(given: object) -> Tensor:
     """Inputs `(n, …)` of any kind of number as floating-point numbers.
 
     Raises:
         DataError: if they are no rows, or not finite.
     """
+    inputs = _as_tensor(given, "Inputs")
     if inputs.ndim < 2:
         raise DataError(f"Inputs need a row for each sample: their shape is {tuple(inputs.shape)}.")
     if len(inputs) < 3:
         raise DataError(f"{len(inputs)} samples are too few: give at least 3.")
     if inputs.is_complex():
         raise DataError("Inputs have to be real numbers, not complex ones.")
-    numbers = inputs.detach()
-    numbers = numbers if numbers.is_floating_point() else numbers.double()
+    numbers = inputs if inputs.is_floating_point() else inputs.double()
     if not bool(numbers.isfinite().all()):
         raise DataError(NOT_FINITE)
     return numbers
+
+
+def _as_tensor(given: object, what: str) -> Tensor:
+    """Numbers as a dense tensor on the CPU, from a tensor, an array of NumPy or a list."""
+    try:
+        tensor = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
+        return plain(tensor, what, "Data").cpu()
+    except (BackendError, TypeError, ValueError, RuntimeError):
+        kind = type(given).__name__
+        raise DataError(f"{what} have to be a {kind} of numbers, all of one shape.") from None
 
 
 def read_rows(path: Path) -> Float[Tensor, "n d"]:
@@ -193,9 +203,20 @@ def read_rows(path: Path) -> Float[Tensor, "n d"]:
     return torch.from_numpy(array.astype(np.float64)).flatten(1)
 
 
+def as_classes(given: object) -> Tensor:
+    """Targets as whole numbers of 64 bits, if they are whole numbers.
+
+    Raises:
+        DataError: if they are no numbers.
+    """
+    targets = _as_tensor(given, "Targets")
+    is_whole = not (targets.is_floating_point() or targets.is_complex())
+    return targets.long() if is_whole else targets
+
+
 def check_classes(targets: Tensor, count: int) -> None:
     """Raise a `DataError` unless there are so many classes, each a whole number from 0 on."""
     if targets.shape != (count,):
         raise DataError(f"There are {count} inputs, but targets of shape {tuple(targets.shape)}.")
-    if targets.is_floating_point() or int(targets.min()) < 0:
+    if targets.dtype != torch.long or int(targets.min()) < 0:
         raise DataError("Targets have to be classes: whole numbers from 0 on.")

@@ -79,6 +79,9 @@ def check(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
                 f"{where}: there is no parameter '{name}' in it; expected is the "
                 "state dict of a one-layer TransformerLens model."
             )
+        if not isinstance(weights[name], Tensor):
+            kind = type(weights[name]).__name__
+            raise BackendError(f"{where}: parameter '{name}' is a {kind}, not a tensor.")
         tensor, words = plain(weights[name], name, where), dimensions.split()
         check_shape(where, name, tensor, [sizes.get(word, word) for word in words])
         sizes |= dict(zip(words, tensor.shape, strict=True))

@@ -166,6 +166,11 @@ def _callable(module: nn.Module) -> nn.Module:
                 raise BackendError(
                     f"{_capitalised(where)} is on the meta device: it has shapes, but no weights."
                 )
+            if tensor.is_floating_point() and tensor.element_size() == 1:
+                raise BackendError(
+                    f"{_capitalised(where)} is in {tensor.dtype}, in which nothing can be "
+                    "compared: give model.float()."
+                )
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
         layers = "*model" if isinstance(module, nn.ModuleList) else "*model.values()"
         raise BackendError(
@@ -370,4 +375,8 @@ def _described(part: nn.Module) -> str:
     """The kind of a layer, with what it was made with if that is short."""
     details = part.extra_repr() if next(part.children(), None) is None else ""
     kind = type(part).__name__
+    if kind in {layer.__name__ for layer in (nn.Linear, *POINTWISE, *IGNORED)}:
+        # One that is called like a layer that can be read, such as quantized ones.
+        plain = type(part).__module__.startswith("torch.nn.modules.")
+        kind = kind if plain else f"{type(part).__module__}.{kind}"
     return f"{kind}({details})" if 0 < len(details) < 80 and "\n" not in details else kind

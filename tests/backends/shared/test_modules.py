@@ -1,6 +1,7 @@
 """A module that is given computes what its sections compute, or is refused."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -131,6 +132,11 @@ def in_training_alone():
     return nn.Sequential(linear(4, 6), Loud(), linear(6, 3)).train()
 
 
+def quantized():
+    with warnings.catch_warnings(action="ignore"):
+        return torch.ao.quantization.quantize_dynamic(sequential().float(), {nn.Linear})
+
+
 def around(module):
     module.register_forward_hook(lambda _, __, y: -y)
     return module
@@ -195,6 +201,8 @@ REFUSED = {
     "two precisions": (lambda: nn.Sequential(linear(4, 6), nn.Linear(6, 3)), "cannot be run"),
     "a script": (lambda: script(sequential()), "is TorchScript"),
     "no module": (lambda: functional.relu, "not a torch.nn.Module"),
+    "quantized": (quantized, "quantized.dynamic.*Linear, for which there is no section"),
+    "eight bits": (lambda: sequential().to(torch.float8_e4m3fn), r"float8_e4m3fn.*model\.float"),
     "chance": (lambda: Noisy(sequential()), "does not compute"),
 }
 
