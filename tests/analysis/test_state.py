@@ -11,6 +11,8 @@ from torch import nn
 
 import libgraph as lg
 from libgraph.backend import own_state
+from libgraph.pipeline.options import AnalysisOptions
+from libgraph.pipeline.workload import Workload
 from libgraph_backends.mlp.backend import MLP
 
 INPUTS = normal(seeded(0), 60, 3)
@@ -108,6 +110,15 @@ def test_training_leaves_random_numbers_alone(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_errors_of_numpy_do_not_leak_in():
+    small = np.full(2, 1e-300)
+    with np.errstate(all="raise"):
+        with own_state():
+            assert not (small * small).any()
+        with pytest.raises(FloatingPointError):
+            small * small
+
+
 class Given(MLP):
     """One whose weights and data were made in inference mode."""
 
@@ -129,6 +140,8 @@ class Given(MLP):
 def test_tensors_that_were_made_in_inference_mode():
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     plain, given = (kind(module=module, inputs=INPUTS) for kind in (MLP, Given))
+    network = Workload(given, AnalysisOptions()).network
+    assert not any(tensor.is_inference() for tensor in network.state_dict().values())
     runs = [
         lg.analyze(backend, basis="sparse", sparse_steps=3, **CHEAP) for backend in (plain, given)
     ]
