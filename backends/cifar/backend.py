@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from libgraph.backend import Backend, Batch
+from libgraph.backend import Backend, Batch, UsageError
 from libgraph_backends.cifar.options import CIFAROptions, TrainingOptions, check_source
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class CIFAR(Backend):
     def __init__(self, options: TypedOptions | None = None) -> None:
         super().__init__(options)
         check_source(self.options)
+        if self.options.order is not None and self.options.model is None:
+            raise UsageError("order= is that of the layers of model=FILE: give it too.")
 
     @cached_property
     def _model(self) -> Model:

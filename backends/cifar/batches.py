@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,7 +37,8 @@ RawBatch = tuple[np.ndarray, np.ndarray]
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(MOST + 1)
+            # No more room is made than the file has bytes.
+            content = file.read(min(path.stat().st_size, MOST) + 1)
     except OSError as error:
         raise DataError(f"'{path}' cannot be read ({error.strerror or error}).") from None
     if len(content) > MOST:
@@ -73,7 +75,8 @@ class _Type:
     """What a pickle says of the type of numbers; of bytes the rest says nothing."""
 
     def __init__(self, name: object = None, *_: object) -> None:
-        self.name = name.decode("latin-1") if isinstance(name, bytes) else name
+        # Of two letters, as all types of bytes have: a long one could be decoded over and over.
+        self.name = str(name, "latin-1") if isinstance(name, bytes) and len(name) < 8 else name
 
     def __setstate__(self, _: object) -> None:
         pass
@@ -104,6 +107,7 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, path: Path, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="bytes")
         self._path = path
+        self._left = len(content)
 
     def find_class(self, module: str, name: str) -> Callable[..., object]:
         if (module, name) not in ALLOWED:
@@ -111,7 +115,25 @@ class _Unpickler(pickle.Unpickler):
                 f"'{self._path}' names {f'{module}.{name}'!r}, which no batch of CIFAR-10 needs "
                 "and which could run code, and was refused: download it again."
             )
-        return ALLOWED[module, name]
+        return self._encode if name == "encode" else ALLOWED[module, name]
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        # All bytes are in the file once: more than it has would be copies of the same text.
+        self._left -= len(text) if isinstance(text, str) else 0
+        if self._left < 0:
+            raise pickle.UnpicklingError("more bytes than the file holds")
+        return _encode(text, encoding)
+
+
+def _check_memory(content: bytes) -> None:
+    """Raise an `UnpicklingError` for a pickle that asks for more memory than it has bytes.
+
+    Python's unpickler makes room for as many notes as the largest number that one is kept under,
+    and for bytes before it has read them; here everything is read and nothing made.
+    """
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if "PUT" in opcode.name and int(argument or 0) > count:
+            raise pickle.UnpicklingError("a note under a number without end")
 
 
 def read_pickled(path: Path) -> RawBatch:
@@ -122,6 +144,7 @@ def read_pickled(path: Path) -> RawBatch:
     """
     content = _content(path)
     try:
+        _check_memory(content)
         batch = _Unpickler(path, content).load()
     except DataError:
         raise

@@ -23,6 +23,7 @@ from libgraph_backends.cifar.data import CLASSES, DEVIATION, MEAN
 from libgraph_backends.cifar.options import CIFAROptions
 from libgraph_backends.shared.layers import Layer, ends, from_state_dict, network_of
 from libgraph_backends.shared.state_dicts import (
+    StateDict,
     check_finite,
     check_floating,
     check_shape,
@@ -56,13 +57,14 @@ def read(options: CIFAROptions) -> Model:
         BackendError: if the file cannot be read, or a parameter in it does not fit.
         NumericalError: if a parameter is not finite.
     """
-    tensors, where = read_own_or_bundled(options.model, BUNDLED / f"{options.arch}.safetensors")
-    tensors = {n: t.float() if t.dtype in HALF else t for n, t in tensors.items()}
+    state = read_own_or_bundled(options.model, BUNDLED / f"{options.arch}.safetensors")
+    tensors = {n: t.float() if t.dtype in HALF else t for n, t in state.tensors.items()}
+    state, where = state._replace(tensors=tensors), state.where
     if options.arch == "mlp":
-        layers = from_state_dict(tensors, None, "relu", where)
+        layers = from_state_dict(state, None, "relu", options.order)
         _check_ends(ends(layers), PIXELS, where)
         return PixelMLP(tuple(layers))
-    conv_net = ConvNet.from_state_dict(tensors, options.strides, where)
+    conv_net = ConvNet.from_state_dict(state, options.strides, options.order)
     _check_ends((conv_net.weights[0].shape[1], conv_net.readout.shape[1]), SHAPE[0], where)
     return conv_net
 
@@ -143,20 +145,22 @@ class ConvNet(NamedTuple):
 
     @classmethod
     def from_state_dict(
-        cls, tensors: Mapping[str, Tensor], strides: Sequence[int], where: str
+        cls, state: StateDict, strides: Sequence[int], order: Sequence[str] | None = None
     ) -> ConvNet:
         """A conv net from the state dict of a `Sequential`.
 
         Args:
-            tensors: `*.weight` and `*.bias` in order.
+            state: `*.weight` and `*.bias`.
             strides: one number for each convolution.
-            where: what to call it in messages.
+            order: of the layers, by name, if that is known.
 
         Raises:
-            BackendError: naming the parameter that does not fit.
+            BackendError: naming the parameter that does not fit; or if the order is not known.
             NumericalError: naming the parameter that is not finite.
+            UsageError: if `order` does not name each layer once.
         """
-        convolutions, last = _names(tensors, len(strides), where)
+        tensors, where = state.tensors, state.where
+        convolutions, last = _names(state, len(strides), order)
         weights = []
         channels: int | str = "channels"
         for name in convolutions:
@@ -201,11 +205,12 @@ class ConvNet(NamedTuple):
         return Network(Pixels(), sections, node_layers)
 
 
-def _names(tensors: Mapping[str, Tensor], count: int, where: str) -> tuple[list[str], str]:
+def _names(state: StateDict, count: int, order: Sequence[str] | None) -> tuple[list[str], str]:
     """Names of the convolutions, so many, and of the linear layer."""
+    tensors, where = state.tensors, state.where
     names = layer_names(
-        tensors,
-        where,
+        state,
+        order,
         kind="convolution or linear layer",
         advice="expected is the state dict of a conv net, names ending in .weight and .bias "
         "(fold batch norms into the convolutions before them)",

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from libgraph.backend.options import Sizes, TypedOptions
 from libgraph.errors import UsageError
+from libgraph_backends.shared.options import ORDER, Names
 
 Arch = Literal["conv", "mlp"]
 
@@ -30,6 +31,7 @@ class CIFAROptions(SourceOptions):
         10_000, ge=1, description="first training images, for bases and interactions"
     )
     model: Path | None = Field(None, description="state dict: safetensors or .pt; or the bundled")
+    order: Names | None = Field(None, description=ORDER)
     strides: Sizes = Field((2, 2, 2, 1), description="conv: of the convolutions")
 
 

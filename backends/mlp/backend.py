@@ -48,14 +48,16 @@ class MLP(Backend):
 
     Args:
         options: which network, and what it runs on.
-        module: a model of your own, in place of `options.model`: a `Sequential`.
+        module: a model of your own, in place of `options.model`: a `Sequential`, or any other that
+            calls linear layers and activations one after the other.
         inputs: for `module`, `(n, …)`, the last fifth held out for scores; by default those of
             `options.task`, or normal ones.
         targets: classes `(n,)`, which accuracy is measured by; by default the model's own outputs.
 
     Raises:
-        BackendError: naming the layer of `module` for which there is no section.
-        DataError: if `inputs` are no rows.
+        BackendError: naming the layer of `module` for which there is no section, or if `module`
+            computes something else than its layers.
+        DataError: if `inputs` are no rows, or not finite.
         UsageError: if options say nothing together, or `inputs` come without `module`.
     """
 
@@ -79,15 +81,18 @@ class MLP(Backend):
         self.task: Task = self.options.task
         if inputs is not None or (module is not None and self.task == "modular"):
             self.task = "own"
+        self._module = module
         self._own_layers: list[Layer] | None = None
         self._own_inputs: Tensor | None = None
-        self._own_targets = targets
+        self._own_targets: Tensor | None = None
         if module is not None:
-            from libgraph_backends.mlp.data import as_rows
-            from libgraph_backends.shared.layers import from_module
+            from libgraph_backends.mlp.data import as_classes, as_numbers
+            from libgraph_backends.shared.modules import from_module
 
-            self._own_layers = from_module(module)
-            self._own_inputs = None if inputs is None else as_rows(inputs)
+            numbers = None if inputs is None else as_numbers(inputs)
+            self._own_layers = from_module(module, numbers)
+            self._own_inputs = None if numbers is None else numbers.flatten(1)
+            self._own_targets = None if targets is None else as_classes(targets)
         check_options(self.options, self.task, has_module=module is not None)
         if self.task == "modular":
             self.concept, self.modules_known = "block", True
@@ -134,6 +139,11 @@ class MLP(Backend):
 
         splits = self._read()
         data.check_splits(splits, self.layers, classifies=self.classifies)
+        if self._module is not None and self._own_inputs is None:
+            from libgraph_backends.shared.modules import check_agrees
+
+            for inputs, _ in splits.values():
+                check_agrees(self._module, self.layers, inputs)
         return splits
 
     def _read(self) -> Mapping[Split, Samples]:

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.backend import BackendError, DataError, Split, missing_extra
+from libgraph.backend import BackendError, DataError, Split, missing_extra, plain
 from libgraph_backends.mlp.mnist import download_mnist, read_mnist
 from libgraph_backends.mlp.planted import Planted
-from libgraph_backends.shared.layers import Layer, ends, forward
+from libgraph_backends.shared.layers import Layer, check_width, ends, forward
 
 TEST_SHARE = 0.2
 """Share of the samples held out for scores, where there is no test set."""
@@ -25,6 +25,9 @@ TEST_SHARE = 0.2
 
 SPLIT_SEED = 0
 """Of the split of the digits, the same for training and analysis."""
+
+
+NOT_FINITE = "The inputs hold NaN or infinite values."
 
 
 Samples = tuple[Float[Tensor, "n d"], Tensor]
@@ -96,7 +99,7 @@ def own_samples(
     test = _share(len(rows))
     inputs = _held_out(rows, test)
     if targets is None:
-        _check_width(rows, layers)
+        check_width(rows, layers)
         return {split: _with_outputs(part, layers) for split, part in inputs.items()}
     check_classes(targets, len(rows))
     classes = _held_out(targets, test)
@@ -137,7 +140,7 @@ def check_splits(
     """
     outputs = ends(layers)[1]
     for split, (inputs, targets) in splits.items():
-        _check_width(inputs, layers)
+        check_width(inputs, layers)
         if classifies and len(targets) and int(targets.max()) >= outputs:
             raise BackendError(
                 f"The model has {outputs} outputs, but the {split} split has class "
@@ -145,32 +148,41 @@ def check_splits(
             )
     train = splits["train"][0]
     if not bool(train.isfinite().all()):
-        raise DataError("The inputs hold NaN or infinite values.")
+        raise DataError(NOT_FINITE)
     if len(train) and bool((train == train[0]).all()):
         raise DataError("The inputs are all the same: without variance nothing can be found.")
-
-
-def _check_width(rows: Float[Tensor, "n d"], layers: Sequence[Layer]) -> None:
-    wanted = ends(layers)[0]
-    if rows.shape[1] != wanted:
-        raise BackendError(
-            f"The model takes {wanted} inputs, but the data have {rows.shape[1]} for each sample."
-        )
 
 
 # Rows and classes that somebody brings
 
 
-def as_rows(inputs: Tensor) -> Float[Tensor, "n d"]:
-    """Inputs `(n, …)` of any kind of number as rows.
+def as_numbers(given: object) -> Tensor:
+    """Inputs `(n, …)` of any kind of number as floating-point numbers.
 
     Raises:
-        DataError: if they are no rows.
+        DataError: if they are no rows, or not finite.
     """
+    inputs = _as_tensor(given, "Inputs")
     if inputs.ndim < 2:
         raise DataError(f"Inputs need a row for each sample: their shape is {tuple(inputs.shape)}.")
-    rows = inputs.detach().flatten(1)
-    return rows if rows.is_floating_point() else rows.double()
+    if len(inputs) < 3:
+        raise DataError(f"{len(inputs)} samples are too few: give at least 3.")
+    if inputs.is_complex():
+        raise DataError("Inputs have to be real numbers, not complex ones.")
+    numbers = inputs if inputs.is_floating_point() else inputs.double()
+    if not bool(numbers.isfinite().all()):
+        raise DataError(NOT_FINITE)
+    return numbers
+
+
+def _as_tensor(given: object, what: str) -> Tensor:
+    """Numbers as a dense tensor on the CPU, from a tensor, an array of NumPy or a list."""
+    try:
+        tensor = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
+        return plain(tensor, what, "Data").cpu()
+    except (BackendError, TypeError, ValueError, RuntimeError):
+        kind = type(given).__name__
+        raise DataError(f"{what} have to be a {kind} of numbers, all of one shape.") from None
 
 
 def read_rows(path: Path) -> Float[Tensor, "n d"]:
@@ -180,8 +192,10 @@ def read_rows(path: Path) -> Float[Tensor, "n d"]:
         DataError: if it is missing or damaged, or holds anything but numbers with samples first.
     """
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped, so that a header cannot ask for more memory than the file has numbers.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        # NumPy reads headers as Python: a damaged one leads it to any error.
         reason = getattr(error, "strerror", None) or "it is no .npy file of numbers"
         raise DataError(f"'{path}' cannot be read ({reason}).") from None
     if not isinstance(array, np.ndarray) or array.ndim < 2 or array.dtype.kind not in "fiub":
@@ -189,9 +203,20 @@ def read_rows(path: Path) -> Float[Tensor, "n d"]:
     return torch.from_numpy(array.astype(np.float64)).flatten(1)
 
 
+def as_classes(given: object) -> Tensor:
+    """Targets as whole numbers of 64 bits, if they are whole numbers.
+
+    Raises:
+        DataError: if they are no numbers.
+    """
+    targets = _as_tensor(given, "Targets")
+    is_whole = not (targets.is_floating_point() or targets.is_complex())
+    return targets.long() if is_whole else targets
+
+
 def check_classes(targets: Tensor, count: int) -> None:
     """Raise a `DataError` unless there are so many classes, each a whole number from 0 on."""
     if targets.shape != (count,):
         raise DataError(f"There are {count} inputs, but targets of shape {tuple(targets.shape)}.")
-    if targets.is_floating_point() or int(targets.min()) < 0:
+    if targets.dtype != torch.long or int(targets.min()) < 0:
         raise DataError("Targets have to be classes: whole numbers from 0 on.")

@@ -37,5 +37,5 @@ def read(options: MLPOptions) -> list[Layer]:
     """
     # The bundled network has its own activation, whatever the option says.
     activation = "relu" if options.model is None else options.activation
-    tensors, where = read_own_or_bundled(options.model, BUNDLED)
-    return from_state_dict(tensors, options.sizes, activation, where)
+    state = read_own_or_bundled(options.model, BUNDLED)
+    return from_state_dict(state, options.sizes, activation, options.order)

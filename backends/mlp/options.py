@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from libgraph.backend.options import Sizes, TypedOptions, by_commas
 from libgraph.errors import UsageError
-from libgraph_backends.shared.options import ACTIVATION_NAMES, ActivationName
+from libgraph_backends.shared.options import ACTIVATION_NAMES, ORDER, ActivationName, Names
 
 DOWNLOAD = "mnist: fetch it (11 MB) into the user's cache where data= is not given"
 
@@ -31,6 +31,7 @@ class MLPOptions(TypedOptions):
     sizes: Sizes | None = Field(
         None, description="of the model's node layers, such as 784,100,10; by default as they are"
     )
+    order: Names | None = Field(None, description=ORDER)
     activation: ActivationName = Field("relu", description=ACTIVATION)
     data: Path | None = Field(
         None, description="mnist: folder of its files; own: inputs, .npy with a row for each"
@@ -109,6 +110,8 @@ def check_options(options: MLPOptions, task: Task, *, has_module: bool) -> None:
     has_model = has_module or options.model is not None
     if task == "own" and not has_model:
         raise UsageError("task=own needs the state dict of an MLP: -o model=FILE.")
+    if options.order is not None and options.model is None:
+        raise UsageError("order= is that of the layers of model=FILE: give it too.")
     check_source(task, options.data, options.download)
     if task == "mnist" and not has_model:
         raise UsageError(

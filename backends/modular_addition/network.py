@@ -13,10 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from libgraph.backend import BackendError, Network, NodeLayer
+from libgraph.backend import BackendError, Network, NodeLayer, plain
 from libgraph.sections import Attention, AttentionMask, Linear, SkipMLP
 from libgraph_backends.shared.embedding import Embedding
-from libgraph_backends.shared.state_dicts import check_finite, check_shape, read_own_or_bundled
+from libgraph_backends.shared.state_dicts import (
+    check_finite,
+    check_floating,
+    check_shape,
+    read_own_or_bundled,
+)
 
 BUNDLED = files("libgraph_backends.modular_addition") / "weights" / "model.safetensors"
 
@@ -42,6 +47,10 @@ PARAMETERS: dict[str, tuple[str, str]] = {
 """Each parameter's shape in terms of sizes, and the node layer whose activations it shapes."""
 
 
+BUFFERS = ("blocks.0.attn.mask", "blocks.0.attn.IGNORE")
+"""What TransformerLens keeps beside parameters: which positions attend to which, and a number."""
+
+
 def read(own: Path | None) -> dict[str, Tensor]:
     """The parameters in a user's file, or the bundled ones; checked.
 
@@ -49,33 +58,62 @@ def read(own: Path | None) -> dict[str, Tensor]:
         BackendError: if the file cannot be read, or a parameter is missing or has a wrong shape.
         NumericalError: if a parameter is not finite.
     """
-    return check(*read_own_or_bundled(own, BUNDLED))
+    state = read_own_or_bundled(own, BUNDLED)
+    return check(state.tensors, state.where)
 
 
 def check(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The parameters alone, once their names, shapes and values are found to be right.
 
     Raises:
-        BackendError: naming the parameter that is missing or has the wrong shape.
+        BackendError: naming the parameter that is missing, has the wrong shape, or is of another
+            model.
         NumericalError: naming the parameter that is not finite, and its node layer.
     """
+    weights = _without_prefix(weights)
     sizes = {"positions": 3}
+    found = {}
     for name, (dimensions, layer) in PARAMETERS.items():
         if name not in weights:
             raise BackendError(
                 f"{where}: there is no parameter '{name}' in it; expected is the "
                 "state dict of a one-layer TransformerLens model."
             )
-        tensor, words = weights[name], dimensions.split()
+        if not isinstance(weights[name], Tensor):
+            kind = type(weights[name]).__name__
+            raise BackendError(f"{where}: parameter '{name}' is a {kind}, not a tensor.")
+        tensor, words = plain(weights[name], name, where), dimensions.split()
         check_shape(where, name, tensor, [sizes.get(word, word) for word in words])
         sizes |= dict(zip(words, tensor.shape, strict=True))
-        if not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise BackendError(
-                f"{where}: parameter '{name}' should hold dense floating-point numbers, "
-                f"not {tensor.dtype} in layout {tensor.layout}."
-            )
+        check_floating(where, name, tensor)
         check_finite(f"{where}: parameter '{name}', which makes node layer '{layer}',", tensor)
-    return {name: weights[name] for name in PARAMETERS}
+        found[name] = tensor
+    _check_rest(weights, where)
+    return found
+
+
+def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same where names begin with that of what the model is part of, such as `model.`."""
+    first = next(iter(PARAMETERS))
+    prefixes = [name.removesuffix(first) for name in weights if name.endswith(f".{first}")]
+    if len(prefixes) != 1 or not all(name.startswith(prefixes[0]) for name in weights):
+        return dict(weights)
+    return {name.removeprefix(prefixes[0]): tensor for name, tensor in weights.items()}
+
+
+def _check_rest(weights: Mapping[str, Tensor], where: str) -> None:
+    """Raise a `BackendError` for what a one-layer transformer without norms does not have."""
+    for name in weights:
+        if name not in PARAMETERS and name not in BUFFERS:
+            raise BackendError(
+                f"{where}: '{name}' is no parameter of a one-layer transformer without norms, "
+                "which is all that can be read here."
+            )
+    mask = weights.get(BUFFERS[0])
+    if mask is not None and not bool(mask[..., :3, :3][..., -1, :].all()):
+        raise BackendError(
+            f"{where}: by '{BUFFERS[0]}' the last position does not attend to all of them."
+        )
 
 
 def network_of(weights: Mapping[str, Tensor]) -> Network:
@@ -125,7 +163,7 @@ def _with_bias(weight: Tensor, bias: Tensor) -> Tensor:
 
 def _residual(bias: Tensor) -> Tensor:
     """Passes the residual stream and the constant on, the bias added."""
-    skip = torch.eye(len(bias) + 1).to(bias)
+    skip = torch.eye(len(bias) + 1, dtype=bias.dtype, device=bias.device)
     skip[-1, :-1] = bias
     return skip
 

@@ -1,8 +1,8 @@
 """Plain networks: layers of an affine map and a pointwise activation, from wherever they come.
 
-A layer is a matrix whose last row is the bias, and an activation. They are read from a
-`torch.nn.Sequential` or from a state dict, and made into a network with one section a layer. What
-is not such a network is refused, naming the layer or the parameter.
+A layer is a matrix whose last row is the bias, and an activation. They are read from a module
+(`libgraph_backends.shared.modules`) or from a state dict, and made into a network with one section
+a layer. What is not such a network is refused, naming the layer or the parameter.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from libgraph.backend import BackendError, Network, NodeLayer
 from libgraph.sections import Linear, Section, SkipMLP
 from libgraph_backends.shared.options import ActivationName
 from libgraph_backends.shared.state_dicts import (
+    StateDict,
     check_finite,
     check_floating,
     check_shape,
@@ -39,14 +40,6 @@ ACTIVATIONS: dict[ActivationName, type[nn.Module]] = {
     "linear": nn.Identity,
 }
 """What `-o activation=` takes."""
-
-
-POINTWISE = (*ACTIVATIONS.values(), nn.Hardtanh, nn.ReLU6, nn.Mish, nn.Softsign, nn.LogSigmoid)
-"""Modules that act on each unit by itself and hold no parameters."""
-
-
-IGNORED = (nn.Identity, nn.Dropout, nn.Flatten)
-"""Modules that do nothing to a row of activations when nothing is trained."""
 
 
 class Layer(NamedTuple):
@@ -96,7 +89,8 @@ def network_of(layers: Sequence[Layer], embed: nn.Module | None = None) -> Netwo
 def _section(layer: Layer, *, constant: bool) -> Section:
     matrix, activation, change = layer
     width = matrix.shape[1]
-    outer = torch.eye(width).to(matrix) if change is None else change.to(matrix)
+    eye = torch.eye(width, dtype=matrix.dtype, device=matrix.device)
+    outer = eye if change is None else change.to(matrix)
     skip = matrix.new_zeros(len(matrix), width + constant)
     if constant:
         skip[-1, -1] = 1
@@ -120,107 +114,42 @@ def ends(layers: Sequence[Layer]) -> tuple[int, int]:
     return len(layers[0].matrix) - 1, layers[-1].matrix.shape[1]
 
 
-# From a module
-
-
-def from_module(module: nn.Module) -> list[Layer]:
-    """The layers of a `Sequential`, which may be nested, of linear layers and activations.
-
-    Raises:
-        BackendError: naming the first layer that is neither.
-        NumericalError: naming the parameter that is not finite.
-    """
-    layers: list[Layer] = []
-    for name, part in _parts(module, ""):
-        where = f"layer '{name}' of the model" if name else "the model"
-        if isinstance(part, nn.Linear):
-            layers.append(_linear(part, where, layers))
-        elif _does_nothing(part):
-            continue
-        elif isinstance(part, POINTWISE):
-            if not layers:
-                raise BackendError(
-                    f"The model begins with {part}: it has to begin with a linear layer."
-                )
-            layers[-1] = _then(layers[-1], part)
-        else:
-            raise BackendError(
-                f"{_capitalised(where)} is {part}, for which there is no section: a "
-                "Sequential may hold Linear, Flatten, Dropout, Identity and pointwise activations "
-                "(others need a backend of their own, docs/backends.md)."
-            )
-    if not layers:
-        raise BackendError("The model has no linear layer.")
-    return layers
-
-
-def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    if isinstance(module, nn.Sequential):
-        for key, child in module.named_children():
-            yield from _parts(child, f"{name}.{key}" if name else key)
-    else:
-        yield name, module
-
-
-def _linear(part: nn.Linear, where: str, before: Sequence[Layer]) -> Layer:
-    """A linear layer that fits the ones before it."""
-    width = before[-1].matrix.shape[1] if before else part.in_features
-    if part.in_features != width:
+def check_width(rows: Float[Tensor, "n d"], layers: Sequence[Layer]) -> None:
+    """Raise a `BackendError` unless the first layer takes such rows."""
+    wanted = ends(layers)[0]
+    if rows.shape[1] != wanted:
         raise BackendError(
-            f"{_capitalised(where)} takes {part.in_features} inputs, but the one before it has "
-            f"{width} outputs."
+            f"The model takes {wanted} inputs, but the data have {rows.shape[1]} for each sample."
         )
-    return Layer(_affine(part.weight, part.bias, where), None)
-
-
-def _does_nothing(part: nn.Module) -> bool:
-    flattens_rows = not isinstance(part, nn.Flatten) or (part.start_dim, part.end_dim) == (1, -1)
-    return isinstance(part, IGNORED) and flattens_rows
-
-
-def _then(layer: Layer, part: nn.Module) -> Layer:
-    before = layer.activation
-    both = nn.Sequential(before, part) if isinstance(before, nn.Module) else part
-    return layer._replace(activation=both)
-
-
-def _affine(weight: Tensor, bias: Tensor | None, where: str) -> Tensor:
-    """`(d_in + 1, d_out)` from PyTorch's `(d_out, d_in)` and `(d_out,)`."""
-    weight = weight.detach()
-    bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
-    for tensor in (weight, bias):
-        check_finite(f"A weight or bias of {where}", tensor)
-    return torch.cat([weight.T, bias.to(weight).unsqueeze(0)])
-
-
-def _capitalised(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 # From a state dict
 
 
 def from_state_dict(
-    tensors: Mapping[str, Tensor],
+    state: StateDict,
     sizes: Sequence[int] | None,
     activation: ActivationName,
-    where: str,
+    order: Sequence[str] | None = None,
 ) -> list[Layer]:
     """The layers of a state dict: its weights in order, an activation between each two.
 
     Args:
-        tensors: `*.weight` `(d_out, d_in)` and, for layers with a bias, `*.bias` `(d_out,)`.
+        state: `*.weight` `(d_out, d_in)` and, for layers with a bias, `*.bias` `(d_out,)`.
         sizes: of the node layers, the constant left out; None where the weights say.
         activation: what stands between layers.
-        where: what to call it in messages.
+        order: of the layers, by name, if that is known.
 
     Raises:
-        BackendError: naming the parameter that does not fit.
+        BackendError: naming the parameter that does not fit; or if the order is not known.
         NumericalError: naming the parameter that is not finite.
+        UsageError: if `order` does not name each layer once.
     """
+    tensors, where = state.tensors, state.where
     names = layer_names(
-        tensors,
-        where,
+        state,
+        order,
+        sizes,
         kind="linear layer",
         advice="expected is the state dict of an MLP, names ending in .weight and .bias",
     )
@@ -256,4 +185,18 @@ def _matrix(
     if bias is not None:
         check_shape(where, f"{name}.bias", bias, (len(weight),))
         check_floating(where, f"{name}.bias", bias)
-    return _affine(weight, bias, f"'{name}.weight' in {where}")
+    return affine(weight, bias, f"'{name}.weight' in {where}")
+
+
+def affine(weight: Tensor, bias: Tensor | None, where: str) -> Tensor:
+    """`(d_in + 1, d_out)` from PyTorch's `(d_out, d_in)` and `(d_out,)`, as precise as either.
+
+    Raises:
+        NumericalError: naming `where` if they are not finite.
+    """
+    weight = weight.detach()
+    bias = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+    for tensor in (weight, bias):
+        check_finite(f"A weight or bias of {where}", tensor)
+    dtype = torch.promote_types(weight.dtype, bias.dtype)
+    return torch.cat([weight.T.to(dtype), bias.to(dtype).unsqueeze(0)])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import ValidationInfo
+from pydantic import BeforeValidator, ValidationInfo
+
+from libgraph.backend.options import by_commas
 
 ActivationName = Literal[
     "relu", "leaky_relu", "gelu", "elu", "tanh", "silu", "sigmoid", "softplus", "linear"
@@ -13,6 +15,13 @@ ActivationName = Literal[
 
 
 ACTIVATION_NAMES: tuple[str, ...] = get_args(ActivationName)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(by_commas)]
+"""Type of an option of several names, such as `order=("fc1", "fc2")`."""
+
+
+ORDER = "of the model's layers, such as fc1,fc2,out; by default as in the file, or by numbers"
 
 
 def heads_divide_width(heads: int, info: ValidationInfo) -> int:

@@ -9,42 +9,70 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import as_file
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
-from libgraph.backend import BackendError, NumericalError, read_weights
+from libgraph.backend import BackendError, NumericalError, is_safetensors, read_weights
+from libgraph_backends.shared.layer_order import in_order
 
 
-def read_own_or_bundled(own: Path | None, bundled: Traversable) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a user's file, or those that come with the backend; and what to call them.
+class StateDict(NamedTuple):
+    """Parameters of a model that were read.
+
+    Attributes:
+        tensors: by name.
+        where: what to call them in messages.
+        keeps_order: whether they come in the order of the model.
+    """
+
+    tensors: Mapping[str, Tensor]
+    where: str
+    keeps_order: bool = True
+
+
+def read_own_or_bundled(own: Path | None, bundled: Traversable) -> StateDict:
+    """The tensors of a user's file, or those that come with the backend.
 
     Raises:
         BackendError: if the user's file is missing, damaged, or holds more than tensors.
     """
     if own is not None:
-        return read_weights(own), str(own)
+        return StateDict(read_weights(own), str(own), not is_safetensors(own))
     with as_file(bundled) as path:
-        return read_weights(path), "the bundled weights"
+        return StateDict(read_weights(path), "the bundled weights", not is_safetensors(path))
 
 
-def layer_names(tensors: Mapping[str, Tensor], where: str, *, kind: str, advice: str) -> list[str]:
+def layer_names(
+    state: StateDict,
+    order: Sequence[str] | None = None,
+    sizes: Sequence[int] | None = None,
+    *,
+    kind: str,
+    advice: str,
+) -> list[str]:
     """Names of the layers that weights and biases belong to, in order.
 
     Args:
-        tensors: `*.weight` and, for layers with a bias, `*.bias`.
-        where: what to call the state dict.
+        state: `*.weight` and, for layers with a bias, `*.bias`.
+        order: of the layers, by name, if that is known.
+        sizes: of the node layers, if they are known.
         kind: of layers, such as `linear layer`.
         advice: what is expected, as the end of a sentence.
 
     Raises:
-        BackendError: naming the first parameter that is of no such layer.
+        BackendError: naming the first parameter that is of no such layer; or if the order of the
+            layers is not known.
+        UsageError: if `order` does not name each layer once.
     """
+    tensors, where, keeps_order = state
     names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
     parameters = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
     for name in tensors:
         if name not in parameters:
             raise BackendError(f"{where}: '{name}' is no weight or bias of a {kind}; {advice}.")
-    return names
+    shapes = {name: tensors[f"{name}.weight"].shape for name in names}
+    return in_order(shapes, where, keeps_order=keeps_order, order=order, sizes=sizes)
 
 
 def check_shape(

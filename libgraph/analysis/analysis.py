@@ -20,6 +20,7 @@ from libgraph.backend.contract import Backend
 from libgraph.backend.data import Data
 from libgraph.backend.options import parse_options
 from libgraph.backend.registry import check_backend_kind
+from libgraph.backend.state import own_state
 from libgraph.bases.method import BasisMethod, Setting, make_bases
 from libgraph.bases.methods import METHODS
 from libgraph.edges.edge_ablation import ablate_edges
@@ -42,6 +43,7 @@ from libgraph.runs.stored import save_ablation
 from libgraph.sections.quadrature import Quadrature
 
 
+@own_state()
 def analyze(
     backend: Backend,
     *,

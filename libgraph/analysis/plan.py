@@ -22,6 +22,7 @@ from libgraph.analysis.stages import AnalysisStages
 from libgraph.backend.contract import Backend, Batch, Split
 from libgraph.backend.data import Data
 from libgraph.backend.options import parse_options
+from libgraph.backend.state import own_state
 from libgraph.bases.global_lib import output_grams
 from libgraph.bases.method import BasisMethod, Probe
 from libgraph.edges.interactions import draw_signs, measured
@@ -62,6 +63,7 @@ class Plan:
     memory: int
 
 
+@own_state()
 def plan(backend: Backend, **options: Any) -> Plan:
     """Layers, shapes, estimated time and memory of `analyze(backend, **options)`.
 

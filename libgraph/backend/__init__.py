@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from libgraph.backend.options import Sizes as Sizes
     from libgraph.backend.options import TypedOptions as TypedOptions
     from libgraph.backend.options import by_commas as by_commas
+    from libgraph.backend.state import own_state as own_state
     from libgraph.backend.streams import stream as stream
     from libgraph.errors import BackendError as BackendError
     from libgraph.errors import DataError as DataError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from libgraph.files.atomic import writing as writing
     from libgraph.files.tensors import read_tensors as read_tensors
     from libgraph.files.tensors import write_tensors as write_tensors
+    from libgraph.files.weights import is_safetensors as is_safetensors
+    from libgraph.files.weights import plain as plain
     from libgraph.files.weights import read_weights as read_weights
     from libgraph.fit import CHECKPOINT as CHECKPOINT
     from libgraph.fit import Course as Course
@@ -43,6 +46,7 @@ else:
         "libgraph.backend.contract": ("Backend", "Batch", "Encode", "Json", "Outcome", "Split"),
         "libgraph.backend.data": ("Data",),
         "libgraph.backend.options": ("Sizes", "TypedOptions", "by_commas"),
+        "libgraph.backend.state": ("own_state",),
         "libgraph.backend.streams": ("stream",),
         "libgraph.errors": (
             "BackendError",
@@ -53,7 +57,7 @@ else:
         ),
         "libgraph.files.atomic": ("writing",),
         "libgraph.files.tensors": ("read_tensors", "write_tensors"),
-        "libgraph.files.weights": ("read_weights",),
+        "libgraph.files.weights": ("is_safetensors", "plain", "read_weights"),
         "libgraph.fit": ("CHECKPOINT", "Course", "fit"),
         "libgraph.graph.features": ("FeatureLabel",),
         "libgraph.network.basis": ("Bases", "Basis"),

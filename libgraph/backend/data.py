@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from libgraph.backend.contract import Backend, Batch, Split
+from libgraph.backend.state import ordinary
 from libgraph.errors import DataError
 
 
@@ -63,4 +64,4 @@ class Data:
 
     def _place(self, tensor: Tensor) -> Tensor:
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
-        return tensor.to(device=self.device, dtype=dtype)
+        return ordinary(tensor.to(device=self.device, dtype=dtype))

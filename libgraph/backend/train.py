@@ -14,6 +14,7 @@ import torch
 from libgraph.backend.contract import Backend, Json, Outcome
 from libgraph.backend.options import parse_options
 from libgraph.backend.registry import backend_class
+from libgraph.backend.state import own_state
 from libgraph.errors import BackendError, UsageError
 from libgraph.files.atomic import explained, write_json
 from libgraph.progress import Progress, silent
@@ -48,6 +49,7 @@ class TrainingRecord:
         return {"backend": self.backend, "options": self.options, **versions, **self.outcome}
 
 
+@own_state()
 def train(
     backend: str | type[Backend],
     options: Mapping[str, object],

@@ -23,6 +23,7 @@ from libgraph.backend.contract import Backend
 from libgraph.backend.data import Data
 from libgraph.backend.options import parse_options
 from libgraph.backend.registry import check_backend_kind
+from libgraph.backend.state import own_state
 from libgraph.degeneracy.behaviour.behaviour import Probes, behaviour_spectrum
 from libgraph.degeneracy.behaviour.chains import Sampling
 from libgraph.degeneracy.behaviour.lanczos import HessianSpectrum
@@ -64,6 +65,7 @@ VOLUME_DECADES, MODULE_DECADES = 4, 8
 """The same for sampling, and for modules, at nine tolerances each."""
 
 
+@own_state()
 def measure_degeneracy(
     backend: Backend,
     *,

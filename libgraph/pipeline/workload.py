@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from libgraph.accumulate.memory import batch_size, memory_budget
 from libgraph.backend.contract import Backend, Split
 from libgraph.backend.data import Data
+from libgraph.backend.state import make_ordinary
 from libgraph.network.network import Network
 from libgraph.pipeline.options import ComputingOptions
 
@@ -37,7 +38,9 @@ class Workload:
 
     def network_in(self, dtype: str) -> Network:
         """The network, cast from the precision that it is stored in."""
-        return self.backend.network().to(device=self.options.device, dtype=getattr(torch, dtype))
+        network = self.backend.network()
+        make_ordinary(network)
+        return network.to(device=self.options.device, dtype=getattr(torch, dtype))
 
     @cached_property
     def network(self) -> Network:

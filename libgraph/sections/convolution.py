@@ -20,6 +20,7 @@ from libgraph.sections.closed_form import ClosedForm
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Seen
 from libgraph.sections.skip_mlp import average_slopes
+from libgraph.sections.unchanging import unchanging
 
 Part = tuple[Tensor | slice, Tensor, Tensor, Tensor]
 """Coordinates that some outputs see, and A, B and S between them, transposed."""
@@ -71,7 +72,7 @@ class Convolution(ClosedForm):
         self.register_buffer("inner", inner)
         self.register_buffer("outer", outer)
         self.register_buffer("reads", reads)
-        self.activation = activation
+        self.activation = unchanging(activation)
 
     def extra_repr(self) -> str:
         """The activation."""

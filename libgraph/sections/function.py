@@ -34,8 +34,8 @@ class Function(Section):
         self.positionwise = positionwise
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
-        """Call the function."""
-        return self.function(x)
+        """Call the function, on a copy: it may work in place."""
+        return self.function(x.clone())
 
     def extra_repr(self) -> str:
         """Which function it is, as far as its name tells."""

@@ -18,6 +18,7 @@ from libgraph.sections.chunks import chunk_length
 from libgraph.sections.closed_form import SignedForm
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Seen
+from libgraph.sections.unchanging import unchanging
 
 
 class SkipMLP(SignedForm):
@@ -27,7 +28,7 @@ class SkipMLP(SignedForm):
         skip: S `(d_in, d_out)`; its last row holds the output bias.
         inner: A `(d_in, d_hidden)`; its last row holds the hidden bias.
         outer: B `(d_hidden, d_out)`.
-        activation: φ, applied to each hidden unit by itself.
+        activation: φ, applied to each hidden unit by itself; one that works in place gets copies.
     """
 
     positionwise = True
@@ -48,7 +49,7 @@ class SkipMLP(SignedForm):
         self.register_buffer("skip", skip)
         self.register_buffer("inner", inner)
         self.register_buffer("outer", outer)
-        self.activation = activation
+        self.activation = unchanging(activation)
 
     def extra_repr(self) -> str:
         """The activation."""

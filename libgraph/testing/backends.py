@@ -72,7 +72,9 @@ def _check_batches(backend: Backend, split: Split, batch_size: int) -> None:
 
 
 def _check_network(network: Network, batch: Batch) -> None:
+    before = batch.inputs.clone()
     activations = list(network.activations(batch.inputs))
+    require(torch.equal(batch.inputs, before), "the embedding changes the inputs that it is given")
     for layer, x in zip(network.node_layers, activations, strict=True):
         shape = tuple(x.shape)
         require(

@@ -126,7 +126,9 @@ class Case:
 
 def _forward(case: Case) -> None:
     section, x = case.section, case.x
+    before = x.clone()
     y = section(x)
+    require(torch.equal(x, before), f"{case.name}: changes the activations that it is given")
     sizes = (x.shape[-1], y.shape[-1]), (section.d_in, section.d_out)
     require(
         y.ndim == 3 and len(y) == len(x) and sizes[0] == sizes[1],

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import libgraph as lg
 from libgraph.errors import DataError
 from libgraph.testing import check_backend
 from libgraph_backends.mlp.backend import MLP
+from libgraph_backends.mlp.data import read_rows
 from libgraph_backends.mlp.mnist import read_idx, read_mnist
 from libgraph_backends.mlp.network import BUNDLED
 from libgraph_backends.mlp.options import MLPOptions
@@ -149,3 +151,36 @@ def test_a_state_dict_is_analysed_on_the_real_files(run, tmp_path, real_mnist):
         "analyze", "mlp", *flags, "--limit", 100, "--out", tmp_path / "run", "--quiet"
     )
     assert code == 0, err
+
+
+# Rows of one's own
+
+
+def npy(header, content=bytes(48)):
+    head = header.ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + content
+
+
+DAMAGED = {
+    "a header without end": npy("{'descr': '<f8', 'fortran_order': False, 'shape': ((5,), "),
+    "more numbers than there are": npy(
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }"
+    ),
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 3), }"),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_rows_are_named(tmp_path, kind):
+    path = tmp_path / "rows.npy"
+    path.write_bytes(DAMAGED[kind])
+    with pytest.raises(DataError, match=r"rows\.npy' cannot be read"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("kind", ["<f8", ">f4", "<f2", "u2", ">i4", "?"])
+def test_rows_of_any_kind_of_number(tmp_path, kind):
+    rows = np.array([[0, 1, 1], [1, 0, 1]]).astype(kind)
+    np.save(tmp_path / "rows.npy", rows)
+    assert torch.equal(read_rows(tmp_path / "rows.npy"), torch.tensor(rows.tolist()).double())

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers.numbers import assert_close, normal, seeded
@@ -59,6 +60,45 @@ def test_inputs_may_be_whole_numbers():
     assert_close(next(iter(backend.batches("train", 16))).targets, expected[:16])
     with pytest.raises(DataError, match="a row for each sample"):
         MLP(module=module, inputs=torch.arange(4))
+
+
+ROWS = [[0, 1, 2, 3], [1, 0, 1, 0], [2, 2, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ROWS,
+        np.array(ROWS),
+        np.array(ROWS, dtype=np.uint16),
+        torch.tensor(ROWS).float().requires_grad_(),
+        torch.tensor(ROWS).float().to_sparse(),
+        torch.tensor(ROWS).float().to(torch.float8_e4m3fn),
+        torch.tensor(ROWS).half(),
+    ],
+    ids=lambda inputs: f"{type(inputs).__name__} {getattr(inputs, 'dtype', '')}",
+)
+def test_inputs_and_classes_of_any_kind(inputs):
+    module = nn.Sequential(nn.Linear(4, 3))
+    targets = np.array([0, 2, 1], dtype=np.uint16)
+    backend = MLP(module=module, inputs=inputs, targets=targets)
+    (batch,) = backend.batches("train", 5)
+    assert batch.inputs.tolist() == ROWS[:2]
+    assert (batch.targets.dtype, batch.targets.tolist()) == (torch.int64, [0, 2])
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [[[1, 2], [3]], "rows", torch.zeros(4, 4, device="meta"), torch.zeros(4, 4).cfloat(), None],
+)
+def test_inputs_that_are_no_numbers(inputs):
+    module = nn.Sequential(nn.Linear(4, 3))
+    if inputs is None:
+        with pytest.raises(DataError, match="Targets have to be"):
+            MLP(module=module, inputs=ROWS, targets="classes")
+        return
+    with pytest.raises(DataError, match="Inputs have to be"):
+        MLP(module=module, inputs=inputs)
 
 
 def test_a_module_of_ones_own_on_the_digits():

@@ -120,3 +120,40 @@ def test_a_parameter_shapes_the_node_layer_it_is_said_to(name):
 def test_check_keeps_the_parameters_alone():
     weights = {**small_weights(), "blocks.0.attn.mask": torch.ones(3, 3)}
     assert list(check(weights, "here")) == list(PARAMETERS)
+
+
+EXTRAS = {
+    "a second block": {"blocks.1.mlp.b_out": torch.ones(6)},
+    "a norm": {"blocks.0.ln1.w": torch.ones(6)},
+    "a final norm": {"ln_final.w": torch.ones(6)},
+    "rotary positions": {"blocks.0.attn.rotary_sin": torch.ones(3, 2)},
+}
+
+
+@pytest.mark.parametrize("kind", EXTRAS)
+def test_what_another_model_has_is_refused(kind):
+    (name,) = EXTRAS[kind]
+    with pytest.raises(BackendError, match=f"here: '{name}' is no parameter of a one-layer"):
+        check({**small_weights(), **EXTRAS[kind]}, "here")
+
+
+def test_buffers_of_other_kinds_of_attention_are_refused():
+    right = torch.ones(3, 3, dtype=torch.bool).tril()
+    buffers = {"blocks.0.attn.mask": right, "blocks.0.attn.IGNORE": torch.tensor(-1e5)}
+    assert list(check({**small_weights(), **buffers}, "here")) == list(PARAMETERS)
+    local = right & ~right.tril(-2)
+    with pytest.raises(BackendError, match="does not attend to all of them"):
+        check({**small_weights(), "blocks.0.attn.mask": local}, "here")
+
+
+def test_names_of_a_model_within_another():
+    weights = {f"model.{name}": weight for name, weight in small_weights().items()}
+    assert list(check(weights, "here")) == list(PARAMETERS)
+    with pytest.raises(BackendError, match=r"no parameter 'embed\.W_E'"):
+        check({**weights, "head.weight": torch.ones(2, 2)}, "here")
+
+
+def test_weights_in_eight_bits_become_single_precision():
+    weights = small_weights()
+    weights["embed.W_E"] = weights["embed.W_E"].to(torch.float8_e4m3fn)
+    assert check(weights, "here")["embed.W_E"].dtype == torch.float32

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from libgraph.errors import BackendError, NumericalError
-from libgraph_backends.shared.layers import ACTIVATIONS, ends, from_module, from_state_dict
+from libgraph_backends.shared.layers import ACTIVATIONS, ends, from_state_dict
+from libgraph_backends.shared.modules import from_module
 from libgraph_backends.shared.options import ActivationName
+from libgraph_backends.shared.state_dicts import StateDict
 
 UNSUPPORTED = {
     "convolution": ([nn.Linear(4, 4), nn.Conv1d(1, 1, 1)], "Layer '1' of the model is Conv1d"),
@@ -44,7 +46,7 @@ def test_weights_that_are_not_finite_are_named(parameter):
     with pytest.raises(NumericalError, match="layer '2' of the model"):
         from_module(module)
     with pytest.raises(NumericalError, match=r"'2\.weight' in here"):
-        from_state_dict(module.state_dict(), None, "relu", "here")
+        from_state_dict(StateDict(module.state_dict(), "here"), None, "relu")
 
 
 GOOD = {"a.weight": torch.ones(3, 4), "a.bias": torch.ones(3), "b.weight": torch.ones(2, 3)}
@@ -68,18 +70,18 @@ WRONG = {
 def test_a_parameter_that_does_not_fit_is_named(kind):
     change, sizes, said = WRONG[kind]
     with pytest.raises(BackendError) as error:
-        from_state_dict({**GOOD, **change}, sizes, "relu", "here")
+        from_state_dict(StateDict({**GOOD, **change}, "here"), sizes, "relu")
     assert said in str(error.value)
     assert str(error.value).startswith("here: ")
 
 
 def test_a_state_dict_without_weights_is_refused():
     with pytest.raises(BackendError, match=r"no parameter whose name ends in \.weight"):
-        from_state_dict({}, None, "relu", "here")
+        from_state_dict(StateDict({}, "here"), None, "relu")
 
 
 def test_what_fits_is_taken():
-    layers = from_state_dict(GOOD, (4, 3, 2), "relu", "here")
+    layers = from_state_dict(StateDict(GOOD, "here"), (4, 3, 2), "relu")
     assert ends(layers) == (4, 2)
     assert layers[0].matrix.shape == (5, 3)
     assert layers[1].matrix[-1].tolist() == [0, 0]
