@@ -7,13 +7,14 @@ their class; Ctrl-C ends with 130.
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
-from libgraph_cli.failures import CommandError, explained
+from libgraph_cli.failures import CommandError, explained, leave_output
 from libgraph_cli.threads import spin_briefly
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
@@ -73,11 +74,6 @@ class Commands(click.Group):
             return super().invoke(context)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
-        except SystemExit as stop:
-            # So rich ends where nobody reads on, and there is nothing wrong with that.
-            if isinstance(stop.__context__, BrokenPipeError):
-                sys.exit(0)
-            raise
         except Exception as error:
             command = self.commands[str(context.invoked_subcommand)]
             failure = explained(
@@ -107,9 +103,25 @@ def cli() -> None:
 def main() -> None:
     """Run the command and exit with its code."""
     spin_briefly()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # In an encoding of few signs the others are escaped; `Screen` finds better ones.
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="libgraph", standalone_mode=False)
-    except (CommandError, click.ClickException) as error:
+    except SystemExit as stop:
+        # So click ends where nobody reads on, and there is nothing wrong with that.
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        leave_output()
+        sys.exit(0)
+    except CommandError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        from libgraph.visible import visible
+
+        error.message = visible(error.message)
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:

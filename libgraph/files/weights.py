@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from libgraph.errors import BackendError
+from libgraph.files.reading import reading, unreadable
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -27,7 +28,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         BackendError: if the file is missing, damaged, holds anything but tensors by name, or is a
             pickle with code in it.
     """
-    if not path.is_file():
+    with reading(path, BackendError, "The weights "):
+        is_file = path.is_file()
+    if not is_file:
         what = ", which is a directory" if path.is_dir() else ""
         raise BackendError(f"There is no weights file '{path}'{what}.")
     try:
@@ -45,6 +48,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"'{path}' {doubt}holds more than tensors and was refused, as reading it could run "
             "code: save its state_dict() alone, best as safetensors."
         ) from None
+    except OSError as error:
+        raise unreadable(path, BackendError, error, "The weights ") from None
     except Exception as error:
         # The unpickler runs into whatever error a damaged file leads it to.
         kind = type(error).__name__
