@@ -128,7 +128,7 @@ def test_names_are_folded_before_columns_go_below():
         "words",
     ]
     lines = printed(table, 20).splitlines()
-    assert lines[:4] == ["name        features", "a name of       1000", "several", "words"]
+    assert lines[:4] == ["name          features", "a name of         1000", "several", "words"]
     assert lines[4:] == ["", "name            kept", "a name of         10", "several words"]
 
 

@@ -36,8 +36,8 @@ FALLBACKS = (
 UNSEEN = {"Cf", "Mn", "Me"}
 """Categories of signs that take no room of their own: joiners, isolates, accents."""
 
-LONGEST = 300
-"""Letters of a text in a picture; no more are ever in sight."""
+LONGEST = 120
+"""Letters in a line of a picture; there is no room for more."""
 
 log = logging.getLogger("libgraph")
 
@@ -57,6 +57,13 @@ def cut(text: str, length: int) -> str:
         if room < 0:
             break
     return text[:end] + "…"
+
+
+def ends(text: str, length: int) -> str:
+    """The text, or its two ends, in which long names differ."""
+    if breadth(text) <= length:
+        return text
+    return cut(text, length // 2) + text[-(length // 2) :]
 
 
 @lru_cache(maxsize=4096)
@@ -120,9 +127,11 @@ def draw_what_can_be(figure: Figure, name: str) -> None:
                 axis.set_ticks(axis.get_ticklocs(), drawable)
             if len(families) > 1:
                 axis.set_tick_params(labelfontfamily=families)
-    if all_lost:
-        shown = sorted(all_lost)[:8]
-        more = f" and {len(all_lost) - len(shown)} more" if len(all_lost) > len(shown) else ""
+    # Of control characters it is no wonder.
+    signs = sorted(sign for sign in all_lost if unicodedata.category(sign) != "Cc")
+    if signs:
+        shown = signs[:8]
+        more = f" and {len(signs) - len(shown)} more" if len(signs) > len(shown) else ""
         log.warning(
             "No font here has %s%s: %s has %s and so on in their place; install a font that does, "
             "such as Noto Sans CJK or Noto Emoji.",

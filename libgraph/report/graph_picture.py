@@ -23,7 +23,7 @@ from libgraph.graph.features import FeatureLabel
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
 from libgraph.modules.summary import module_table
 from libgraph.report.appearance import module_colour, relative_importance
-from libgraph.report.fonts import breadth, cut
+from libgraph.report.fonts import breadth, cut, ends
 from libgraph.report.graph_layout import MARGIN, WIDTH, Layout, arrange, choose_features
 from libgraph.report.style import (
     FAINT,
@@ -258,9 +258,7 @@ def _draw_headings(axes: Axes, graph: InteractionGraph, layout: Layout) -> None:
 
 def _heading(name: str) -> str:
     """The name of a node layer; of a very long one its ends, in which layers differ."""
-    name = in_line(name)
-    half = MOST_LETTERS // 4
-    return name if breadth(name) <= MOST_LETTERS else f"{name[:half]}…{name[-half:]}"
+    return ends(in_line(name), MOST_LETTERS // 2)
 
 
 def _draw_column(axes: Axes, graph: InteractionGraph, name: str, layout: Layout) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from libgraph.errors import MissingExtra, UsageError, missing_extra
 from libgraph.files.atomic import writing
-from libgraph.report.fonts import FAMILY, draw_what_can_be
+from libgraph.report.fonts import FAMILY, draw_what_can_be, ends
 from libgraph.visible import in_line, isolated
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ RESOLUTION, NOTEBOOK_RESOLUTION = 180, 90
 
 MOST_DOTS = 2**16 - 1
 """Dots of a PNG picture in either direction, which is all that matplotlib can draw."""
+
+MOST_LETTERS = 60
+"""Letters of a name in a picture at most."""
 
 Settings = dict[Any, Any]
 """Settings of matplotlib by name; its versions know different ones."""
@@ -86,12 +90,9 @@ def style(settings: Settings = PLAIN) -> AbstractContextManager[None]:
         MissingExtra: If matplotlib is missing.
     """
     try:
-        try:
-            import matplotlib.style
-        except ValueError:
-            # Notebooks name a backend for all processes, which need not be installed here.
-            with _without("MPLBACKEND"):
-                import matplotlib.style
+        if "matplotlib" not in sys.modules:
+            _load_matplotlib()
+        import matplotlib.style
     except ImportError as error:
         raise MissingExtra(missing_extra("Pictures need matplotlib", "report")) from error
     except ValueError as error:
@@ -102,12 +103,25 @@ def style(settings: Settings = PLAIN) -> AbstractContextManager[None]:
     return matplotlib.style.context(["default", settings])
 
 
+def _load_matplotlib() -> None:
+    """Import it, whatever backend the environment asks for.
+
+    Notebooks name theirs for all processes, where it need not be installed; the name is kept for
+    whoever uses it later.
+    """
+    with _without("MPLBACKEND") as backend:
+        import matplotlib
+    if backend:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+
+
 @contextmanager
-def _without(variable: str) -> Iterator[None]:
-    """The environment lacks a variable meanwhile."""
+def _without(variable: str) -> Iterator[str | None]:
+    """The environment lacks a variable, whose value this is, meanwhile."""
     value = os.environ.pop(variable, None)
     try:
-        yield
+        yield value
     finally:
         if value is not None:
             os.environ[variable] = value
@@ -115,7 +129,7 @@ def _without(variable: str) -> Iterator[None]:
 
 def arrow_of(place: str, between: str = " → ") -> str:
     """A layer pair, or a node layer, as pictures name it, from left to right in any script."""
-    return between.join(isolated(in_line(name)) for name in place.split("->"))
+    return between.join(isolated(ends(in_line(name), MOST_LETTERS)) for name in place.split("->"))
 
 
 def check_figure(path: str | Path) -> None:
@@ -164,6 +178,8 @@ def _silent() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            # Names may leave no room for what they name.
+            warnings.filterwarnings("ignore", message="constrained_layout not applied")
             yield
     finally:
         fonts.setLevel(level)
