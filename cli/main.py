@@ -64,6 +64,20 @@ class LazyCommand(click.Command):
 class Commands(click.Group):
     """The subcommands; what goes wrong in one is told in its words."""
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """As for any group; where nobody reads the help to its end, that is no failure."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError:
+            leave_output()
+            sys.exit(0)
+
     def invoke(self, context: click.Context) -> Any:
         """Run a subcommand.
 
@@ -109,12 +123,6 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="libgraph", standalone_mode=False)
-    except SystemExit as stop:
-        # So click ends where nobody reads on, and there is nothing wrong with that.
-        if not isinstance(stop.__context__, BrokenPipeError):
-            raise
-        leave_output()
-        sys.exit(0)
     except CommandError as error:
         error.show()
         sys.exit(error.exit_code)
