@@ -8,6 +8,7 @@ their class; Ctrl-C ends with 130.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -117,6 +118,9 @@ def cli() -> None:
 def main() -> None:
     """Run the command and exit with its code."""
     spin_briefly()
+    # Notebooks name their backend of matplotlib for every process, where it need not be installed,
+    # and whatever imports matplotlib would fail over it: commands write files and show nothing.
+    os.environ.pop("MPLBACKEND", None)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # In an encoding of few signs the others are escaped; `Screen` finds better ones.

@@ -240,6 +240,10 @@ def _curves(table: FloatArray) -> FloatArray:
 def _draw_headings(axes: Axes, graph: InteractionGraph, layout: Layout) -> None:
     rooms = {name: max(WIDTH / len(graph.layers), right - layout.left[name])
              for name, right in layout.right.items()}  # fmt: skip
+    # What is centred near an edge of the picture must not run over it.
+    centres = {name: (layout.left[name] + layout.right[name]) / 2 for name in rooms}
+    rooms = {name: min(room, 2 * min(centres[name], WIDTH - centres[name]))
+             for name, room in rooms.items()}  # fmt: skip
     # Long names break at their last dot; then all headings shrink together.
     names = {name: shown if breadth(shown) * 0.092 < room else ".\n".join(shown.rsplit(".", 1))
              for name, room in rooms.items() for shown in [_heading(name)]}  # fmt: skip
