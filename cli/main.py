@@ -133,8 +133,9 @@ def main() -> None:
     except click.ClickException as error:
         from libgraph.visible import visible
 
-        error.message = visible(error.message)
-        error.show()
+        with io.StringIO() as told:
+            error.show(told)
+            click.echo(visible(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         CommandError(str(error) or "Interrupted.", 130).show()

@@ -12,7 +12,7 @@ from libgraph.backend.data import Data
 from libgraph.errors import DataError, UsageError
 from libgraph_backends.gpt2.backend import GPT2
 from libgraph_backends.gpt2.options import GPT2Options
-from libgraph_backends.gpt2.text import token_text
+from libgraph_backends.gpt2.text import sequences, token_text
 
 
 def tokens(backend, split):
