@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -24,11 +26,9 @@ class CommandError(Exception):
 
     def show(self) -> None:
         """Print it."""
-        from rich.console import Console
+        from libgraph.screen import Screen, tell
 
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        console.print("[bold red]libgraph:[/] ", end="")
-        console.print(str(self), markup=False)
+        tell(Screen(stderr=True), ("libgraph:", "bold red"), f" {self}", whole=True)
 
 
 def explained(error: Exception, command: click.Command) -> CommandError | None:
@@ -37,16 +37,17 @@ def explained(error: Exception, command: click.Command) -> CommandError | None:
         # Within an import Ctrl-C may come out as the import's failure.
         return CommandError("Interrupted.", 130)
     if isinstance(error, BrokenPipeError):
-        # Whoever read the output has seen enough; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough.
+        leave_output()
         sys.exit(0)
-    if isinstance(error, OSError):
-        return CommandError(f"Cannot write the output ({error.strerror}): free some space.", 2)
     # The core is imported by now if it was the core that raised.
     errors = sys.modules.get("libgraph.errors")
+    memory = errors is not None and errors.is_out_of_memory(error)
+    if isinstance(error, OSError) and not memory:
+        return CommandError(_of_the_system(error), 2)
     if errors is None:
         return None
-    if errors.is_out_of_memory(error):
+    if memory:
         advice = "close what else takes it, or use a machine that has more"
         if any(option.name == "batch_size" for option in command.params):
             advice = "choose a smaller --batch-size, or a smaller model"
@@ -54,3 +55,28 @@ def explained(error: Exception, command: click.Command) -> CommandError | None:
     if isinstance(error, errors.LibgraphError):
         return CommandError(spelt(str(error), flags_of(command)), error.exit_code)
     return None
+
+
+def leave_output() -> None:
+    """Have what is not written yet go nowhere: at exit Python would try, and complain, again."""
+    with suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What the system says where something cannot be written for want of space."""
+
+
+def _of_the_system(error: OSError) -> str:
+    """An error of the system that nobody has expected, with the file that it is about."""
+    reason = error.strerror or str(error) or type(error).__name__
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    if error.errno in FULL:
+        if not names:
+            leave_output()
+        what = f"'{names[-1]}'" if names else "the output"
+        return f"Cannot write {what} ({reason}): free some space."
+    if names:
+        where = " or ".join(f"'{name}'" for name in names)
+        return f"{where} cannot be read or written ({reason}): check the path and its permissions."
+    return f"A file, or something else of the system, cannot be used ({reason})."

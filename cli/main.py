@@ -7,13 +7,15 @@ their class; Ctrl-C ends with 130.
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
-from libgraph_cli.failures import CommandError, explained
+from libgraph_cli.failures import CommandError, explained, leave_output
 from libgraph_cli.threads import spin_briefly
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAPH"}
@@ -63,6 +65,20 @@ class LazyCommand(click.Command):
 class Commands(click.Group):
     """The subcommands; what goes wrong in one is told in its words."""
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """As for any group; where nobody reads the help to its end, that is no failure."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError:
+            leave_output()
+            sys.exit(0)
+
     def invoke(self, context: click.Context) -> Any:
         """Run a subcommand.
 
@@ -72,11 +88,6 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except (click.ClickException, click.Abort, click.exceptions.Exit):
-            raise
-        except SystemExit as stop:
-            # So rich ends where nobody reads on, and there is nothing wrong with that.
-            if isinstance(stop.__context__, BrokenPipeError):
-                sys.exit(0)
             raise
         except Exception as error:
             command = self.commands[str(context.invoked_subcommand)]
@@ -107,10 +118,24 @@ def cli() -> None:
 def main() -> None:
     """Run the command and exit with its code."""
     spin_briefly()
+    # Notebooks name their backend of matplotlib for every process, where it need not be installed,
+    # and whatever imports matplotlib would fail over it: commands write files and show nothing.
+    os.environ.pop("MPLBACKEND", None)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # In an encoding of few signs the others are escaped; `Screen` finds better ones.
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli(prog_name="libgraph", standalone_mode=False)
-    except (CommandError, click.ClickException) as error:
+    except CommandError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        from libgraph.visible import visible
+
+        with io.StringIO() as told:
+            error.show(told)
+            click.echo(visible(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         CommandError(str(error) or "Interrupted.", 130).show()

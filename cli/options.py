@@ -5,11 +5,12 @@ Flags win over environment variables (`LIBGRAPH_ANALYZE_DTYPE=float32`), those o
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import functools
 import tomllib
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -187,6 +188,14 @@ def json_option(text: str) -> Callable[[Function], Function]:
     return click.option("--json", "as_json", is_flag=True, help=text)
 
 
+class _Pair(click.types.StringParamType):
+    """`key=value`; an environment variable has one in each line, as values may have spaces."""
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """The lines."""
+        return [line for line in rv.replace("\r\n", "\n").split("\n") if line.strip()]
+
+
 def pairs_option(what: str) -> Callable[[Function], Function]:
     """`-o key=value`, as often as wanted, into a dict."""
 
@@ -204,6 +213,7 @@ def pairs_option(what: str) -> Callable[[Function], Function]:
     return click.option(
         "-o",
         "--option",
+        type=_Pair(),
         multiple=True,
         callback=parse,
         metavar="KEY=VALUE",
@@ -242,23 +252,57 @@ def _config(context: click.Context, parameter: click.Parameter, path: Path | Non
             if not isinstance(value, dict):
                 raise click.BadParameter(f"'{path}' has to set '{key}' as a table [option].")
             context.meta["option"] = {
-                part.replace("-", "_"): str(setting) for part, setting in value.items()
+                part.replace("-", "_"): _listed(path, part, setting)
+                for part, setting in value.items()
             }
-        elif isinstance(value, dict):
-            raise click.BadParameter(f"'{path}' has to set '{key}' to one value, not to a table.")
         elif isinstance(value, list) and not option.multiple:
             raise click.BadParameter(f"'{path}' sets '{key}' to a list; it takes one value.")
         elif option.name:
-            several = option.multiple and not isinstance(value, list)
-            defaults[option.name] = [value] if several else value
+            values = value if isinstance(value, list) else [value]
+            texts = [_flat(path, key, part) for part in values]
+            defaults[option.name] = texts if option.multiple else texts[0]
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
 
+def _listed(path: Path, key: str, value: object) -> str:
+    """What `-o` takes for a value, which may be a list: its parts with commas between."""
+    if not isinstance(value, list):
+        return _flat(path, key, value)
+    parts = [_flat(path, key, part) for part in value]
+    if any("," in part for part in parts):
+        raise click.BadParameter(f"'{path}' sets '{key}' to a list with a comma in a part of it.")
+    return ",".join(parts)
+
+
+def _flat(path: Path, key: str, value: object) -> str:
+    """What a flag takes for one value of TOML, read as strictly: 1.5 is no whole number."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, datetime.date | datetime.time):
+        raise click.BadParameter(f"'{path}' sets '{key}' to a date or time: put it in quotes.")
+    if isinstance(value, dict | list):
+        kind = "a table" if isinstance(value, dict) else "a list of lists"
+        raise click.BadParameter(f"'{path}' has to set '{key}' to one value, not to {kind}.")
+    try:
+        text = str(value)
+    except ValueError:
+        raise click.BadParameter(f"'{path}' sets '{key}' to a number of too many digits.") from None
+    if "\0" in text:
+        raise click.BadParameter(f"'{path}' sets '{key}' to a text with a NUL character in it.")
+    return text
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # Some editors put a mark before the text.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise click.BadParameter(f"'{path}' cannot be read: {error.strerror}.") from None
+    except RecursionError:
+        raise click.BadParameter(f"'{path}' is not read: brackets in it go too deep.") from None
+    except ValueError as error:
+        # Beside mistakes in TOML, letters that are not UTF-8 and numbers of too many digits.
         raise click.BadParameter(f"'{path}' is not TOML: {error}.") from None
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +21,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from libgraph.screen import Screen, tell
+from libgraph.visible import in_line
 
 
 class ProgressDisplay:
@@ -44,18 +46,18 @@ class ProgressDisplay:
     ) -> None:
         self.verbose = verbose
         self.spell = spell
-        self.console = console or Console(stderr=True)
+        self.console = console or Screen(stderr=True)
         self.live = self.console.is_terminal and not quiet
         self.plain = not self.live and not quiet
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=self.console,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -67,16 +69,15 @@ class ProgressDisplay:
             self._end_stage()
             self._current = (stage, time.monotonic())
             if self.live:
-                self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
+                self._tasks[stage] = self._progress.add_task(in_line(stage), total=total, note="")
         if self.live:
-            self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
+            task = self._tasks[stage]
+            self._progress.update(task, completed=done, total=total, note=in_line(note))
 
     def __enter__(self) -> ProgressDisplay:
         log = logging.getLogger("libgraph")
         log.setLevel(logging.INFO if self.verbose else logging.WARNING)
-        handler = RichHandler(
-            console=self.console, show_time=False, show_level=False, show_path=False
-        )
+        handler = _Lines(self.console)
         handler.setFormatter(_Spelt(self.spell))
         log.handlers = [handler]
         if self.live:
@@ -103,9 +104,19 @@ class ProgressDisplay:
             total = self._progress.tasks[task].completed or 1
             self._progress.update(task, completed=total, total=total)
         if self.plain:
-            self.console.print(
-                f"{stage}: {time.monotonic() - began:.1f} s", highlight=False, soft_wrap=True
-            )
+            tell(self.console, f"{in_line(stage)}: {time.monotonic() - began:.1f} s", whole=True)
+
+
+class _Lines(logging.Handler):
+    """Every message one line, which only a terminal breaks: paths in it can be copied."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message, whatever is in it."""
+        tell(self.console, self.format(record), whole=True)
 
 
 class _Spelt(logging.Formatter):

@@ -1,17 +1,17 @@
-"""Running an analysis: its directory, its progress, and the ranks of a `torchrun` job."""
+"""Running an analysis: its directory and its progress, alone or as a rank of a `torchrun` job."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from libgraph_cli.ranks import ranks_joined
 from libgraph_cli.wording import flags_of, spelt
 
 if TYPE_CHECKING:
@@ -48,9 +48,14 @@ class Request:
 
         return load_backend(name, **self.settings)
 
-    def directory(self, name: str) -> Path:
-        """Where results go: as asked for, or a name with the time."""
-        return self.out or Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
+    def directory(self, name: str, *, speaks: bool = True) -> AbstractContextManager[Path]:
+        """Where results go: as asked for, or a name with the time that no other run has."""
+        from libgraph.files.run_directory import unused_directory
+
+        if self.out is not None:
+            return nullcontext(self.out)
+        path = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return unused_directory(path) if speaks else nullcontext(path)
 
     def display(self, *, speaks: bool = True) -> ProgressDisplay:
         """Progress on stderr, in the words of the command that runs."""
@@ -83,21 +88,9 @@ def run_analysis(
     """
     with ranks_joined(options.get("device", "cpu")) as speaks:
         model = request.backend(backend)
-        directory = request.directory(backend)
-        with request.display(speaks=speaks) as progress:
+        with (
+            request.directory(backend, speaks=speaks) as directory,
+            request.display(speaks=speaks) as progress,
+        ):
             result = verb(model, out=directory, force=request.force, progress=progress, **options)
     return result if speaks else None
-
-
-@contextmanager
-def ranks_joined(device: str) -> Iterator[bool]:
-    """Takes part in a `torchrun` job, where there is one; says whether this rank speaks."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield True
-        return
-    from torch import distributed
-
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    yield distributed.get_rank() == 0
-    # Not after an error: other ranks may wait, and torchrun ends them.
-    distributed.destroy_process_group()

@@ -4,6 +4,8 @@ Every message is one sentence: what is wrong, and what to do. The command line p
 with the class's `exit_code`; anything else that is raised is a bug in this project.
 """
 
+import errno
+
 
 class LibgraphError(Exception):
     """Base of all errors raised on purpose."""
@@ -14,7 +16,9 @@ class LibgraphError(Exception):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on any device: PyTorch says so in several ways."""
     allocator = isinstance(error, RuntimeError) and "allocate memory" in str(error)
-    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or allocator
+    system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    named = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
+    return named or allocator or system
 
 
 class UsageError(LibgraphError):

@@ -18,8 +18,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from libgraph.errors import NumericalError
+from libgraph.errors import NumericalError, UsageError
 from libgraph.files.atomic import writing
+from libgraph.files.reading import reading
 from libgraph.files.run_directory import hash_of
 from libgraph.files.tensors import save_tensors, write_tensors
 from libgraph.progress import Progress, silent
@@ -160,12 +161,13 @@ def _resume(
     course: Course, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> list[Record]:
     """Take up the checkpoint, if there is one of this training that is not beyond its steps."""
-    if not course.path.is_file():
-        return []
     try:
-        with safe_open(course.path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with reading(course.path, UsageError, "The checkpoint "):
+            if not course.path.is_file():
+                return []
+            with safe_open(course.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError:
         return []
     names = metadata.get("history", "").split()

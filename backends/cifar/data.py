@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from libgraph.backend import DataError
+from libgraph.backend import DataError, reading
 from libgraph_backends.cifar.batches import SHAPE, read_binary, read_pickled
 from libgraph_backends.shared.downloads import fetch_archive
 
@@ -96,7 +96,8 @@ def read_cifar10(directory: Path, split: Literal["train", "test"]) -> Images:
     for folder in FOLDERS:
         for ending, read_batch in ((".bin", read_binary), ("", read_pickled)):
             paths = [directory / folder / (name + ending) for name in names]
-            present = tuple(path for path in paths if path.is_file())
+            with reading(directory, DataError, "The images in "):
+                present = tuple(path for path in paths if path.is_file())
             if not present:
                 continue
             batches = [read_batch(path) for path in present]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
-from libgraph.backend import BackendError, missing_extra
+from libgraph.backend import BackendError, missing_extra, reading
 from libgraph_backends.shared.state_dicts import check_finite
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
     import transformers
 
     folder = Path(name)
-    is_folder = bool(name) and folder.is_dir()
+    with reading(name, BackendError, "The model "):
+        is_folder = bool(name) and folder.is_dir()
     is_path = folder.is_absolute() or name.startswith((".", "~"))
     if not name or (is_path and not is_folder):
         raise BackendError(f"There is no folder '{name}': give one with a model, or a hub name.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from libgraph.backend import DataError, Split, UsageError, read_tensors, write_tensors
+from libgraph.backend import DataError, Split, UsageError, read_tensors, reading, write_tensors
 from libgraph_backends.gpt2.loading import BUNDLED, LanguageModel
 from libgraph_backends.gpt2.options import GPT2Options
 
@@ -53,6 +54,10 @@ SIGNS = {"\n": "⏎", "\t": "⇥", "|": "¦"}
 """For characters that have no place in a label."""
 
 
+JOINERS = "\u200c\u200d"
+"""What holds letters of one word, or the parts of one picture, apart or together."""
+
+
 def token_text(tokenizer: PreTrainedTokenizerBase | None, token: int) -> str:
     """The text of a token, with signs for characters that cannot be seen; a number without one."""
     if tokenizer is None:
@@ -61,7 +66,17 @@ def token_text(tokenizer: PreTrainedTokenizerBase | None, token: int) -> str:
     if "\ufffd" in text:
         # Part of a character: only the tokenizer's own name tells it from others.
         text = str(tokenizer.convert_ids_to_tokens(token))
-    return "".join(SIGNS.get(c, c if unicodedata.category(c)[0] != "C" else "�") for c in text)
+    return "".join(map(_seen, text))
+
+
+def _seen(character: str) -> str:
+    """The character, or a sign or an escape for it where it cannot be seen."""
+    if character in SIGNS or character in JOINERS:
+        return SIGNS.get(character, character)
+    if unicodedata.category(character)[0] != "C":
+        return character
+    # One that no other has: two tokens never look the same.
+    return character.encode("unicode-escape", "surrogatepass").decode("ascii")
 
 
 def read_splits(
@@ -118,7 +133,8 @@ def _most_rows(options: GPT2Options, source: str) -> int | None:
         return options.sequences
     if not options.text:
         return BUNDLED_SEQUENCES
-    return None if Path(source).is_file() else DATA_SET_SEQUENCES
+    with reading(source, DataError, "The text "):
+        return None if Path(source).is_file() else DATA_SET_SEQUENCES
 
 
 def sequences(
@@ -167,7 +183,9 @@ def _tokens(
     """All tokens of a file, or as many as are needed of a data set."""
     path = Path(source)
     kind = path.suffix.lower()
-    if path.is_dir() or (not path.exists() and kind in (".txt", ".jsonl", ".npy")):
+    with reading(source, DataError, "The text "):
+        exists = path.exists()
+    if path.is_dir() or (not exists and kind in (".txt", ".jsonl", ".npy")):
         what = "is a folder" if path.is_dir() else "does not exist"
         raise DataError(f"The text '{source}' {what}: give a file or the name of a data set.")
     if kind == ".npy":
@@ -206,11 +224,13 @@ def _file_tokens(
     key.update(repr((column, path.suffix, tokenizer.eos_token_id)).encode())
     key.update(_description(tokenizer))
     cached = Path(platformdirs.user_cache_dir("libgraph")) / f"tokens-{key.hexdigest()[:32]}"
-    if cached.is_file():
+    # A home that may not be looked into has no cache.
+    if os.path.isfile(cached):
         try:
             return read_tensors(cached)["tokens"]
         except (UsageError, KeyError):
-            cached.unlink()
+            with suppress(OSError):
+                cached.unlink()
     tokens = _tokenised(_texts(content, path, column), tokenizer, None)
     # A cache that cannot be written only costs time.
     with suppress(UsageError):

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from libgraph.backend import DataError, Split
+from libgraph.backend import DataError, Split, reading
 from libgraph_backends.shared.downloads import fetch
 
 UNSIGNED_BYTES = 8
@@ -115,10 +115,11 @@ def read_mnist(
 def _find(directory: Path, split: Split, what: str, dimensions: int) -> Path:
     """The file of that name, however it is written: with a dash or a dot, plain or gzipped."""
     stem = f"{PREFIXES[split]}-{what}"
-    for name in (f"{stem}-idx{dimensions}-ubyte", f"{stem}.idx{dimensions}-ubyte"):
-        for ending in ("", ".gz"):
-            if (directory / (name + ending)).is_file():
-                return directory / (name + ending)
+    names = (f"{stem}-idx{dimensions}-ubyte", f"{stem}.idx{dimensions}-ubyte")
+    with reading(directory, DataError, "The images in "):
+        for path in (directory / (name + ending) for name in names for ending in ("", ".gz")):
+            if path.is_file():
+                return path
     raise DataError(
         f"There is no '{stem}-idx{dimensions}-ubyte', plain or .gz, in '{directory}': "
         "-o data= takes the folder with the four files of MNIST."

@@ -70,8 +70,9 @@ def fetch_archive(name: str, url: str, checksum: str, content: str, *, extra: st
     """
     pooch = _pooch(extra)
     unpacked = Path(pooch.os_cache("libgraph")) / name / content
-    if unpacked.is_dir():
-        return unpacked
+    with _explained(url, unpacked.parent):
+        if unpacked.is_dir():
+            return unpacked
     folder = fetch(name, {url: checksum}, extra=extra)
     # Unpacked beside its place and renamed: a full disk leaves no half of it under its name.
     with _explained(url, folder), TemporaryDirectory(dir=folder) as aside:

@@ -30,10 +30,9 @@ def analyze(backend: str, options: Values, dry_run: bool, as_json: bool, request
     Writes bases and edges (safetensors), ablation.json, metrics.json, run.json, graph.graphml for
     Gephi, graph.json and graph.png. An interrupted run goes on with the same --out.
     """
-    from rich.console import Console
-
     from libgraph.analysis.analysis import analyze as analyze_model
     from libgraph.runs.tables import print_metrics
+    from libgraph.screen import Screen
 
     if dry_run:
         show_plan(backend, options, request, as_json=as_json)
@@ -44,19 +43,19 @@ def analyze(backend: str, options: Values, dry_run: bool, as_json: bool, request
     if as_json:
         click.echo(run.metrics.text())
         return
-    print_metrics(Console(), run.metrics)
-    click.echo(f"Written to {run.directory}: open graph.graphml in Gephi, look at graph.png.")
+    screen = Screen()
+    print_metrics(screen, run.metrics)
+    screen.say(f"Written to {run.directory}: open graph.graphml in Gephi, look at graph.png.")
 
 
 def show_plan(backend: str, options: Values, request: Request, *, as_json: bool) -> None:
     """Print what an analysis would take."""
-    from rich.console import Console
-
     from libgraph.analysis.plan import plan
+    from libgraph.screen import Screen
     from libgraph_cli.tables.plan import print_plan
 
     planned = plan(request.backend(backend), **options)
     if as_json:
         click.echo(json.dumps(asdict(planned), indent=1))
     else:
-        print_plan(Console(), planned)
+        print_plan(Screen(), planned)

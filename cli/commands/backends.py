@@ -9,30 +9,30 @@ import click
 @click.argument("backend", required=False)
 def backends(backend: str | None) -> None:
     """List the installed backends, or the options of one."""
-    from rich.console import Console
-    from rich.table import Table
-
     from libgraph.backend.registry import backend_class, backend_names
     from libgraph.errors import BackendError
+    from libgraph.screen import PlainTable, Screen, show, tell
 
-    console = Console()
+    screen = Screen()
     if backend is None:
-        table = Table("backend", "what it analyses", box=None, header_style="bold")
+        table = PlainTable(("backend", "what it analyses"), words={1}, left={1})
         for name in backend_names():
             try:
                 table.add_row(name, backend_class(name).summary)
             except BackendError as error:
                 # One that is broken does not hide the others.
                 table.add_row(name, str(error))
-        console.print(table)
+        show(screen, table)
         return
     cls = backend_class(backend)
     for command, options in (("analyze", cls.Options), ("train", cls.Training)):
         if options is None:
             continue
         title = f"libgraph {command} {backend} -o KEY=VALUE"
-        table = Table("key", "default", "what it is", title=title, title_justify="left", box=None)
+        table = PlainTable(("key", "default", "what it is"), words={1, 2}, left={1, 2})
         for name, field in options.model_fields.items():
             default = "" if field.default is None else str(field.default)
             table.add_row(name, default, field.description or "")
-        console.print(table, "")
+        tell(screen, title, style="italic")
+        show(screen, table)
+        screen.print()

@@ -98,8 +98,6 @@ def communities(
     Reads all interactions and takes seconds. Without --write nothing of the run changes, but for
     resolution.png with --sweep.
     """
-    from rich.console import Console
-
     from libgraph.errors import UsageError
     from libgraph.report.graph_files import write_modules
     from libgraph.report.resolution_figure import draw_resolutions
@@ -107,6 +105,7 @@ def communities(
     from libgraph.runs.metrics import SweepFigures
     from libgraph.runs.saved_run import open_run
     from libgraph.runs.tables import print_modules
+    from libgraph.screen import Screen
     from libgraph_cli.tables.plan import print_sweep
 
     saved, wanted = open_run(run), Search(**search)
@@ -135,7 +134,7 @@ def communities(
         partition = partition_metrics(graph, name, modules_known=truth)
         click.echo(json.dumps({**modules.as_dict(), **partition.as_dict()}, indent=1))
     else:
-        console = Console()
+        console = Screen()
         if sweep:
             print_sweep(console, swept, name)
         print_modules(console, modules, name, saved.layers, saved.concept)
@@ -147,4 +146,4 @@ def communities(
         )
     if not as_json and (write or sweep):
         parts = ["the modules in its files"] * write + ["a picture of the resolutions"] * sweep
-        click.echo(f"Written to {run}: {' and '.join(parts)}.")
+        Screen().say(f"Written to {run}: {' and '.join(parts)}.")

@@ -105,12 +105,16 @@ def _is_backend(names: Sequence[str]) -> bool:
     from libgraph.backend.options import near
     from libgraph.backend.registry import backend_names
     from libgraph.errors import UsageError
+    from libgraph.files.reading import reading
 
     name, backends = names[0], backend_names()
-    if len(names) > 1 or (Path(name) / "run.json").is_file():
+    if len(names) > 1:
         return False
-    partial = Path(name + ".partial")
-    if name not in backends and not Path(name).exists() and not partial.exists():
+    with reading(name, UsageError):
+        if (Path(name) / "run.json").is_file():
+            return False
+        exists = Path(name).exists() or Path(name + ".partial").exists()
+    if name not in backends and not exists:
         raise UsageError(
             f"'{name}' is neither a run nor a backend{near(name, backends, 'installed are')}"
         )
@@ -136,17 +140,16 @@ def _refuse_analysis(request: Request) -> None:
 
 
 def _show(comparison: Comparison, figure: Path | None, *, as_json: bool) -> None:
-    from rich.console import Console
-
     from libgraph.comparison.side_by_side import print_comparison
     from libgraph.report.comparison_figure import draw_comparison
+    from libgraph.screen import Screen
 
     if as_json:
         click.echo(json.dumps(comparison.as_dict(), indent=1))
     else:
-        print_comparison(Console(), comparison)
+        print_comparison(Screen(), comparison)
     if figure is not None:
         # Last, so that the numbers are not lost where there is no matplotlib.
         draw_comparison(comparison.columns, figure, title=comparison.title)
         if not as_json:
-            click.echo(f"\nDrawn to {figure}.")
+            Screen().say(f"\nDrawn to {figure}.")

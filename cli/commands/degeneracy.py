@@ -23,19 +23,21 @@ def degeneracy(backend: str, options: Values, as_json: bool, request: Request) -
     Writes degeneracy.json, graph.graphml of its units for Gephi, and figures: spectra.png,
     effective.png, units.png and heads.png. An interrupted run goes on with the same --out.
     """
-    from rich.console import Console
-
     from libgraph.degeneracy.measure import measure_degeneracy
+    from libgraph.screen import Screen
     from libgraph_cli.tables.degeneracy import print_degeneracy
 
     model = request.backend(backend)
-    directory = request.directory(f"{backend}-degeneracy")
-    with request.display() as progress:
+    with (
+        request.directory(f"{backend}-degeneracy") as directory,
+        request.display() as progress,
+    ):
         figures = measure_degeneracy(
             model, out=directory, force=request.force, progress=progress, **options
         )
     if as_json:
         click.echo(figures.text())
         return
-    print_degeneracy(Console(), figures)
-    click.echo(f"Written to {directory}: look at spectra.png and effective.png.")
+    screen = Screen()
+    print_degeneracy(screen, figures)
+    screen.say(f"Written to {directory}: look at spectra.png and effective.png.")

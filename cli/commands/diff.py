@@ -44,13 +44,12 @@ def diff(
     are compared in the coordinates of the activations, which two trainings from different seeds do
     not share: see the overlap by chance.
     """
-    from rich.console import Console
-
     from libgraph.comparison.difference import print_difference
     from libgraph.comparison.series import diff_series, print_series
     from libgraph.errors import UsageError
     from libgraph.report.series_figure import draw_series
     from libgraph.report.style import check_figure
+    from libgraph.screen import Screen
 
     if len(runs) == 1 and basis_b:
         runs *= 2
@@ -68,11 +67,11 @@ def diff(
         figures = series.as_dict(figures=figure is not None or not detailed)
         click.echo(json.dumps(figures, indent=1))
     elif detailed:
-        print_difference(Console(), series.differences[0])
+        print_difference(Screen(), series.differences[0])
     else:
-        print_series(Console(), series)
+        print_series(Screen(), series)
     if figure is not None:
         # Last, so that the figures are not lost where there is no matplotlib.
         draw_series(series.figures, figure, concept=series.concept, title=series.title)
         if not as_json:
-            click.echo(f"Written to {figure}.")
+            Screen().say(f"Written to {figure}.")

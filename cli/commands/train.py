@@ -25,6 +25,7 @@ def train(backend: str, seed: int | None, request: Request) -> None:
     checkpoint.
     """
     from libgraph.backend.train import train as train_model
+    from libgraph.screen import Screen
 
     settings = request.settings
     if seed is not None and settings.setdefault("seed", str(seed)) != str(seed):
@@ -32,6 +33,7 @@ def train(backend: str, seed: int | None, request: Request) -> None:
     directory = request.out or Path("models") / f"{backend}-seed{settings.get('seed', 0)}"
     with request.display() as progress:
         record = train_model(backend, settings, directory, force=request.force, progress=progress)
+    screen = Screen()
     for last in record.history[-1:]:
-        click.echo(", ".join(f"{name} {value:g}" for name, value in last.items()))
-    click.echo(f"Written to {directory}.")
+        screen.say(", ".join(f"{name} {value:g}" for name, value in last.items()))
+    screen.say(f"Written to {directory}.")

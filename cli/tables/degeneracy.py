@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from libgraph.runs.tables import plain_table, print_table
+from libgraph.screen import PlainTable, tell
 
 if TYPE_CHECKING:
     from libgraph.degeneracy.figures import (
@@ -35,11 +35,12 @@ def print_degeneracy(console: Console, figures: DegeneracyFigures) -> None:
     from libgraph.degeneracy.figures import AdditivityFigures, Skipped, UnitFigures
 
     totals = figures.totals
-    console.print(
-        f"[bold]{figures.backend}[/]: {totals.free} of {totals.parameters} directions in "
-        f"the weights are free ({totals.free / totals.parameters:.1%}), and "
-        f"{totals.extra} more by synchronised units and heads",
-        highlight=False,
+    tell(
+        console,
+        (figures.backend, "bold"),
+        f": {totals.free} of {totals.parameters} directions in the weights are free "
+        f"({totals.free / totals.parameters:.1%}), and {totals.extra} more by synchronised units "
+        "and heads",
     )
     console.print()
     title = "Weights: ranks of inputs and gradients, and what moves of 0.1 % do to outputs"
@@ -52,17 +53,17 @@ def print_degeneracy(console: Console, figures: DegeneracyFigures) -> None:
         print_table(console, f"Heads {alike}", _heads(figures.heads))
     for name, section in figures.units.items():
         if isinstance(section, Skipped):
-            console.print(f"{name}: {section.skipped}", highlight=False)
+            tell(console, f"{name}: {section.skipped}")
     table = _effective(figures.behaviour, figures.volume)
     print_table(console, _effective_title(figures.behaviour), table)
     modules = figures.modules
     if isinstance(modules, AdditivityFigures):
         print_table(console, _modules_title(modules), _modules(modules))
     else:
-        console.print(f"Modules, {modules.basis.upper()}: {modules.skipped}", highlight=False)
+        tell(console, f"Modules, {modules.basis.upper()}: {modules.skipped}")
 
 
-def _weights(weights: Mapping[str, WeightFigures]) -> Table:
+def _weights(weights: Mapping[str, WeightFigures]) -> PlainTable:
     table = plain_table("weight", "shape", "inputs", "grads", "free", "", "free move", "other")
     for name, weight in weights.items():
         table.add_row(
@@ -78,7 +79,7 @@ def _weights(weights: Mapping[str, WeightFigures]) -> Table:
     return table
 
 
-def _units(sections: Mapping[str, UnitFigures]) -> Table:
+def _units(sections: Mapping[str, UnitFigures]) -> PlainTable:
     columns = ["units", "dead", "const.", "groups (of)", "exact", "extra", "swap loss", "score"]
     table = plain_table("section", *columns)
     for name, section in sections.items():
@@ -87,7 +88,7 @@ def _units(sections: Mapping[str, UnitFigures]) -> Table:
     return table
 
 
-def _heads(sections: Mapping[str, HeadFigures]) -> Table:
+def _heads(sections: Mapping[str, HeadFigures]) -> PlainTable:
     columns = ["heads", "groups (of)", "exact", "extra", "swap loss", "score"]
     table = plain_table("section", *columns)
     for name, section in sections.items():
@@ -125,7 +126,7 @@ def _effective_title(behaviour: BehaviourFigures) -> str:
     )
 
 
-def _effective(behaviour: BehaviourFigures, volume: VolumeFigures | None) -> Table:
+def _effective(behaviour: BehaviourFigures, volume: VolumeFigures | None) -> PlainTable:
     table = plain_table("ε", "N_eff", *(["by volume"] if volume else []))
     sampled = {}
     if volume:
@@ -152,7 +153,7 @@ def _modules_title(modules: AdditivityFigures) -> str:
     return f"tr H/(H + ε) by module, {modules.basis.upper()}: do effective parameters add up?"
 
 
-def _modules(modules: AdditivityFigures) -> Table:
+def _modules(modules: AdditivityFigures) -> PlainTable:
     table = plain_table("ε", "together", "sum of modules", "of random modules", "interacting")
     rows = zip(
         modules.epsilons,

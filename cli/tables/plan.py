@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from libgraph.runs.tables import plain_table, print_table
+from libgraph.screen import show, tell
 
 if TYPE_CHECKING:
     from libgraph.analysis.plan import Plan
@@ -26,7 +27,7 @@ def print_sweep(console: Console, sweep: Sweep, basis: str) -> None:
         )
     print_table(console, f"Modules over resolutions, {basis.upper()}", table)
     if not sweep.plateaus:
-        console.print("No modules stay the same over three resolutions or more.\n")
+        tell(console, "No modules stay the same over three resolutions or more.\n")
         return
     table = plain_table("γ from", "to", "modules", "least alike")
     for plateau in sweep.plateaus:
@@ -44,9 +45,9 @@ def print_plan(console: Console, plan: Plan) -> None:
     table = plain_table("node layer", "coordinates", "positions")
     for layer in plan.layers:
         table.add_row(layer.name, str(layer.size), str(layer.positions))
-    console.print(table)
+    show(console, table)
     samples = ", ".join(f"{count} {split}" for split, count in plan.samples.items())
-    console.print(f"\nsamples: {samples}", highlight=False)
+    tell(console, f"\nsamples: {samples}")
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in plan.seconds.items())
-    console.print(f"about {sum(plan.seconds.values()):.0f} s: {times}", highlight=False)
-    console.print(f"about {plan.memory / 2**30:.1f} GiB at most", highlight=False)
+    tell(console, f"about {sum(plan.seconds.values()):.0f} s: {times}")
+    tell(console, f"about {plan.memory / 2**30:.1f} GiB at most")

@@ -105,5 +105,7 @@ def _check_directory(directory: Path, force: bool) -> None:
     if not directory.name:
         raise UsageError(f"'{directory}' is no name for a directory: choose another out='…'.")
     model = directory / "model.safetensors"
-    if model.exists() and not force:
+    with explained(directory):
+        exists = model.exists()
+    if exists and not force:
         raise UsageError(f"'{model}' exists: force=True replaces it, or choose another out='…'.")

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from libgraph.comparison.edges import PairDifference, compare_edges
 from libgraph.comparison.layers import LayerDifference, Matching, compare_layer
@@ -23,6 +22,7 @@ from libgraph.errors import UsageError
 from libgraph.runs.run import Printer, Run, arrow
 from libgraph.runs.saved_run import as_run
 from libgraph.runs.tables import MOST_MODULES, count_the_rest, plain_table, print_table, text_of
+from libgraph.screen import PlainTable, tell
 
 THRESHOLD = 0.9
 """|cosine| of two directions from which on features count as matched, unless told otherwise."""
@@ -171,13 +171,10 @@ def compare_sides(a: Side, b: Side, threshold: float = THRESHOLD) -> Difference:
 def print_difference(console: Console, difference: Difference) -> None:
     """Print what distinguishes two runs."""
     for letter, run in zip("AB", (difference.a, difference.b), strict=True):
-        console.print(f"[bold]{letter}[/]: ", end="")
-        console.print(
-            f"{run.title}, {run.basis.upper()}", markup=False, highlight=False, soft_wrap=True
-        )
+        tell(console, (letter, "bold"), f": {run.title}, {run.basis.upper()}", whole=True)
     for name, sizes in difference.others.items():
         have = (f"{size} coordinates" if size else "no such layer" for size in sizes)
-        console.print(f"Not compared: {name} ({' in A, '.join(have)} in B)", highlight=False)
+        tell(console, f"Not compared: {name} ({' in A, '.join(have)} in B)")
     console.print()
     title = f"Features, A / B; matched: |cosine| at least {difference.threshold:g}"
     print_table(console, title, _features(difference))
@@ -191,7 +188,7 @@ def print_difference(console: Console, difference: Difference) -> None:
     print_table(console, title, _modules(modules))
 
 
-def _features(difference: Difference) -> Table:
+def _features(difference: Difference) -> PlainTable:
     """Features, their subspaces and how many have a counterpart, per node layer."""
     columns = ["features", "overlap", "by chance", "matched"]
     if any(layer.needed is not None for layer in difference.layers):
@@ -211,7 +208,7 @@ def _features(difference: Difference) -> Table:
     return table
 
 
-def _leading(difference: Difference) -> Table:
+def _leading(difference: Difference) -> PlainTable:
     """Overlap of the leading k features, per node layer; unrotated ones have no leading ones."""
     layers = [layer for layer in difference.layers if layer.rotated]
     counts = sorted({k for layer in layers for k in layer.leading})
@@ -222,7 +219,7 @@ def _leading(difference: Difference) -> Table:
     return table
 
 
-def _edges(difference: Difference) -> Table:
+def _edges(difference: Difference) -> PlainTable:
     """Edges kept in both runs, lost and gained, per layer pair."""
     columns = ("both", "lost", "gained", "without\ncounterpart", "Jaccard", "rank\ncorrelation")
     table = plain_table("layer pair", *columns)
@@ -237,11 +234,11 @@ def _edges(difference: Difference) -> Table:
     return table
 
 
-def _modules(modules: ModulesDifference) -> Table:
+def _modules(modules: ModulesDifference) -> PlainTable:
     """Which module of B each of A became."""
-    table = plain_table("module", "features", "matched", "in B", "shared", "elsewhere", "nowhere")
-    # The one column of words, and as long as there are modules.
-    table.columns[5].no_wrap = False
+    headings = ("module", "features", "matched", "in B", "shared", "elsewhere", "nowhere")
+    # Where else features went is the one column of words, and as long as there are modules.
+    table = PlainTable(headings, words={headings.index("elsewhere")})
     for fate in modules.fates[:MOST_MODULES]:
         others = sorted(fate.elsewhere.items(), key=lambda item: -item[1])
         table.add_row(

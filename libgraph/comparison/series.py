@@ -23,6 +23,7 @@ from libgraph.errors import UsageError
 from libgraph.runs.run import Printer, Run
 from libgraph.runs.saved_run import as_run
 from libgraph.runs.tables import plain_table, print_table, text_of
+from libgraph.visible import in_line
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,8 @@ def print_series(console: Console, series: Series) -> None:
     """Print figures of several runs, and how each differs from the one before it."""
     rows, differences = series.figures, series.differences
     table = plain_table(
-        "run", rows[-1].score_name, "edges\nneeded", "effective\nedges", "modules", "modularity",
-        f"within\n{series.concept}", "like\nlast",
+        "run", in_line(rows[-1].score_name), "edges\nneeded", "effective\nedges", "modules",
+        "modularity", f"within\n{in_line(series.concept)}", "like\nlast",
     )  # fmt: skip
     for row in rows:
         table.add_row(

@@ -11,22 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from libgraph.comparison.rows import Column, Row, comparison_rows
 from libgraph.errors import UsageError
 from libgraph.runs.run import Printer, Run
 from libgraph.runs.saved_run import as_run
 from libgraph.runs.tables import text_of
-
-UNFOLDED = 10_000
-"""Characters in a line, where nobody's terminal has to hold it."""
-
-
-HEADING, PLACE = 14, 12
-"""Characters to which terminals may fold headings, and node layers or layer pairs."""
-
+from libgraph.screen import PlainTable, show, tell
+from libgraph.visible import in_line
 
 BETTER = {1: "higher", -1: "lower"}
 
@@ -150,31 +142,14 @@ def _headings(runs: Sequence[Run]) -> list[str]:
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """Print all rows, a measure named once."""
-    columns, rows = comparison.columns, comparison.rows
-    widths = [
-        max(min(len(column.heading), HEADING), *(len(row.text(column.heading)) for row in rows))
-        for column in columns
-    ]
-    terminal = console.is_terminal
-    # Rather than break numbers, a terminal may break lines.
-    least = max(len(row.measure) for row in rows) + 2 + PLACE + sum(2 + width for width in widths)
-    width = max(console.width, least) if terminal else UNFOLDED
-    console = Console(file=console.file, width=width, force_terminal=terminal)
-    console.print(comparison.title, style="bold", highlight=False, markup=False)
-    table = Table(box=None, pad_edge=False, header_style="")
-    table.add_column("measure", no_wrap=True)
-    table.add_column("where", overflow="fold")
-    for column, width in zip(columns, widths, strict=True):
-        most = width if terminal else None
-        table.add_column(Text(column.heading), justify="right", overflow="fold", max_width=most)
+    tell(console, comparison.title, style="bold")
+    headings = [column.heading for column in comparison.columns]
+    table = PlainTable(["measure", "where", *map(in_line, headings)], keys=2, heading_style="")
     before = None
-    for row in rows:
-        best = row.best
-        cells = [
-            Text(row.text(column.heading), style="bold" if column.heading in best else "")
-            for column in columns
-        ]
+    for row in comparison.rows:
+        best = [place for place, heading in enumerate(headings, start=2) if heading in row.best]
+        cells = map(row.text, headings)
         name = row.measure if row.measure != before else ""
-        table.add_row(Text(name), Text(row.where.replace("->", " → ")), *cells)
+        table.add_row(name, row.where.replace("->", " → "), *cells, bold=best)
         before = row.measure
-    console.print(table)
+    show(console, table)

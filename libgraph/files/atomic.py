@@ -29,7 +29,9 @@ def writing(path: Path) -> Iterator[Path]:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
+            # Some file systems know no permissions, and refuse to set any.
+            with contextlib.suppress(OSError, NotImplementedError):
+                temporary.chmod(0o666 & ~_umask())
             os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
@@ -42,7 +44,8 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "free some space" if error.errno == errno.ENOSPC else "choose another place"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space" if full else "choose another place"
         raise UsageError(
             f"Cannot write '{path}' ({error.strerror or error}): {advice} and run again."
         ) from error

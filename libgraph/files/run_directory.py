@@ -8,11 +8,15 @@ does not compute it again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TypedDict
@@ -21,6 +25,8 @@ from filelock import FileLock, Timeout
 
 from libgraph.errors import UsageError
 from libgraph.files.atomic import explained, write_json
+
+log = logging.getLogger("libgraph")
 
 
 class StageRecord(TypedDict):
@@ -47,6 +53,44 @@ STAGE_FILES = (
 )
 """What a run that replaces another may reuse."""
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What file systems say that know no locks."""
+
+
+@contextlib.contextmanager
+def unused_directory(path: Path) -> Iterator[Path]:
+    """The path, or with a number after it the first one that no run has, inside of the block.
+
+    The lock of the run to be is what claims it, so that two that ask at once are told two.
+
+    Raises:
+        UsageError: if nothing can be written there.
+    """
+    for number in count(1):
+        chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with explained(chosen):
+            chosen.parent.mkdir(parents=True, exist_ok=True)
+            if chosen.exists() or _partial(chosen).exists():
+                continue
+            try:
+                _lock_file(chosen).touch(exist_ok=False)
+            except FileExistsError:
+                continue
+        break
+    try:
+        yield chosen
+    finally:
+        with contextlib.suppress(OSError):
+            _lock_file(chosen).unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
 
 class RunDirectory:
     """Where the results of one run go.
@@ -61,31 +105,26 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
-        if not path.name:
+        if not path.name or "\0" in str(path):
             raise UsageError(f"'{path}' is no name for a run directory: choose another out='…'.")
         with explained(path):
             # A link stays one: what it leads to is replaced.
             path = path.resolve() if path.is_symlink() else path
             self.path, self.force = path, force
-            self.partial = path.with_name(path.name + ".partial")
+            self.partial = _partial(path)
             self._refuse_to_replace()
             if path.exists() and not (path / "run.json").is_file():
                 raise UsageError(f"'{path}' is not a run directory: choose another out='…'.")
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-            try:
-                self._lock.acquire()
-            except Timeout:
-                raise UsageError(
-                    f"Another run is writing to '{path}': wait for it, or choose another out='…'."
-                ) from None
+            self._lock = FileLock(_lock_file(path), timeout=0)
+            self._acquire()
             try:
                 self.resumed = self.partial.is_dir()
                 self.partial.mkdir(exist_ok=True)
                 if path.exists() and not self.resumed:
                     for name in STAGE_FILES:
                         if (path / name).is_file():
-                            shutil.copy2(path / name, self.partial)
+                            self._take_over(path / name)
             except BaseException:
                 self._unlock()
                 raise
@@ -149,6 +188,30 @@ class RunDirectory:
                 f"'{self.path}' exists: use force=True to replace it, or another out='…'."
             )
 
+    def _take_over(self, file: Path) -> None:
+        """Copy a file of the run that is replaced; what cannot be read is computed again."""
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            log.warning("'%s' cannot be read (%s): it is made again.", file, error.strerror)
+            return
+        # The content alone: some file systems know no permissions and no times to keep.
+        shutil.copyfile(file, self.partial / file.name)
+
+    def _acquire(self) -> None:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                self._lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"Another run is writing to '{self.path}': wait for it, or choose another out='…'."
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            log.info("'%s' is on a file system without locks.", self.path)
+
     def _unlock(self) -> None:
-        Path(self._lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from libgraph.errors import BackendError
+from libgraph.files.reading import reading, unreadable
 from libgraph.files.state_dict import state_dict_of, unwrapped
 
 SMALL = 2**20
@@ -45,7 +46,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             pickle with code in it; if it holds several state dicts, or a tensor that is no array of
             numbers.
     """
-    if not path.is_file():
+    with reading(path, BackendError, "The weights "):
+        is_file = path.is_file()
+    if not is_file:
         what = ", which is a directory" if path.is_dir() else ""
         raise BackendError(f"There is no weights file '{path}'{what}.")
     try:
@@ -68,8 +71,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"code: {SAVE}."
         ) from None
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise BackendError(f"'{path}' cannot be read ({reason}).") from None
+        raise unreadable(path, BackendError, error, "The weights ") from None
     except Exception as error:
         # The unpickler runs into whatever error a damaged file leads it to.
         kind = type(error).__name__

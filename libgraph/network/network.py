@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -62,7 +63,8 @@ class Network(nn.Module):
         node_layers: one more than there are sections.
 
     Raises:
-        BackendError: if the sizes of sections and node layers do not fit together.
+        BackendError: if the sizes of sections and node layers do not fit together, or names of
+            node layers cannot be told apart or written.
     """
 
     def __init__(
@@ -77,6 +79,15 @@ class Network(nn.Module):
         names = [layer.name for layer in node_layers]
         if len(set(names)) < len(names):
             raise BackendError(f"Node layers must have different names: {', '.join(names)}.")
+        arrows = ["->".join(pair) for pair in pairwise(names)]
+        if len(set(arrows)) < len(arrows):
+            raise BackendError(f"Node layers have arrows in their names: {', '.join(names)}.")
+        for name in names:
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                raise BackendError(
+                    f"The name {name!r} of a node layer has half a character in it, which files "
+                    "of results cannot hold: choose another."
+                )
         for section, source, target in zip(sections, node_layers, node_layers[1:], strict=False):
             if (section.d_in, section.d_out) != (source.size, target.size):
                 raise BackendError(

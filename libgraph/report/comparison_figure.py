@@ -27,6 +27,7 @@ from libgraph.report.comparison_panels import (
 )
 from libgraph.report.style import (
     PANELS,
+    arrow_of,
     check_figure,
     hex_colour,
     new_figure,
@@ -180,7 +181,7 @@ def _draw_curves(
             if curve:
                 draw_curve(axes, curve, _needed(column, kind, place, delta), colour, width)
         draw_levels(axes, columns, colours, delta)
-        axes.set_title(place.replace("->", " → "), size=7.5, pad=3)
+        axes.set_title(arrow_of(place), size=7.5, pad=3)
     from matplotlib.ticker import NullFormatter
 
     scores = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from libgraph.comparison.rows import Column
-from libgraph.report.style import FAINT, INK
+from libgraph.report.style import FAINT, INK, arrow_of
 from libgraph.runs.metrics import Curve
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def draw_bars(
         axes.set_ylim(min(1.0, low), high * (high / min(1.0, low)) ** 0.08)
         axes.yaxis.set_major_formatter(short_number)
     many = len(places) > MOST_UPRIGHT
-    labels = [place.replace("->", " → " if many else " →\n") for place in places]
+    labels = [arrow_of(place, " → " if many else " →\n") for place in places]
     turned: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(centres, labels, **(turned if many else {}))
     axes.tick_params(axis="x", length=0, labelcolor=INK)

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from libgraph.files.atomic import writing
-from libgraph.report.style import CURVES, FAINT, RESOLUTION, style
+from libgraph.report.style import CURVES, FAINT, arrow_of, new_figure, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLOURS = {"inputs": "#2e6eb8", "gradients": "#e26f2c", "spectrum": "#2f915c", "volume": "#7a4fa3"}
 GROUP = "#e26f2c"
@@ -113,9 +111,9 @@ def draw_effective(curves: Sequence[Curve], parameters: int, path: Path) -> None
         UsageError: if writing fails.
     """
     with style(CURVES):
-        figure = _figure(5.4, 3.4)
+        figure = new_figure(5.4, 3.4)
         _effective(figure.add_subplot(), curves, parameters)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _draw_panels(
@@ -128,11 +126,11 @@ def _draw_panels(
     panels = panels[:MOST_PANELS]
     columns = min(4, max(2, math.ceil(math.sqrt(len(panels)))))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(2.7 * columns, height * rows + 0.4)
+    figure = new_figure(2.7 * columns, height * rows + 0.4)
     figure.suptitle(title, fontsize=8)
     for number, panel in enumerate(panels):
         draw(figure.add_subplot(rows, columns, number + 1), panel)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _spectra(axes: Axes, weight: Spectra) -> None:
@@ -152,7 +150,7 @@ def _spectra(axes: Axes, weight: Spectra) -> None:
     axes.yaxis.set_major_formatter("{x:.0e}")
     axes.tick_params(labelsize=6.5)
     axes.set_ylim(FLOOR, 3)
-    axes.set_title(weight.name.replace("->", " → "), fontsize=7.5, loc="left")
+    axes.set_title(arrow_of(weight.name), fontsize=7.5, loc="left")
     _note(axes, 0.13, f"rank {weight.input_rank} of {rows} (inputs)", COLOURS["inputs"])
     label = f"rank {weight.gradient_rank} of {columns} (gradients)"
     _note(axes, 0.03, label, COLOURS["gradients"])
@@ -199,7 +197,7 @@ def _distances(axes: Axes, section: Distances) -> None:
         first, size = min(place[member] for member in group) - 0.5, len(group)
         x, y = np.array([[0, 0, 1, 1, 0], [0, 1, 1, 0, 0]]) * size + first
         axes.plot(x, y, color=GROUP, lw=1)
-    axes.set_title(section.name.replace("->", " → "), fontsize=7.5, loc="left")
+    axes.set_title(arrow_of(section.name), fontsize=7.5, loc="left")
     sizes = ", ".join(str(len(group)) for group in section.groups[:6])
     remarks = [f"groups of {sizes}" if sizes else "no groups"]
     if section.dead:
@@ -207,17 +205,3 @@ def _distances(axes: Axes, section: Distances) -> None:
     axes.set_xlabel("; ".join(remarks), fontsize=7)
     axes.set_xticks([])
     axes.set_yticks([])
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with writing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=RESOLUTION, metadata={"Software": None})

@@ -36,7 +36,8 @@ def write_graph(graph: InteractionGraph, path: str | Path) -> None:
     values = graph_to_json(graph)
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     with writing(Path(path)) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # Half of a pair, which no encoding holds, is escaped as JSON does it.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_graph(path: str | Path) -> InteractionGraph:

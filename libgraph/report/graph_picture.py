@@ -23,6 +23,7 @@ from libgraph.graph.features import FeatureLabel
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
 from libgraph.modules.summary import module_table
 from libgraph.report.appearance import module_colour, relative_importance
+from libgraph.report.fonts import breadth, cut, ends
 from libgraph.report.graph_layout import MARGIN, WIDTH, Layout, arrange, choose_features
 from libgraph.report.style import (
     FAINT,
@@ -33,8 +34,10 @@ from libgraph.report.style import (
     hex_colour,
     new_figure,
     save_figure,
+    show_figure,
     style,
 )
+from libgraph.visible import in_line, isolated
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +49,9 @@ FONT, CHARACTER = 6.6, 0.047
 
 MAX_EDGES, MAX_FEATURES = 4000, 60
 """Edges in the picture at most, and features of a column."""
+
+MOST_LETTERS = 90
+"""Letters of a heading or name at most; a picture has no room for more."""
 
 LEGEND_ENTRIES = 9
 """Modules in the legend at most."""
@@ -118,7 +124,7 @@ def draw(
             save_figure(figure, path, kind)
             return None
         with BytesIO() as file:
-            figure.savefig(file, format=kind, dpi=resolution)
+            show_figure(figure, file)
             return Picture(file.getvalue())
 
 
@@ -145,7 +151,8 @@ def _figure(
     for layer in graph.layers:
         _draw_column(axes, graph, layer.name, layout)
     if title:
-        axes.text(MARGIN, head - 0.24, title, size=13, weight="bold", color=INK, va="center")
+        shown = cut(in_line(title), MOST_LETTERS)
+        axes.text(MARGIN, head - 0.24, shown, size=13, weight="bold", color=INK, va="center")
     _draw_legend(axes, graph, concept, -layout.height - 0.22)
     return figure
 
@@ -154,10 +161,10 @@ def short_label(label: FeatureLabel | None, length: int = 19) -> str:
     """First part of the first term of a label, without its share: ``"cos(15x)"``."""
     if label is None:
         return ""
-    first = re.sub(r"^\s*[\d.]+\s*%\s*", "", label.text.split("|")[0])
+    first = re.sub(r"^\s*[\d.]+\s*%\s*", "", in_line(label.text.split("|")[0]))
     # A plus inside parentheses, as in cos(15x + 15y), is part of the term.
     first = re.split(r" \+ (?![^(]*\))", first)[0].strip()
-    return first if len(first) <= length else first[: length - 1] + "…"
+    return cut(first, length)
 
 
 def _draw_bands(axes: Axes, layout: Layout) -> None:
@@ -233,10 +240,14 @@ def _curves(table: FloatArray) -> FloatArray:
 def _draw_headings(axes: Axes, graph: InteractionGraph, layout: Layout) -> None:
     rooms = {name: max(WIDTH / len(graph.layers), right - layout.left[name])
              for name, right in layout.right.items()}  # fmt: skip
-    # Long names break at their last dot; then all headings shrink together.
-    names = {name: name if len(name) * 0.092 < room else ".\n".join(name.rsplit(".", 1))
+    # What is centred near an edge of the picture must not run over it.
+    centres = {name: (layout.left[name] + layout.right[name]) / 2 for name in rooms}
+    rooms = {name: min(room, 2 * min(centres[name], WIDTH - centres[name]))
              for name, room in rooms.items()}  # fmt: skip
-    longest = {name: max(len(line) for line in names[name].split("\n")) for name in names}
+    # Long names break at their last dot; then all headings shrink together.
+    names = {name: shown if breadth(shown) * 0.092 < room else ".\n".join(shown.rsplit(".", 1))
+             for name, room in rooms.items() for shown in [_heading(name)]}  # fmt: skip
+    longest = {name: max(breadth(line) for line in names[name].split("\n")) for name in names}
     size = min([9.5, *(95 * rooms[name] / max(longest[name], 1) for name in names)])
     text: dict[str, Any] = {"ha": "center", "va": "baseline", "linespacing": 1.0}
     for layer in graph.layers:
@@ -247,6 +258,11 @@ def _draw_headings(axes: Axes, graph: InteractionGraph, layout: Layout) -> None:
         x = (layout.left[layer.name] + layout.right[layer.name]) / 2
         axes.text(x, 0.29, names[layer.name], size=size, weight="bold", color=INK, **text)
         axes.text(x, 0.13, count, size=min(7, size), color=FAINT, **text)
+
+
+def _heading(name: str) -> str:
+    """The name of a node layer; of a very long one its ends, in which layers differ."""
+    return ends(in_line(name), MOST_LETTERS // 2)
 
 
 def _draw_column(axes: Axes, graph: InteractionGraph, name: str, layout: Layout) -> None:
@@ -300,7 +316,8 @@ def _draw_legend(axes: Axes, graph: InteractionGraph, concept: str, top: float) 
         axes.text(x + 0.12, y, f"module {summary.index}", color=INK, weight="bold", **text)
         about = f"{summary.size} features"
         if summary.concept is not None:
-            name = f"{concept} {short_label(FeatureLabel(summary.concept))}".strip()
+            shown = isolated(short_label(FeatureLabel(summary.concept)))
+            name = f"{isolated(cut(in_line(concept), MOST_LETTERS))} {shown}".strip()
             about = f"{name} ({summary.concept_share:.0%}), {about}"
         axes.text(x + 0.85, y, about, color=FAINT, **text)
     rest = len(summaries) - LEGEND_ENTRIES

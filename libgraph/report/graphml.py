@@ -24,6 +24,7 @@ from libgraph.graph.arrays import Pair
 from libgraph.graph.features import feature_ids
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
 from libgraph.report.appearance import column_order, module_colour, relative_importance
+from libgraph.visible import escape
 
 NODE_KEYS = {
     "label": "string",
@@ -60,21 +61,17 @@ def write_graphml(
     the whole of it as ``description``; edges are :meth:`InteractionGraph.kept_edges`,
     from input to output layer, with ``weight`` and the raw ``interaction`` E. ``community`` is -1
     outside modules. Further attributes are integers or numbers, and left out at node layers that
-    have none.
+    have none. Characters that XML cannot hold are escaped as Python does, ``\\x1b``.
 
     Raises:
-        DataError: If a name or label has a character that XML cannot hold.
+        DataError: If two node layers have one name when theirs are escaped.
         UsageError: If the file cannot be written.
     """
     kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
-    for layer in graph.layers:
-        labels = layer.labels or ()
-        texts = [layer.name, *(text for label in labels for text in (label.text, *label.concepts))]
-        for text in texts:
-            if _ILLEGAL.search(text):
-                raise DataError(
-                    f"{text!r} has a character that XML cannot hold: rename or relabel it."
-                )
+    names = [_legal(layer.name) for layer in graph.layers]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"Two node layers are called '{name}' in GraphML: rename one of them.")
     with writing(Path(path)) as temporary, temporary.open("wb") as file:
         xml = XMLGenerator(file, "utf-8", short_empty_elements=True)
         xml.startDocument()
@@ -92,7 +89,7 @@ def write_graphml(
         for (source, target), edges in kept.items():
             columns = (column.tolist() for column in edges)
             for i, j, interaction, weight in zip(*columns, strict=True):
-                ends = {"source": f"{source}/{i}", "target": f"{target}/{j}"}
+                ends = {"source": _legal(f"{source}/{i}"), "target": _legal(f"{target}/{j}")}
                 ends["id"] = f"{ends['source']}->{ends['target']}"
                 _element(xml, "edge", ends, {"weight": weight, "interaction": interaction})
         _newline(xml)
@@ -150,7 +147,7 @@ def _write_nodes(
                 for key, by_layer in attributes.items()
                 if layer.name in by_layer
             }
-            _element(xml, "node", {"id": name}, values)
+            _element(xml, "node", {"id": _legal(name)}, values)
 
 
 def _element(
@@ -163,13 +160,17 @@ def _element(
     _start(xml, name, attributes)
     for key, value in values.items():
         _start(xml, "data", {"key": key})
-        xml.characters(value if isinstance(value, str) else repr(value))
+        xml.characters(_legal(value) if isinstance(value, str) else repr(value))
         xml.endElement("data")
     xml.endElement(name)
 
 
 def _start(xml: XMLGenerator, name: str, attributes: Mapping[str, str]) -> None:
     xml.startElement(name, AttributesImpl(attributes))
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub(lambda match: escape(match.group()), text)
 
 
 def _newline(xml: XMLGenerator) -> None:

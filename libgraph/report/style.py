@@ -6,12 +6,19 @@ it neither shows in a picture nor changes.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from libgraph.errors import MissingExtra, UsageError, missing_extra
 from libgraph.files.atomic import writing
+from libgraph.report.fonts import FAMILY, draw_what_can_be, ends
+from libgraph.visible import in_line, isolated
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,6 +44,9 @@ RESOLUTION, NOTEBOOK_RESOLUTION = 180, 90
 MOST_DOTS = 2**16 - 1
 """Dots of a PNG picture in either direction, which is all that matplotlib can draw."""
 
+MOST_LETTERS = 60
+"""Letters of a name in a picture at most."""
+
 Settings = dict[Any, Any]
 """Settings of matplotlib by name; its versions know different ones."""
 
@@ -44,7 +54,7 @@ PLAIN: Settings = {
     # A fixed salt and no date make SVG files reproducible; dollar signs in names are no formulas.
     "svg.hashsalt": "libgraph",
     "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
+    "font.family": FAMILY,
     "text.parse_math": False,
 }
 """How all pictures look."""
@@ -80,10 +90,46 @@ def style(settings: Settings = PLAIN) -> AbstractContextManager[None]:
         MissingExtra: If matplotlib is missing.
     """
     try:
+        if "matplotlib" not in sys.modules:
+            _load_matplotlib()
         import matplotlib.style
     except ImportError as error:
         raise MissingExtra(missing_extra("Pictures need matplotlib", "report")) from error
+    except ValueError as error:
+        raise MissingExtra(
+            f"Pictures need matplotlib, which cannot read its settings ({error}): mend "
+            "matplotlibrc."
+        ) from error
     return matplotlib.style.context(["default", settings])
+
+
+def _load_matplotlib() -> None:
+    """Import it, whatever backend the environment asks for.
+
+    Notebooks name theirs for all processes, where it need not be installed; the name is kept for
+    whoever uses it later.
+    """
+    with _without("MPLBACKEND") as backend:
+        import matplotlib
+    if backend:
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[str | None]:
+    """The environment lacks a variable, whose value this is, meanwhile."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield value
+    finally:
+        if value is not None:
+            os.environ[variable] = value
+
+
+def arrow_of(place: str, between: str = " → ") -> str:
+    """A layer pair, or a node layer, as pictures name it, from left to right in any script."""
+    return between.join(isolated(ends(in_line(name), MOST_LETTERS)) for name in place.split("->"))
 
 
 def check_figure(path: str | Path) -> None:
@@ -111,5 +157,29 @@ def save_figure(figure: Figure, path: str | Path, kind: str = "png") -> None:
         UsageError: If the file cannot be written.
     """
     metadata: dict[str, None] = {"Date": None} if kind == "svg" else {"Software": None}
-    with writing(Path(path)) as temporary:
+    draw_what_can_be(figure, Path(path).name)
+    with writing(Path(path)) as temporary, _silent():
         figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)
+
+
+def show_figure(figure: Figure, file: IO[bytes]) -> None:
+    """Write a figure as PNG for a notebook."""
+    draw_what_can_be(figure, "the picture")
+    with _silent():
+        figure.savefig(file, format="png", dpi=NOTEBOOK_RESOLUTION)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What matplotlib says of fonts stays off the screen: it has been said in one sentence."""
+    fonts = logging.getLogger("matplotlib.font_manager")
+    level = fonts.level
+    fonts.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            # Names may leave no room for what they name.
+            warnings.filterwarnings("ignore", message="constrained_layout not applied")
+            yield
+    finally:
+        fonts.setLevel(level)

@@ -19,6 +19,7 @@ from torch import Tensor
 from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import Edges
 from libgraph.errors import DataError, UsageError
+from libgraph.files.reading import reading
 from libgraph.graph.arrays import Pair
 from libgraph.graph.graph_json import graph_from_json
 from libgraph.graph.interaction_graph import InteractionGraph
@@ -54,7 +55,8 @@ class SavedRun(Run):
 
     def __init__(self, path: str | Path) -> None:
         self.directory = Path(path)
-        _refuse_others(self.directory)
+        with reading(self.directory, UsageError, "The run "):
+            _refuse_others(self.directory)
         self.record: Mapping[str, JsonValue] = self._json("run.json")
         if self.record.get("complete") is not True:
             raise UsageError(

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
 
 from rich.console import Console
-from rich.table import Table
 
 from libgraph.runs.metrics import Metrics, ModulesFigures
+from libgraph.screen import PlainTable, Screen, show, tell
+from libgraph.visible import in_line
 
 MOST_COLUMNS = 4
 """Node layers with a column of their own in the table of modules."""
@@ -29,10 +30,10 @@ MEASURES = {"participation_ratio": "{:.1f}", "hoyer": "{:.3f}", "gini": "{:.4f}"
 """Measures of sparsity in the table, and how they are printed."""
 
 
-def text_of(show: Callable[[Console], None]) -> str:
+def text_of(print_on: Callable[[Console], None]) -> str:
     """What is printed on a console, as a text without colours."""
     with StringIO() as file:
-        show(Console(file=file, width=WIDTH, force_terminal=False))
+        print_on(Screen(file=file, width=WIDTH, force_terminal=False))
         return file.getvalue().rstrip()
 
 
@@ -44,9 +45,7 @@ def print_metrics(console: Console, metrics: Metrics) -> None:
         metrics: what `metrics.json` holds.
     """
     score = metrics.score
-    console.print(
-        f"[bold]{metrics.backend}[/]: test {score.name} {score.test:.4f}", highlight=False
-    )
+    tell(console, (metrics.backend, "bold"), f": test {score.name} {score.test:.4f}")
     console.print()
     names = " / ".join(name.upper() for name in metrics.bases)
     tables = {f"Features, {names}": _features(metrics)}
@@ -58,7 +57,7 @@ def print_metrics(console: Console, metrics: Metrics) -> None:
     for name, figures in metrics.bases.items():
         print_modules(console, figures.modules, name, metrics.node_layers, metrics.concept)
     if metrics.signs:
-        console.print(_estimated(metrics), highlight=False)
+        tell(console, _estimated(metrics))
 
 
 def print_modules(
@@ -81,7 +80,7 @@ def print_modules(
     print_table(console, title, _modules(modules, node_layers, concept))
 
 
-def _features(metrics: Metrics) -> Table:
+def _features(metrics: Metrics) -> PlainTable:
     """Features kept, and how many of them the score needs, per node layer."""
     bases = metrics.bases.values()
     ablated = any(figures.features_required for figures in bases)
@@ -96,7 +95,7 @@ def _features(metrics: Metrics) -> Table:
     return table
 
 
-def _edges(metrics: Metrics) -> Table:
+def _edges(metrics: Metrics) -> PlainTable:
     """Edges that the score needs, per layer pair and tolerance."""
     required = [figures.edges_required for figures in metrics.bases.values()]
     deltas = list(next(iter(required[0].values())))
@@ -107,7 +106,7 @@ def _edges(metrics: Metrics) -> Table:
     return table
 
 
-def _sparsity(metrics: Metrics) -> Table:
+def _sparsity(metrics: Metrics) -> PlainTable:
     """Measures of sparsity without ablation, per layer pair."""
     sparsity = [figures.sparsity for figures in metrics.bases.values()]
     table = plain_table("layer pair", "effective edges", "Hoyer", "Gini")
@@ -144,7 +143,7 @@ def _modules_title(modules: ModulesFigures, basis: str, concept: str) -> str:
     return title
 
 
-def _modules(modules: ModulesFigures, node_layers: Sequence[str], concept: str) -> Table:
+def _modules(modules: ModulesFigures, node_layers: Sequence[str], concept: str) -> PlainTable:
     """Modules with their size, layers and dominant concept."""
     layers = [
         layer for layer in node_layers if any(layer in module.features for module in modules.table)
@@ -152,7 +151,10 @@ def _modules(modules: ModulesFigures, node_layers: Sequence[str], concept: str) 
     wide = len(layers) > MOST_COLUMNS
     columns = ["features", "from", "to"] if wide else ["features", *layers]
     shares = ["share", "within"] if wide else ["its share", "weight within"]
-    table = plain_table("module", *columns, concept, *shares)
+    headings = ["module", *map(in_line, columns), in_line(concept), *shares]
+    # Names of layers, where they are cells, and of concepts.
+    named = range(2 if wide else len(headings) - 3, len(headings) - 2)
+    table = PlainTable(headings, words=named)
     for module in modules.table[:MOST_MODULES]:
         inside = module.within_concept
         here = [layer for layer in layers if layer in module.features]
@@ -176,28 +178,22 @@ def _counts(features: Mapping[str, int], layers: Iterable[str]) -> Iterable[str]
     return (str(features.get(layer, 0)) for layer in layers)
 
 
-def print_table(console: Console, title: str, table: Table) -> None:
+def print_table(console: Console, title: str, table: PlainTable) -> None:
     """A heading, the table, and an empty line."""
-    console.print(title, style="bold", highlight=False)
-    console.print(table, "")
+    tell(console, title, style="bold")
+    show(console, table)
+    console.print()
 
 
-def count_the_rest(table: Table, modules: int) -> None:
+def count_the_rest(table: PlainTable, modules: int) -> None:
     """Say below a table of modules how many it leaves out."""
     if modules > MOST_MODULES:
         table.caption = f"and {modules - MOST_MODULES} more"
 
 
-def plain_table(first: str, *columns: str) -> Table:
-    """A table without lines: names to the left, the other columns to the right.
-
-    Where the terminal is narrow, names go on in the next line, and no number is cut.
-    """
-    table = Table(box=None, pad_edge=False, caption_style="", caption_justify="left")
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+def plain_table(first: str, *columns: str) -> PlainTable:
+    """A table of names, to the left, and numbers."""
+    return PlainTable((first, *columns))
 
 
 def _side_by_side(values: Iterable[str]) -> str:

@@ -238,7 +238,19 @@ def test_values_nobody_expects(analyze, tmp_path, arguments, code, part):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("arguments", [("backends",), ("communities", "run", "--json")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("analyze", "--help"),
+        ("backends",),
+        ("backends", "cifar"),
+        ("communities", "run", "--json"),
+        ("communities", "run"),
+        ("compare", "run"),
+        ("analyze", "mlp", "--dry-run"),
+    ],
+)
 def test_an_output_that_nobody_reads_to_its_end(run, finished, monkeypatch, arguments):
     """`libgraph … | head` ends well, and without a word."""
 
@@ -255,6 +267,102 @@ def test_an_output_that_nobody_reads_to_its_end(run, finished, monkeypatch, argu
     monkeypatch.setattr(sys, "stdout", Closed())
     code, _, err = run(*arguments)
     assert (code, err) == (0, "")
+
+
+def test_an_output_that_does_not_take_all(run, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def fileno(self) -> int:
+            return os.open(os.devnull, os.O_WRONLY)
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    fails(run("backends"), 2, "Cannot write the output (No space left on device)")
+
+
+def test_progress_that_nobody_reads_stops_nothing(analyze, tmp_path, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+        def fileno(self) -> int:
+            return os.open(os.devnull, os.O_WRONLY)
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert analyze("--no-ablation")[0] == 0
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+LONG = "x" * 300
+LOCKED = "locked/x"
+
+
+@pytest.mark.parametrize("name", [LONG, LOCKED])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("analyze", "mlp", "-o", "task=digits", "-o", "model={}"), 3),
+        (("analyze", "modular-addition", "-o", "weights={}.safetensors"), 3),
+        (("analyze", "mlp", "--basis", "{}.safetensors"), 3),
+        (("train", "mlp", "-o", "task=mnist", "-o", "data={}"), 4),
+        (("analyze", "cifar", "-o", "data={}"), 4),
+        (("analyze", "gpt2", "-o", "model={}"), 3),
+        (("analyze", "mlp", "--config", "{}"), 2),
+        (("communities", "{}"), 2),
+        (("compare", "{}"), 2),
+        (("compare", "{0}", "{0}/y"), 2),
+        (("diff", "{0}", "{0}/y"), 2),
+    ],
+)
+def test_what_cannot_be_read_is_not_what_cannot_be_written(
+    run, tmp_path, monkeypatch, name, words, code
+):
+    """Folders that may not be looked into, and names that are too long."""
+    if "gpt2" in words:
+        pytest.importorskip("transformer_lens")
+    looked = os.stat
+
+    def stat(path, *arguments, **options):
+        if isinstance(path, str | Path) and "locked" in Path(path).parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return looked(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        result = run(*(word.format(name) for word in words))
+    fails(result, code, name)
+    for part in ("Cannot write", "free some space"):
+        assert part not in result[2]
+    assert "cannot be read" in result[2] or "--config" in words
+
+
+def test_an_error_of_the_system_names_its_file(run, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "some/file")
+
+    monkeypatch.setattr("libgraph.backend.registry.load_backend", refuse)
+    result = run("analyze", "mlp")
+    fails(result, 2, "'some/file' cannot be read or written (Input/output error)")
+    assert "space" not in result[2]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "shift_jis"])
+@pytest.mark.parametrize(
+    "words",
+    [("backends",), ("backends", "cifar"), ("communities", "run"), ("compare", "run"),
+     ("diff", "run", "run", "--basis-b", "pca"), ("analyze", "mlp", "--dry-run"), ("--help",)],
+)  # fmt: skip
+def test_any_encoding_of_the_output(run, finished, monkeypatch, encoding, words):
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", file)
+    code, _, err = run(*words)
+    assert code == 0, err
+    file.flush()
+    out = file.buffer.getvalue().decode(encoding, "replace")
+    assert out.strip()
+    if words == ("compare", "run") and encoding != "shift_jis":
+        assert "ln1.0 -> ln2.0" in out
 
 
 def test_memory_that_runs_out_where_there_are_no_batches(run, finished, monkeypatch):

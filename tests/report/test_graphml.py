@@ -127,19 +127,26 @@ def test_same_bytes_every_time_and_no_rest(tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["\x00", "\x1b", "\ud800", "\uffff"])
-def test_what_xml_cannot_hold_is_refused(tmp_path, bad):
-    path = tmp_path / "graph.graphml"
-    path.write_text("before")
-    for graph in (
-        InteractionGraph((LayerFeatures(f"a{bad}", np.ones(1)),), {}),
-        InteractionGraph(
-            (LayerFeatures("a", np.ones(1), labels=(FeatureLabel("x", {bad: 1.0}),)),), {}
-        ),
-    ):
-        with pytest.raises(DataError, match="XML"):
-            write_graphml(graph, path)
-    assert path.read_text() == "before"
-    assert len(list(tmp_path.iterdir())) == 1
+def test_what_xml_cannot_hold_is_escaped(tmp_path, bad):
+    path, escaped = tmp_path / "graph.graphml", bad.encode("unicode-escape", "surrogatepass")
+    shown = escaped.decode()
+    label = FeatureLabel(f"x{bad}", {bad: 1.0})
+    layers = (
+        LayerFeatures(f"a{bad}", np.ones(1), 0, labels=(label,)),
+        LayerFeatures("b", np.ones(1), 0),
+    )
+    graph = InteractionGraph(layers, {(f"a{bad}", "b"): np.ones((1, 1))})
+    write_graphml(graph, path)
+    read = networkx.read_graphml(path)
+    node = read.nodes[f"a{shown}/0"]
+    assert (node["layer"], node["label"], node["concept"]) == (f"a{shown}", f"x{shown}", shown)
+    assert list(read.edges) == [(f"a{shown}/0", "b/0")]
+    # JSON has the very text.
+    write_graph(graph, tmp_path / "graph.json")
+    same(graph, read_graph(tmp_path / "graph.json"))
+    twice = (*layers, LayerFeatures(f"a{shown}", np.ones(1)))
+    with pytest.raises(DataError, match="rename one of them"):
+        write_graphml(InteractionGraph(twice, {}), path)
 
 
 def test_a_place_that_is_not_there(tmp_path):

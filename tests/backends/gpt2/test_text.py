@@ -12,7 +12,7 @@ from libgraph.backend.data import Data
 from libgraph.errors import DataError, UsageError
 from libgraph_backends.gpt2.backend import GPT2
 from libgraph_backends.gpt2.options import GPT2Options
-from libgraph_backends.gpt2.text import token_text
+from libgraph_backends.gpt2.text import sequences, token_text
 
 
 def tokens(backend, split):
@@ -156,6 +156,12 @@ def test_a_model_without_a_tokenizer_needs_token_ids(bridges, text, ids, monkeyp
     assert language_model(bridges["gpt2"], ids).samples("train") == 30
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".npy"])
+def test_a_text_that_cannot_be_read(name):
+    with pytest.raises(DataError, match=r"The text 'x+.*' cannot be read \(File name too long\)"):
+        sequences(name, None, length=4, most=None, vocabulary=9, column="text")
+
+
 def test_the_text_of_a_token(bridges):
     tokenizer = bridges["gpt2"].tokenizer
     assert token_text(tokenizer, tokenizer("\n", add_special_tokens=False)["input_ids"][0]) == "⏎"
@@ -166,9 +172,9 @@ def test_the_text_of_a_token(bridges):
         """A tokenizer of which one token is part of a character, another one cannot be seen."""
 
         def decode(self, ids):
-            return {0: "\ufffd", 1: "a\x07|\t"}[ids[0]]
+            return {0: "\ufffd", 1: "a\x07|\t\u200d"}[ids[0]]
 
         def convert_ids_to_tokens(self, token):
             return "Ã"
 
-    assert [token_text(Bytes(), token) for token in (0, 1)] == ["Ã", "a�¦⇥"]
+    assert [token_text(Bytes(), token) for token in (0, 1)] == ["Ã", "a\\x07¦⇥\u200d"]
