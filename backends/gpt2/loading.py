@@ -173,6 +173,8 @@ def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
         "dtype": torch.float32,
         "attn_implementation": "eager",
         "output_loading_info": True,
+        # In place of an error that does not say which; those are refused below.
+        "ignore_mismatched_sizes": True,
         # Neither modules nor pickles of a model are run, nor is a terminal asked about it.
         OWN_CODE: False,
         "weights_only": True,
@@ -204,6 +206,12 @@ def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
         raise BackendError(
             f"The model '{name}' has no parameter '{min(report['missing_keys'])}': its file does "
             "not fit its configuration."
+        )
+    if report["mismatched_keys"]:
+        parameter, found, wanted = min(report["mismatched_keys"])
+        raise BackendError(
+            f"The parameter '{parameter}' of the model '{name}' is of shape {tuple(found)}, and "
+            f"{tuple(wanted)} by its configuration: its file does not fit its configuration."
         )
     loaded: PreTrainedModel = model.eval()
     _check_nothing_is_left_out(name, loaded, report["unexpected_keys"])
@@ -238,21 +246,23 @@ def _check_nothing_is_left_out(name: str, model: PreTrainedModel, unused: Iterab
     left_out = sorted(key for key in unused if not BUFFERS.search(key))
     if not left_out:
         return
-    count = f"{len(left_out)} parameters" if len(left_out) > 1 else "a parameter"
     parts = {part for whole in (model, model.base_model) for part, _ in whole.named_children()}
     belonging = [key for key in left_out if key.partition(".")[0] in parts]
     if belonging:
         raise BackendError(
-            f"The file of the model '{name}' holds {count} for which its configuration has no "
-            f"place, such as '{belonging[0]}': its file does not fit its configuration."
+            f"The file of the model '{name}' holds '{belonging[0]}'{_more(belonging)}, for which "
+            "its configuration has no place: its file does not fit its configuration."
         )
     log.warning(
-        "The file of the model '%s' holds %s that are not of the language model and are left out, "
-        "such as '%s'.",
+        "The file of the model '%s' holds '%s'%s, left out as not of the language model.",
         name,
-        count,
         left_out[0],
+        _more(left_out),
     )
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _stand_in() -> PreTrainedTokenizerBase:

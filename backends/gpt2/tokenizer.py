@@ -7,6 +7,7 @@ cannot. What a tokenizer leaves out of a text it says nothing about; it is found
 from __future__ import annotations
 
 import json
+import logging
 import unicodedata
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,9 @@ from libgraph_backends.gpt2.libraries import OWN_CODE, reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("libgraph")
+
 
 FILES = (
     "tokenizer.json",
@@ -71,6 +75,12 @@ def read_tokenizer(name: str, revision: str | None) -> Tokens:
         return Tokens(None, f"The tokenizer of '{name}' cannot be read ({reason(error)})")
     if _is_empty(tokenizer):
         return Tokens(None, f"The tokenizer of '{name}' is not all there: it has no vocabulary")
+    if tokenizer.init_kwargs.get("auto_map"):
+        log.warning(
+            "The tokenizer of '%s' comes with Python code, which is not run: it is read from its "
+            "other files.",
+            name,
+        )
     return Tokens(tokenizer)
 
 

@@ -92,6 +92,10 @@ def fewer_layers(folder):
     change_configuration(folder, n_layer=1)
 
 
+def fewer_positions(folder):
+    change_configuration(folder, n_positions=9)
+
+
 def another_norm(folder):
     add(folder, **{"transformer.h.0.ln_3.weight": torch.ones(8)})
 
@@ -111,9 +115,10 @@ def sees_images(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (fewer_layers, "no place, such as 'transformer.h.1."),
-        (another_norm, "a parameter for which its configuration has no place"),
-        (bias_of_logits, "no place, such as 'lm_head.bias'"),
+        (fewer_layers, "holds 'transformer.h.1.*' and 10 more, for which its configuration has no"),
+        (another_norm, "holds 'transformer.h.0.ln_3.weight', for which"),
+        (bias_of_logits, "holds 'lm_head.bias', for which"),
+        (fewer_positions, r"'transformer.wpe.weight' .* shape \(16, 8\), and \(9, 8\) by its"),
         (adapter, "holds an adapter"),
         (sees_images, "more than go on with a text"),
     ],
@@ -134,8 +139,7 @@ def test_what_files_hold_beside_a_language_model(tmp_path, caplog):
     assert not caplog.records
     add(folder, **{"score.weight": torch.ones(2, 8)})
     load_model(str(folder), None)
-    assert "holds a parameter" in caplog.text
-    assert "'score.weight'" in caplog.text
+    assert "holds 'score.weight', left out" in caplog.text
 
 
 def half(kind, dtype):

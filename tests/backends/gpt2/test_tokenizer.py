@@ -166,6 +166,17 @@ def test_a_damaged_tokenizer_is_not_none(damage, message, bridges, ids, text, tm
     assert message in caplog.text
 
 
+def test_code_beside_a_tokenizer_is_not_run(tmp_path, caplog):
+    tokenizer_of(characters("abc"), tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    code_of_its_own(tmp_path)
+    own = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own | config))
+    assert read_tokenizer(str(tmp_path), None).tokenizer is not None
+    assert "comes with Python code, which is not run" in caplog.text
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_folder_without_one(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     assert read_tokenizer(str(tmp_path), None) == (None, None)
