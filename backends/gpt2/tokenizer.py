@@ -169,10 +169,11 @@ class Coverage:
         if self.tokenizer.unk_token_id is not None:
             return int(self.tokenizer.unk_token_id)
         fast = getattr(self.tokenizer, "backend_tokenizer", None)
-        model = {} if fast is None else json.loads(fast.to_str())["model"]
-        if model.get("unk_id") is not None:
-            return int(model["unk_id"])
-        token = fast.token_to_id(model["unk_token"]) if model.get("unk_token") else None
+        if fast is None:
+            return None
+        model = json.loads(fast.to_str())["model"]
+        name = model.get("unk_token")
+        token = model.get("unk_id") if name is None else fast.token_to_id(name)
         return None if token is None else int(token)
 
     def _look_at(self, characters: set[str]) -> None:

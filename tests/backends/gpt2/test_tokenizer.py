@@ -145,7 +145,10 @@ def code_of_its_own(folder):
         (code_of_its_own, "Python code, which is not run"),
     ],
 )
-def test_a_damaged_tokenizer_is_not_none(damage, message, bridges, ids, text, tmp_path, caplog):
+def test_a_damaged_tokenizer_is_not_none(
+    damage, message, bridges, ids, text, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("builtins.input", lambda *question: "y")
     tokenizer_of(characters("abc"), tmp_path)
     damage(tmp_path)
     tokenizer, trouble = read_tokenizer(str(tmp_path), None)
@@ -166,7 +169,8 @@ def test_a_damaged_tokenizer_is_not_none(damage, message, bridges, ids, text, tm
     assert message in caplog.text
 
 
-def test_code_beside_a_tokenizer_is_not_run(tmp_path, caplog):
+def test_code_beside_a_tokenizer_is_not_run(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *question: "y")
     tokenizer_of(characters("abc"), tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     code_of_its_own(tmp_path)
