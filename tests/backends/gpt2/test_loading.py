@@ -142,6 +142,34 @@ def test_what_files_hold_beside_a_language_model(tmp_path, caplog):
     assert "holds 'score.weight', left out" in caplog.text
 
 
+def in_parts(folder, model):
+    model.save_pretrained(folder, max_shard_size="1KB")
+    assert len([*folder.glob("*.safetensors")]) > 2
+
+
+def as_pickle(folder, model):
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+
+
+def without_head(folder, model):
+    model.transformer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("save", [in_parts, as_pickle, without_head])
+def test_files_of_every_form(save, tmp_path):
+    torch.manual_seed(0)
+    config = deepcopy(CONFIGURATIONS["gpt2"])
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with quiet():
+        save(tmp_path / "model", model)
+    tokens = torch.arange(9)[None]
+    with torch.no_grad():
+        expected = model(tokens).logits
+        assert_close(load_model(str(tmp_path / "model"), None).bridge(tokens), expected, 1e-5)
+
+
 def half(kind, dtype):
     """A model in half precision; its configuration says so."""
     torch.manual_seed(0)
