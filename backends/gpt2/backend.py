@@ -126,12 +126,23 @@ class GPT2(Backend):
         """Mean cross-entropy of the next token, in nats."""
         return self.cut.head.losses(outputs, targets)
 
+    def fingerprint(self) -> str:
+        """Of the blocks and the unembedding after the network, through which scores run."""
+        return self.cut.head.fingerprint()
+
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
         """Tokens in context, tokens or position that carry the variance, and effects on logits."""
         from libgraph_backends.gpt2.labels import text_labels
 
         rows = self._splits["train"][:, :-1]
         return text_labels(rows, encode, bases, self.loaded, self.cut.head.unembed)
+
+    def token_name(self, token: int) -> str:
+        """How a token is written in labels: spaces that belong to it can be seen."""
+        from libgraph_backends.gpt2.labels import alone
+        from libgraph_backends.gpt2.text import token_text
+
+        return alone(token_text(self.loaded.tokenizer, token))
 
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +19,7 @@ from torch import Tensor
 from libgraph.backend import Bases, Basis, Encode, FeatureLabel
 from libgraph_backends.gpt2.loading import LanguageModel
 from libgraph_backends.gpt2.network import LARGEST_LOGITS
-from libgraph_backends.gpt2.text import token_text
+from libgraph_backends.gpt2.text import is_word, token_text
 
 EXAMPLES = 3
 """Contexts shown for each sign, tokens for each effect, tokens named as concepts."""
@@ -40,6 +41,13 @@ ENCODED_AT_ONCE = 512
 """Tokens whose features are looked at at a time."""
 
 
+class Written(NamedTuple):
+    """A token in running text: the space before it that is in no token, and its own text."""
+
+    space: str
+    text: str
+
+
 def text_labels(
     rows: Int[Tensor, "n T"],
     encode: Encode,
@@ -54,6 +62,7 @@ def text_labels(
         encode,
         bases,
         name=partial(token_text, model.tokenizer),
+        is_word=partial(is_word, model.tokenizer),
         effect=partial(
             logit_effects,
             unembed=unembed[:-1].float(),
@@ -156,6 +165,7 @@ def token_labels(
     bases: Bases,
     *,
     name: Callable[[int], str],
+    is_word: Callable[[int], bool],
     effect: Callable[[Tensor], tuple[Tensor, Tensor]],
     batch_size: int,
 ) -> dict[str, list[FeatureLabel]]:
@@ -166,6 +176,7 @@ def token_labels(
         encode: tokens to features by node layer.
         bases: of the node layers; decoders say what features are in the residual stream.
         name: the text of a token.
+        is_word: whether a space that is in no token stands before it.
         effect: for a decoder `(k, d)` the tokens `(k, examples)` that each of its directions makes
             most likely, and least.
         batch_size: sequences encoded at a time.
@@ -179,7 +190,10 @@ def token_labels(
                 by_layer[layer] = TokenResponses.beginning(f, len(occurring))
             by_layer[layer].add(f, index[part], first)
     names = [name(int(token)) for token in occurring]
-    texts = [[names[i] for i in row] for row in index.tolist()]
+    written = [
+        Written(" " * is_word(int(t)), text) for t, text in zip(occurring, names, strict=True)
+    ]
+    texts = [[written[i] for i in row] for row in index.tolist()]
     return {
         layer: _labels(responses, bases[layer], texts, names, _effects(bases[layer], effect, name))
         for layer, responses in by_layer.items()
@@ -191,7 +205,7 @@ def _effects(
 ) -> list[str]:
     """What each feature does to the logits, in words."""
     up, down = (
-        [" ".join(_alone(name(token)) for token in tokens) for tokens in side.tolist()]
+        [" ".join(alone(name(token)) for token in tokens) for tokens in side.tolist()]
         for side in effect(basis.decoder)
     )
     return [f"logits + {more}, − {less}" for more, less in zip(up, down, strict=True)]
@@ -200,7 +214,7 @@ def _effects(
 def _labels(
     responses: TokenResponses,
     basis: Basis,
-    texts: Sequence[Sequence[str]],
+    texts: Sequence[Sequence[Written]],
     names: Sequence[str],
     effects: Sequence[str],
 ) -> list[FeatureLabel]:
@@ -215,7 +229,7 @@ def _labels(
         concepts: dict[str, float] = {}
         for token, value in zip(strongest[:, j].tolist(), shares[:, j].tolist(), strict=True):
             # Tokens that look alike count together.
-            text = _alone(names[token])
+            text = alone(names[token])
             concepts[text] = concepts.get(text, 0.0) + value
         if positional[j] >= POSITIONAL:
             concepts = {"position": positional[j]}
@@ -225,7 +239,7 @@ def _labels(
     return labels
 
 
-def _extremes(responses: TokenResponses, j: int, texts: Sequence[Sequence[str]]) -> list[str]:
+def _extremes(responses: TokenResponses, j: int, texts: Sequence[Sequence[Written]]) -> list[str]:
     """The tokens that drive feature j most up, and down, the stronger sign first."""
     values, places = (tensor[:, :, j].tolist() for tensor in (responses.extremes, responses.places))
     signs = sorted((0, 1), key=lambda sign: -values[sign][0])
@@ -240,13 +254,14 @@ def _extremes(responses: TokenResponses, j: int, texts: Sequence[Sequence[str]])
     ]
 
 
-def _alone(name: str) -> str:
+def alone(name: str) -> str:
     """The text of a token that stands by itself: spaces become visible."""
     return name.replace(" ", "␣")
 
 
-def _context(texts: Sequence[Sequence[str]], place: int) -> str:
+def _context(texts: Sequence[Sequence[Written]], place: int) -> str:
     """A token in brackets after what comes before it."""
     sequence, position = divmod(place, len(texts[0]))
-    before = "".join(texts[sequence][:position])[-CONTEXT:]
-    return f"{before}[{texts[sequence][position]}]"
+    *earlier, last = texts[sequence][: position + 1]
+    before = "".join(space + text for space, text in [*earlier, Written(last.space, "")])
+    return f"{before.removeprefix(texts[sequence][0].space)[-CONTEXT:]}[{last.text}]"

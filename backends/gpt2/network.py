@@ -7,6 +7,7 @@ which there is no section is refused, by name where it is known, and else by tha
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
@@ -88,6 +89,15 @@ class Head:
         ]
         by_row: Tensor = torch.cat(losses).unflatten(0, targets.shape)
         return by_row.mean(1)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over structure and parameters."""
+        sections = nn.ModuleList(self.sections)
+        digest = hashlib.sha256(repr(sections).encode())
+        for name, tensor in [*sorted(sections.state_dict().items()), ("unembed", self.unembed)]:
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -219,6 +229,13 @@ def _with_prefix(section: Section, x: Float[Tensor, "1 1 d"]) -> Section:
 def _check_supported(bridge: TransformerBridge) -> None:
     """Refuse what is known not to fit, by name; the rest is found by comparing logits."""
     kind = config_of(bridge).model_type
+    # What is left of logits in half precision is too little to compare.
+    halves = {p.dtype for p in bridge.parameters()} & {torch.half, torch.bfloat16}
+    if halves:
+        raise BackendError(
+            f"The model '{kind}' computes in {str(halves.pop()).removeprefix('torch.')}: load it "
+            "with dtype=torch.float32, which holds the same parameters."
+        )
     for part, is_there in _unsupported(bridge).items():
         if is_there:
             raise BackendError(

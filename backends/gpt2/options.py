@@ -13,14 +13,24 @@ from libgraph_backends.shared.options import heads_divide_width
 Cuts = Literal["all", "sublayers", "blocks"]
 
 
+def _is_encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        raise ValueError("use an encoding that Python knows, such as latin-1") from None
+    return name
+
+
 class GPT2Options(TypedOptions):
     """Options of `libgraph analyze gpt2 -o key=value`."""
 
     model: str | None = Field(None, description="hub name or folder; by default the bundled one")
     revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
     text: str | None = Field(
-        None, description="file (.txt, .jsonl, .npy of token ids) or data set on the hub"
+        None,
+        description="file (.txt, .jsonl, .npy of token ids), - for a pipe, or data set on the hub",
     )
+    encoding: str = Field("utf-8", description="of a text file, such as latin-1")
     column: str = Field("text", description="field of a data set, or of .jsonl, with the text")
     n_ctx: int | None = Field(None, ge=2, description="positions in a sequence; by default 128")
     sequences: int | None = Field(None, ge=2, description="rows of text to take")
@@ -36,6 +46,8 @@ class GPT2Options(TypedOptions):
         False, description="begin-of-text stands before every row and is left out"
     )
 
+    _is_encoding = field_validator("encoding")(_is_encoding)
+
     @field_validator("layers")
     @classmethod
     def _is_range(cls, text: str | None) -> str | None:
@@ -50,7 +62,8 @@ class GPT2Options(TypedOptions):
 class TrainingOptions(TypedOptions):
     """Options of `libgraph train gpt2 -o key=value`; with the defaults our model was trained."""
 
-    text: Path = Field(description="text file in UTF-8; its last tenth is held out")
+    text: Path = Field(description="text file; its last tenth is held out")
+    encoding: str = Field("utf-8", description="of the text file, such as latin-1")
     seed: int = Field(0, ge=0, lt=2**31, description="of the weights and of the batches")
     steps: int = Field(6000, ge=1, description="steps of AdamW")
     batch_size: int = Field(32, ge=1, description="windows of text in a step")
@@ -62,4 +75,5 @@ class TrainingOptions(TypedOptions):
     weight_decay: float = Field(0.1, ge=0, description="of AdamW")
     bfloat16: bool = Field(True, description="whether products are in bfloat16")
 
+    _is_encoding = field_validator("encoding")(_is_encoding)
     _heads_divide_width = field_validator("heads")(heads_divide_width)

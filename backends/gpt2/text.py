@@ -1,21 +1,22 @@
 """Text to sequences of tokens: from a file, a data set of Hugging Face, or token ids as they are.
 
 Everything is tokenised once and packed end to end into rows of equal length; the tokens of a file
-are kept in the user's cache under the hash of the file and of the tokenizer.
+are kept in the user's cache under the hash of the file and of the tokenizer. What the tokenizer
+does not know of a text is said, and refused where it is much.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-import os
+import logging
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from importlib.resources import as_file
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import platformdirs
@@ -23,12 +24,25 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from libgraph.backend import DataError, Split, UsageError, read_tensors, reading, write_tensors
+from libgraph.backend import DataError, Split, UsageError, read_tensors, write_tensors
+from libgraph_backends.gpt2.documents import (
+    data_set,
+    decoded,
+    is_there,
+    lines_of_json,
+    read_content,
+)
+from libgraph_backends.gpt2.libraries import reason
 from libgraph_backends.gpt2.loading import BUNDLED, LanguageModel
 from libgraph_backends.gpt2.options import GPT2Options
+from libgraph_backends.gpt2.tokenizer import SPACE, Coverage, description, end_of_text
+from libgraph_backends.shared.arrays import read_array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("libgraph")
+
 
 BUNDLED_CONTEXT = 64
 """Positions in a sequence of the bundled model, which knows twice as many."""
@@ -47,7 +61,15 @@ DATA_SET_SEQUENCES = 1024
 
 
 MOST_UNKNOWN = 0.1
-"""Share of tokens that a tokenizer may not know."""
+"""Share of tokens that a tokenizer may not know, and of characters that it may leave out."""
+
+
+LARGEST_ID = 2**62
+"""No vocabulary is larger: unsigned numbers beyond must not turn negative."""
+
+
+ARRAY = b"\x93NUMPY"
+"""What a .npy file begins with, whatever its name."""
 
 
 SIGNS = {"\n": "⏎", "\t": "⇥", "|": "¦"}
@@ -58,14 +80,33 @@ JOINERS = "\u200c\u200d"
 """What holds letters of one word, or the parts of one picture, apart or together."""
 
 
+END_OF_WORD = "</w>"
+"""How some vocabularies write the space after a token."""
+
+
+class TextForm(NamedTuple):
+    """How to read a file: what to call it, its encoding, the field of its lines if it has such."""
+
+    source: str
+    encoding: str
+    column: str | None
+
+
 def token_text(tokenizer: PreTrainedTokenizerBase | None, token: int) -> str:
-    """The text of a token, with signs for characters that cannot be seen; a number without one."""
+    """The text of a token, with signs for characters that cannot be seen; a number without one.
+
+    Spaces that belong to it are in it, whether a vocabulary writes ` the`, `▁the` or `the</w>`.
+    """
     if tokenizer is None:
         return str(token)
-    text = str(tokenizer.decode([token]))
-    if "\ufffd" in text:
-        # Part of a character: only the tokenizer's own name tells it from others.
-        text = str(tokenizer.convert_ids_to_tokens(token))
+    text, name = str(tokenizer.decode([token])), str(tokenizer.convert_ids_to_tokens(token) or "")
+    if SPACE in name and SPACE not in text:
+        text = name.replace(SPACE, " ")
+    elif name.endswith(END_OF_WORD) and not text.endswith((" ", END_OF_WORD)):
+        text += " "
+    elif "\ufffd" in text or not text:
+        # Part of a character, or of none: only the tokenizer's own name tells it from others.
+        text = name or f"⟨{token}⟩"
     return "".join(map(_seen, text))
 
 
@@ -77,6 +118,16 @@ def _seen(character: str) -> str:
         return character
     # One that no other has: two tokens never look the same.
     return character.encode("unicode-escape", "surrogatepass").decode("ascii")
+
+
+def is_word(tokenizer: PreTrainedTokenizerBase | None, token: int) -> bool:
+    """Whether a space that is in no token comes between this one and the one before it."""
+    if tokenizer is None:
+        return True
+    text = str(tokenizer.decode([token]))
+    if not text or " " in token_text(tokenizer, token):
+        return False
+    return str(tokenizer.decode([token, token])) == f"{text} {text}"
 
 
 def read_splits(
@@ -104,6 +155,8 @@ def read_splits(
             most=_most_rows(options, source),
             vocabulary=cfg.d_vocab,
             column=options.column,
+            encoding=options.encoding,
+            trouble=model.trouble,
         )
     test = max(1, round(options.test_share * len(rows)))
     if test >= len(rows):
@@ -133,8 +186,7 @@ def _most_rows(options: GPT2Options, source: str) -> int | None:
         return options.sequences
     if not options.text:
         return BUNDLED_SEQUENCES
-    with reading(source, DataError, "The text "):
-        return None if Path(source).is_file() else DATA_SET_SEQUENCES
+    return None if is_there(source) else DATA_SET_SEQUENCES
 
 
 def sequences(
@@ -145,22 +197,44 @@ def sequences(
     most: int | None,
     vocabulary: int,
     column: str,
+    encoding: str = "utf-8",
+    trouble: str | None = None,
 ) -> Int[Tensor, "n length"]:
     """Rows of `length` tokens, as many as there are or `most`.
 
     Args:
-        source: a file (`.txt`, `.jsonl`, `.npy` with token ids) or the name of a data set.
+        source: a file (`.txt`, `.jsonl`, `.npy` with token ids), a pipe (`-` for standard input)
+            or the name of a data set.
         tokenizer: of Hugging Face; None where only token ids can be read.
         length: tokens in a row.
         most: rows to take, None for all.
         vocabulary: number of tokens that the model knows.
         column: the field of a data set or of a line of `.jsonl` that holds the text.
+        encoding: of a text file without a mark that says so.
+        trouble: why there is no tokenizer, if there should be one.
 
     Raises:
         DataError: if there is no such text, if it is shorter than one row, or if the model does
             not know a token.
     """
-    tokens = _tokens(source, tokenizer, None if most is None else most * length, column)
+    content = _content(source)
+    if isinstance(content, Tensor):
+        tokens = content
+        if trouble is not None:
+            log.warning("%s: tokens are called by their numbers.", trouble)
+    elif tokenizer is None:
+        problem = trouble or f"The model has no tokenizer for '{source}'"
+        raise DataError(f"{problem}: give token ids (.npy).")
+    else:
+        end = end_of_text(tokenizer, vocabulary)
+        if content is None:
+            needed = None if most is None else most * length
+            tokens, coverage = _tokenised(data_set(source, column), tokenizer, end, needed)
+        else:
+            kind = Path(source).suffix.lower()
+            form = TextForm(source, encoding, column if kind == ".jsonl" else None)
+            tokens, coverage = _file_tokens(content, form, tokenizer, end)
+        _check(coverage)
     if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
         wrong = int(tokens.max()) if int(tokens.max()) >= vocabulary else int(tokens.min())
         raise DataError(
@@ -177,145 +251,102 @@ def sequences(
     return packed[:most]
 
 
-def _tokens(
-    source: str, tokenizer: PreTrainedTokenizerBase | None, needed: int | None, column: str
-) -> Int[Tensor, " tokens"]:
-    """All tokens of a file, or as many as are needed of a data set."""
+def _content(source: str) -> Int[Tensor, " tokens"] | bytes | None:
+    """Token ids or the content of a file or a pipe; None for the name of a data set."""
     path = Path(source)
-    kind = path.suffix.lower()
-    with reading(source, DataError, "The text "):
-        exists = path.exists()
-    if path.is_dir() or (not exists and kind in (".txt", ".jsonl", ".npy")):
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"The text '{source}' {what}: give a file or the name of a data set.")
-    if kind == ".npy":
-        return _token_ids(path)
-    if tokenizer is None:
-        raise DataError(f"The model has no tokenizer for '{source}': give token ids (.npy).")
-    if path.is_file():
-        return _file_tokens(path, tokenizer, column)
-    return _tokenised(_data_set(source, column), tokenizer, needed)
+    is_array = path.suffix.lower() == ".npy"
+    if not is_there(source):
+        if is_array or path.suffix.lower() in (".txt", ".jsonl"):
+            raise DataError(
+                f"The text '{source}' does not exist: give a file or the name of a data set."
+            )
+        return None
+    if is_array and path.is_file():
+        return _token_ids(source, path)
+    content = read_content(source)
+    if is_array or content.startswith(ARRAY):
+        return _token_ids(source, BytesIO(content))
+    return content
 
 
-def _token_ids(path: Path) -> Int[Tensor, " tokens"]:
+def _token_ids(source: str, file: Path | BytesIO) -> Int[Tensor, " tokens"]:
+    """Whole numbers of any size and byte order."""
     try:
-        ids = np.load(path, allow_pickle=False)
+        ids = read_array(file)
     except OSError as error:
-        raise DataError(f"The token ids '{path}' cannot be read: {error.strerror}.") from None
-    except (ValueError, EOFError):
-        ids = None
-    if not isinstance(ids, np.ndarray):
-        raise DataError(f"'{path}' is not a NumPy array of token ids.")
+        reason = error.strerror or error
+        raise DataError(f"The token ids '{source}' cannot be read: {reason}.") from None
+    if ids is None:
+        raise DataError(f"'{source}' is not a NumPy array of token ids, or it is damaged.")
     if ids.dtype.kind not in "iu":
-        raise DataError(f"'{path}' holds {ids.dtype} numbers, not token ids.")
-    # No vocabulary is larger; unsigned numbers beyond must not turn negative.
-    return torch.from_numpy(np.minimum(ids.reshape(-1), 2**62).astype(np.int64))
+        raise DataError(f"'{source}' holds {ids.dtype} numbers, not token ids: save whole numbers.")
+    flat = ids.reshape(-1)
+    if flat.dtype.kind == "u" and flat.dtype.itemsize == 8:
+        flat = np.minimum(flat, np.uint64(LARGEST_ID))
+    return torch.from_numpy(flat.astype(np.int64))
 
 
 def _file_tokens(
-    path: Path, tokenizer: PreTrainedTokenizerBase, column: str
-) -> Int[Tensor, " tokens"]:
+    content: bytes, form: TextForm, tokenizer: PreTrainedTokenizerBase, end: int | None
+) -> tuple[Int[Tensor, " tokens"], Coverage]:
     """Tokens of a file; kept in the user's cache, because large files take minutes."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"The text '{path}' cannot be read: {error.strerror}.") from None
     key = hashlib.sha256(content)
-    key.update(repr((column, path.suffix, tokenizer.eos_token_id)).encode())
-    key.update(_description(tokenizer))
+    key.update(repr((form.encoding, form.column, end)).encode())
+    key.update(description(tokenizer))
     cached = Path(platformdirs.user_cache_dir("libgraph")) / f"tokens-{key.hexdigest()[:32]}"
-    # A home that may not be looked into has no cache.
-    if os.path.isfile(cached):
-        try:
-            return read_tensors(cached)["tokens"]
-        except (UsageError, KeyError):
-            with suppress(OSError):
-                cached.unlink()
-    tokens = _tokenised(_texts(content, path, column), tokenizer, None)
+    # One that is not there, is damaged or of an earlier version, or may not be read, is made anew.
+    with suppress(UsageError, KeyError, OSError):
+        kept = read_tensors(cached)
+        return kept["tokens"], Coverage(tokenizer, *kept["coverage"].tolist())
+    text = decoded(content, form.source, form.encoding)
+    column = form.column
+    texts = [text] if column is None else lines_of_json(text, form.source, column)
+    tokens, coverage = _tokenised(texts, tokenizer, end, None)
     # A cache that cannot be written only costs time.
-    with suppress(UsageError):
-        write_tensors(cached, {"tokens": tokens})
-    return tokens
-
-
-def _texts(content: bytes, path: Path, column: str) -> Iterable[str]:
-    """The text of a file, or those in its lines of JSON."""
-    try:
-        # Line ends are those of Python, as in training.
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        raise DataError(f"'{path}' is not text in UTF-8.") from None
-    return _lines(text, path, column) if path.suffix.lower() == ".jsonl" else [text]
-
-
-def _description(tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """All that decides which tokens a tokenizer makes."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return f"{type(tokenizer).__name__} {text}".encode()
-
-
-def _lines(text: str, path: Path, column: str) -> Iterator[str]:
-    # Not `splitlines`, which also ends lines at signs that JSON allows within them.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)[column]
-        except (json.JSONDecodeError, RecursionError, TypeError, KeyError):
-            value = None
-        if not isinstance(value, str):
-            raise DataError(
-                f"Line {number} of '{path}' is not a JSON object with text in a field '{column}': "
-                "choose another with -o column=…"
-            )
-        yield value
+    with suppress(UsageError, OSError):
+        write_tensors(cached, {"tokens": tokens, "coverage": torch.tensor(coverage.counts)})
+    return tokens, coverage
 
 
 def _tokenised(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, needed: int | None
-) -> Int[Tensor, " tokens"]:
-    """Tokens of all texts end to end, the tokenizer's end-of-text between them."""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, end: int | None, needed: int | None
+) -> tuple[Int[Tensor, " tokens"], Coverage]:
+    """Tokens of all texts end to end, or of as many as needed; `end` stands between them."""
+    between = [] if end is None else [end]
     parts: list[list[int]] = []
-    count = unknown = 0
+    coverage = Coverage(tokenizer)
     for text in texts:
         # Half of a surrogate pair, which JSON can spell, is no character.
         text = text.encode("utf-8", "replace").decode()
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        parts += [end] if parts else []
+        try:
+            ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            coverage.add(text, ids)
+        except Exception as error:
+            # Whatever a word that it does not know leads a tokenizer to.
+            raise DataError(
+                f"The model's tokenizer fails on this text ({reason(error)}): use a text like the "
+                "one that the model was trained on, or give token ids (.npy)."
+            ) from None
+        parts += [between] if parts else []
         parts.append(ids)
-        count += len(ids)
-        unknown += ids.count(tokenizer.unk_token_id) - text.count(tokenizer.unk_token or "\0")
-        if needed is not None and count >= needed:
+        if needed is not None and coverage.tokens >= needed:
             break
-    if unknown > MOST_UNKNOWN * count:
-        raise DataError(
-            f"The model's tokenizer does not know {unknown} of {count} tokens of this text: use a "
-            "text like the one that the model was trained on."
-        )
-    return torch.tensor(list(itertools.chain.from_iterable(parts)), dtype=torch.int64)
+    tokens = torch.tensor(list(itertools.chain.from_iterable(parts)), dtype=torch.int64)
+    return tokens, coverage
 
 
-def _data_set(name: str, column: str) -> Iterator[str]:
-    """Texts of a data set, as they come over the network or from the cache."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+def _check(coverage: Coverage) -> None:
+    """Refuse a text of which the tokenizer does not know much; say so where it is little.
 
-    try:
-        rows = load_dataset(name, split="train", streaming=True)
-        for row in rows:
-            if column not in row:
-                raise DataError(
-                    f"The data set '{name}' has no column '{column}': choose one of "
-                    f"{', '.join(row)} with -o column=…"
-                )
-            if not isinstance(row[column], str):
-                raise DataError(f"The column '{column}' of the data set '{name}' holds no text.")
-            yield row[column]
-    except (DatasetNotFoundError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise DataError(
-            f"'{name}' is neither a file nor a data set that can be reached ({reason}): give a "
-            "text file, or a name on huggingface.co."
-        ) from None
+    Raises:
+        DataError: if it is more than `MOST_UNKNOWN`.
+    """
+    for does, lost, count, things in (
+        ("does not know", coverage.unknown, coverage.tokens, "tokens"),
+        ("leaves out", coverage.dropped, coverage.characters, "characters"),
+    ):
+        what = f"The model's tokenizer {does} {lost} of {count} {things} of this text"
+        if lost > MOST_UNKNOWN * count:
+            raise DataError(f"{what}: use a text like the one that the model was trained on.")
+        if lost:
+            log.warning("%s.", what)

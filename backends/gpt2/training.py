@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from libgraph.backend import CHECKPOINT, Course, DataError, Outcome, Progress, fit, writing
-from libgraph_backends.gpt2.loading import quiet
+from libgraph_backends.gpt2.documents import decoded, read_content
+from libgraph_backends.gpt2.libraries import quiet
 from libgraph_backends.shared.schedules import falling, rising, set_learning_rate
 from libgraph_backends.shared.streams import step_generator
 
@@ -44,7 +45,7 @@ EVALUATION_BATCH = 64
 
 def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outcome:
     """Train into a Hugging Face folder; returns the history of the validation loss (nats)."""
-    text = read_text(options.text)
+    text = read_text(options.text, options.encoding)
     tokenizer = character_tokenizer(text)
     tokens = torch.tensor(tokenizer(text)["input_ids"])
     split = len(tokens) - len(tokens) // HELD_OUT
@@ -108,18 +109,13 @@ def _validation_blocks(options: TrainingOptions, validation: Tensor) -> Int[Tens
     return blocks
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text file.
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """A text file in UTF-8, or in the encoding that is named; `-` is standard input.
 
     Raises:
-        DataError: if it cannot be read, is not UTF-8, or is empty.
+        DataError: if it cannot be read, is in another encoding, or is empty.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"'{path}' is not text in UTF-8.") from None
-    except OSError as error:
-        raise DataError(f"The text '{path}' cannot be read: {error.strerror}.") from None
+    text = decoded(read_content(str(path)), str(path), encoding)
     if not text.strip():
         raise DataError(f"The text '{path}' is empty.")
     return text

@@ -17,6 +17,7 @@ from torch import Tensor
 from libgraph.backend import BackendError, DataError, Split, missing_extra, plain
 from libgraph_backends.mlp.mnist import download_mnist, read_mnist
 from libgraph_backends.mlp.planted import Planted
+from libgraph_backends.shared.arrays import read_array
 from libgraph_backends.shared.layers import Layer, check_width, ends, forward
 
 TEST_SHARE = 0.2
@@ -192,13 +193,12 @@ def read_rows(path: Path) -> Float[Tensor, "n d"]:
         DataError: if it is missing or damaged, or holds anything but numbers with samples first.
     """
     try:
-        # Mapped, so that a header cannot ask for more memory than the file has numbers.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        # NumPy reads headers as Python: a damaged one leads it to any error.
-        reason = getattr(error, "strerror", None) or "it is no .npy file of numbers"
-        raise DataError(f"'{path}' cannot be read ({reason}).") from None
-    if not isinstance(array, np.ndarray) or array.ndim < 2 or array.dtype.kind not in "fiub":
+        array = read_array(path)
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read ({error.strerror or error}).") from None
+    if array is None:
+        raise DataError(f"'{path}' cannot be read (it is no .npy file of numbers).")
+    if array.ndim < 2 or array.dtype.kind not in "fiub":
         raise DataError(f"'{path}' should hold an array of numbers with a row for each sample.")
     return torch.from_numpy(array.astype(np.float64)).flatten(1)
 

@@ -114,6 +114,13 @@ class Backend(ABC):
         """The split that bases are made from; `bases` takes no notice of a limit on samples."""
         return "train"
 
+    def fingerprint(self) -> str:
+        """Of what `score` depends on beside outputs and targets, such as layers that follow.
+
+        A digest, or nothing; results are computed anew where it has changed.
+        """
+        return ""
+
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
         """What the features of each node layer stand for; layers may be left out.
 

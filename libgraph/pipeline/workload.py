@@ -54,11 +54,12 @@ class Workload:
 
     @cached_property
     def norms(self) -> list[str]:
-        """Of the first sample's activations: functions may differ that have one name."""
+        """Of the first sample's activations, and its score: functions may share a name."""
         (batch,) = self.data("train", most=1)
         with torch.no_grad():
-            norms = [float(x.norm()) for x in self.network.activations(batch.inputs)]
-        return [f"{norm:.6e}" for norm in norms]
+            activations = list(self.network.activations(batch.inputs))
+            score = self.backend.score(activations[-1], batch.targets)
+        return [f"{float(x.norm()):.6e}" for x in (*activations, score.double())]
 
     @cached_property
     def batch_size(self) -> int:
@@ -107,7 +108,11 @@ class Workload:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
-            "score": [self.backend.score_name, self.backend.higher_is_better],
+            "score": [
+                self.backend.score_name,
+                self.backend.higher_is_better,
+                self.backend.fingerprint(),
+            ],
             "network": [self.fingerprint, [*self.norms]],
             "data": {**self._hashes_of(data)},
             "batch_size": self.batch_size,

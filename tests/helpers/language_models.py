@@ -43,3 +43,17 @@ CONFIGURATIONS = {
 def language_model(bridge, text, **options):
     """A backend of rows of nine positions."""
     return GPT2(GPT2Options(text=str(text), n_ctx=9, **options), model=bridge)
+
+
+def tokenizer_of(model, folder, *, pre_tokenizer=None, decoder=None, **special):
+    """A tokenizer around a model of the library `tokenizers`, saved in a folder and read back."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer(model)
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        tokenizer.decoder = decoder
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    whole.save_pretrained(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)

@@ -75,6 +75,16 @@ def test_facts_depend_on_the_model_its_data_and_its_score(network, x):
     assert facts(Toy(network, other, targets), few) == facts(Toy(network, x), few)
 
 
+def test_facts_depend_on_what_scores_run_through(network, x, monkeypatch):
+    known = facts(Toy(network, x))
+    # Unsaid, it shows in a score; said, it need not.
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "score", lambda self, outputs, targets: outputs.sum((1, 2)))
+        assert facts(Toy(network, x)) != known
+    monkeypatch.setattr(Toy, "fingerprint", lambda self: "layers that follow")
+    assert facts(Toy(network, x)) != known
+
+
 def test_facts_depend_on_functions_of_the_same_name(x):
     known, other = (
         facts(Toy(unnamed(lambda z, function=function: function(z)), x))

@@ -126,12 +126,45 @@ def test_texts_that_cannot_be_used(name, content, message, bridges, tmp_path):
         (np.array([object()]), "not a NumPy array"),
         (np.array([2**64 - 5] * 40, dtype=np.uint64), "has token 4611686018427387904"),
         (np.ones(40, dtype="timedelta64[s]"), "not token ids"),
+        (np.array([1, 2, -1] * 20, dtype=">i2"), "token -1"),
+        (np.ones(40, dtype=bool), "bool numbers, not token ids"),
     ],
 )
 def test_token_ids_that_cannot_be_used(ids, message, bridges, tmp_path):
     np.save(tmp_path / "ids.npy", ids)
     with pytest.raises(DataError, match=message):
         language_model(bridges["gpt2"], tmp_path / "ids.npy").samples("train")
+
+
+@pytest.mark.parametrize(
+    "kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "uint64", ">i8", ">i4", ">u2"]
+)
+def test_token_ids_of_every_kind(kind, bridges, ids, tmp_path):
+    expected = tokens(language_model(bridges["gpt2"], ids), "train")
+    # Two dimensions and the order of Fortran tell nothing about the order of tokens either.
+    for array in (np.load(ids), np.asfortranarray(np.load(ids).reshape(20, 20))):
+        np.save(tmp_path / "ids.npy", array.astype(kind))
+        again = language_model(bridges["gpt2"], tmp_path / "ids.npy")
+        assert torch.equal(tokens(again, "train"), expected)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': ((5,), ",
+        b"{'descr': '<i8', 'fortran_order': False, 'shape': (5,)",
+        b"{'descr': 'no such type', 'fortran_order': False, 'shape': (5,)}",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (5,)}",
+        b"[" * 90,
+    ],
+)
+def test_damaged_arrays(header, bridges, tmp_path):
+    header = header.ljust(117) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(40)
+    for name in ("ids.npy", "ids"):
+        path = write(tmp_path / name, content)
+        with pytest.raises(DataError, match="not a NumPy array of token ids"):
+            language_model(bridges["gpt2"], path).samples("train")
 
 
 def test_texts_that_are_not_there(bridges, tmp_path):
