@@ -18,6 +18,7 @@ from libgraph_backends.gpt2.backend import GPT2
 from libgraph_backends.gpt2.libraries import quiet
 from libgraph_backends.gpt2.loading import _stand_in, load_model
 from libgraph_backends.gpt2.options import GPT2Options
+from libgraph_backends.gpt2.training import character_tokenizer
 
 
 def saved(kind, folder):
@@ -292,9 +293,11 @@ def test_nothing_is_asked_of_the_network_for_a_folder(tmp_path, monkeypatch):
         pytest.fail("something was asked of the network")
 
     folder = saved("gpt2", tmp_path / "model")
+    character_tokenizer("abc").save_pretrained(folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.socket.connect", fail)
     monkeypatch.setattr("socket.getaddrinfo", fail)
-    load_model(str(folder), None)
+    assert load_model(str(folder), None).tokenizer is not None
 
 
 def test_a_missing_text_or_model(run, tmp_path, ids):
