@@ -115,6 +115,14 @@ def cli() -> None:
     """
 
 
+class _Told(io.StringIO):
+    """What click says, whole: elsewhere than on terminals it drops what it takes for colours."""
+
+    def isatty(self) -> bool:
+        """So it says."""
+        return True
+
+
 def main() -> None:
     """Run the command and exit with its code."""
     spin_briefly()
@@ -133,7 +141,7 @@ def main() -> None:
     except click.ClickException as error:
         from libgraph.visible import visible
 
-        with io.StringIO() as told:
+        with _Told() as told:
             error.show(told)
             click.echo(visible(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)

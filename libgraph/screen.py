@@ -157,7 +157,9 @@ class PlainTable:
             cells = max((_width(row[place]) for row in rows), default=0)
             folds = place < self.keys or place in self.words
             natural.append(min(max(_width(heading), cells), MOST))
-            least.append(min(natural[-1], max(LEAST, 0 if folds else cells)))
+            # A heading is broken between its words, and within one only if that is long.
+            word = min(max(map(cell_len, heading.split()), default=0), LEAST)
+            least.append(min(natural[-1], LEAST if folds else max(word, cells)))
         gap, keys = len(GAP), list(range(self.keys))
         places: list[int] = []
         for place in range(len(headings)):
