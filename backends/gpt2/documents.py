@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from libgraph.backend import DataError, UsageError
+from libgraph.backend import DataError, UsageError, unreadable
 
 STANDARD_INPUT = "-"
 
@@ -41,11 +41,11 @@ def is_there(source: str) -> bool:
     else:
         try:
             mode = os.stat(source).st_mode
-        except PermissionError as error:
-            raise DataError(f"The text '{source}' cannot be read: {error.strerror}.") from None
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             # Names of data sets are no paths, or impossible ones.
             return False
+        except OSError as error:
+            raise unreadable(source, DataError, error, "The text ") from None
     if stat.S_ISDIR(mode):
         raise DataError(f"The text '{source}' is a folder: give a file or the name of a data set.")
     if not stat.S_ISREG(mode) and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):

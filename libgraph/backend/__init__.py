@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from libgraph.errors import missing_extra as missing_extra
     from libgraph.files.atomic import writing as writing
     from libgraph.files.reading import reading as reading
+    from libgraph.files.reading import unreadable as unreadable
     from libgraph.files.tensors import read_tensors as read_tensors
     from libgraph.files.tensors import write_tensors as write_tensors
     from libgraph.files.weights import is_safetensors as is_safetensors
@@ -57,7 +58,7 @@ else:
             "missing_extra",
         ),
         "libgraph.files.atomic": ("writing",),
-        "libgraph.files.reading": ("reading",),
+        "libgraph.files.reading": ("reading", "unreadable"),
         "libgraph.files.tensors": ("read_tensors", "write_tensors"),
         "libgraph.files.weights": ("is_safetensors", "plain", "read_weights"),
         "libgraph.fit": ("CHECKPOINT", "Course", "fit"),

@@ -57,7 +57,7 @@ def test_weights_that_cannot_be_read(locked):
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 def test_weights_that_may_not_be_opened_are_not_called_damaged(tmp_path, monkeypatch, name):
     path = tmp_path / name
-    path.write_bytes(b"")
+    path.write_bytes(b"a")
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
