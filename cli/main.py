@@ -37,17 +37,22 @@ class LazyCommand(click.Command):
     """Stands for a command whose module is imported when it is needed.
 
     Args:
-        name: of the command, of its module and of the function in it.
+        name: of the command, of its module and of the function in it (there with `_` for `-`).
         summary: the line that the list of commands shows.
     """
 
     def __init__(self, name: str, summary: str) -> None:
         super().__init__(name, short_help=summary)
 
+    @property
+    def module(self) -> str:
+        """What Python calls it, and its function."""
+        return str(self.name).replace("-", "_")
+
     def load(self) -> click.Command:
         """The command itself."""
         command: click.Command = getattr(
-            import_module(f"libgraph_cli.commands.{self.name}"), str(self.name)
+            import_module(f"libgraph_cli.commands.{self.module}"), self.module
         )
         return command
 

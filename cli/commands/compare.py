@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from libgraph.bases.methods import METHODS
 from libgraph.pipeline.options import COMPARED, DRAWS, AnalysisOptions
 from libgraph_cli.commands.analyze import show_plan
 from libgraph_cli.options import dry_run_option, json_option, options_of, request_options
@@ -33,7 +34,7 @@ FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}
 @click.option(
     "--bases",
     metavar="NAMES",
-    help=f"Any of {BASES}, sparse, and files of directions, with commas between.  [{BASES}]",
+    help=f"Any of {', '.join(METHODS)}, and files, with commas between.  [{BASES}]",
 )
 @click.option(
     "--basis",

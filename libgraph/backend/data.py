@@ -10,7 +10,7 @@ from torch import Tensor
 
 from libgraph.backend.contract import Backend, Batch, Split
 from libgraph.backend.state import ordinary
-from libgraph.errors import DataError
+from libgraph.errors import BackendError, DataError
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Data:
         first, every = self.part
         seen, empty = 0, True
         for batch in self.backend.batches(self.split, self.batch_size):
+            if not isinstance(batch, Batch):
+                raise BackendError(
+                    f"batches('{self.split}') of the backend yields a {type(batch).__name__}: it "
+                    "has to yield Batch(inputs, targets) of libgraph.backend."
+                )
             size = len(batch.inputs)
             if left is not None:
                 if left == 0:

@@ -71,7 +71,12 @@ class MakeBases(Protocol):
         truncation: Truncation,
         progress: Progress,
     ) -> dict[str, Basis]:
-        """A basis for every node layer, in float64."""
+        """A basis for every node layer, in float64.
+
+        Of a node layer that has them, the constant is the first feature and other isolated
+        coordinates are the next ones, unmixed, and `isolated` counts both; the importance of the
+        rest decreases. Unrotated node layers keep their coordinates.
+        """
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ class BasisMethod:
         begins_with: name of the basis that it would make for itself if it was not made before.
         jacobian_gram: whether it adds up the Jacobian Grams of all sections.
         output_gram: whether it adds up the Grams of the outputs' gradients at all node layers.
-        seconds: what it takes beside these and the statistics.
+        seconds: what it takes in all, beside these and the statistics.
         layer_bytes: what it holds of a node layer at most, beside activations.
         leaves: pattern of the files in which it keeps work that is half done.
         digest: SHA-256 of the file that directions come from, if they do.

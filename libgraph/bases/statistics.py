@@ -16,7 +16,8 @@ from torch import Tensor
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
-from libgraph.network.network import Network, check_finite
+from libgraph.errors import BackendError
+from libgraph.network.network import Network, NodeLayer, check_finite
 from libgraph.progress import Progress, silent
 
 
@@ -43,6 +44,8 @@ def node_statistics(
     """Statistics of every node layer (docs/math.md §2, steps 1 and 2), in float64.
 
     Raises:
+        BackendError: naming the node layer that lacks the constant it should have: everything after
+            it would be computed wrong without a word.
         NumericalError: naming the first node layer whose activations are not finite.
         DataError: if the split is empty.
     """
@@ -65,9 +68,24 @@ def node_statistics(
     sums = accumulate(data, measure, stage="statistics", progress=progress)
     count = int(sums["count"])
     result = {}
-    for name in names:
+    for layer in network.node_layers:
+        name = layer.name
         total = count * positions[name]
         offset = sums[f"{name} first"] / total
         covariance = sums[f"{name} second"] / total - torch.outer(offset, offset)
         result[name] = Statistics(shifts[name] + offset, covariance, count, positions[name])
+        if layer.constant:
+            _check_constant(layer, result[name], data.dtype)
     return result
+
+
+def _check_constant(layer: NodeLayer, statistics: Statistics, dtype: torch.dtype) -> None:
+    """Raise a `BackendError` unless the last coordinate is 1 at all samples, up to rounding."""
+    mean, variance = float(statistics.mean[-1]), float(statistics.covariance[-1, -1])
+    rounding = torch.finfo(dtype).eps ** 0.5
+    if abs(mean - 1) > rounding or variance > rounding:
+        raise BackendError(
+            f"The last coordinate of node layer '{layer.name}' is not 1 (its mean is {mean:.4g}, "
+            f"its variance {variance:.2g}): append the constant to activations and pass it on, or "
+            "say constant=False of the node layer."
+        )

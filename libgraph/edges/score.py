@@ -10,6 +10,7 @@ import torch
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
+from libgraph.errors import BackendError
 from libgraph.network.network import Network, check_finite
 
 
@@ -41,6 +42,7 @@ def base_score(network: Network, backend: Backend, data: Data) -> float:
     """Mean score of the whole model.
 
     Raises:
+        BackendError: if there is not one score a sample.
         NumericalError: naming the first node layer whose activations are not finite.
     """
 
@@ -49,6 +51,11 @@ def base_score(network: Network, backend: Backend, data: Data) -> float:
         for layer, x in zip(network.node_layers, activations, strict=True):
             check_finite(x, layer)
         scores = backend.score(activations[-1], batch.targets)
+        if scores.shape != (len(batch.inputs),):
+            raise BackendError(
+                f"score() of the backend returns shape {tuple(scores.shape)} for "
+                f"{len(batch.inputs)} samples: it has to return one score a sample."
+            )
         return {"score": scores.sum(), "count": torch.tensor(len(scores))}
 
     return mean_score(accumulate(data, measure))

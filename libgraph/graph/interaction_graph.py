@@ -244,6 +244,13 @@ class InteractionGraph:
         return matrix
 
 
+def check_graph(graph: object) -> None:
+    """Raise a :class:`UsageError` for what is no graph, such as the run that has one."""
+    if not isinstance(graph, InteractionGraph):
+        advice = "give its graph()" if hasattr(graph, "graph") else "give an InteractionGraph"
+        raise UsageError(f"A {type(graph).__name__} is no interaction graph: {advice}.")
+
+
 def _weight(interaction: FloatArray, epsilon: float | None) -> FloatArray:
     if epsilon is None:
         return np.sqrt(interaction)

@@ -44,6 +44,15 @@ class NodeLayer:
         return ((self.size - 1,) if self.constant else ()) + self.isolated
 
 
+def check_shape(x: Tensor, layer: NodeLayer) -> None:
+    """Raise a `BackendError` unless these are activations of the node layer."""
+    if x.ndim != 3 or x.shape[-1] != layer.size:
+        raise BackendError(
+            f"Node layer '{layer.name}' has activations of shape {tuple(x.shape)}: they need "
+            f"(samples, positions, {layer.size})."
+        )
+
+
 def check_finite(x: Tensor, layer: NodeLayer) -> None:
     """Raise a `NumericalError` that names the node layer if its activations are not finite."""
     if not bool(x.isfinite().all()):
@@ -115,11 +124,17 @@ class Network(nn.Module):
         return x
 
     def activations(self, inputs: Tensor) -> Iterator[Float[Tensor, "n s d"]]:
-        """Activations of every node layer in turn, in one forward pass."""
+        """Activations of every node layer in turn, in one forward pass.
+
+        Raises:
+            BackendError: naming the node layer whose activations have another shape.
+        """
         x = self.embed(inputs)
+        check_shape(x, self.node_layers[0])
         yield x
-        for section in self.sections:
+        for section, layer in zip(self.sections, self.node_layers[1:], strict=True):
             x = section(x)
+            check_shape(x, layer)
             yield x
 
     def activations_at(self, index: int, inputs: Tensor) -> Float[Tensor, "n s d"]:
@@ -128,6 +143,18 @@ class Network(nn.Module):
         for section in self.sections[:index]:
             x = section(x)
         return x
+
+    def shares_modules(self, other: Network) -> bool:
+        """Whether modules or parameters are in both, so that a cast of one changes the other."""
+        theirs = {id(part) for part in other._castable()}
+        return any(id(part) in theirs for part in self._castable())
+
+    def _castable(self) -> Iterator[object]:
+        """Parameters, which are cast in place, and modules that hold other tensors."""
+        yield from self.parameters()
+        for module in self.modules():
+            if next(module.buffers(recurse=False), None) is not None:
+                yield module
 
     def fingerprint(self) -> str:
         """SHA-256 over structure and parameters: equal networks have equal fingerprints."""

@@ -19,6 +19,7 @@ from libgraph.accumulate.memory import batch_size, memory_budget
 from libgraph.backend.contract import Backend, Split
 from libgraph.backend.data import Data
 from libgraph.backend.state import make_ordinary
+from libgraph.errors import BackendError
 from libgraph.network.network import Network
 from libgraph.pipeline.options import ComputingOptions
 
@@ -39,6 +40,11 @@ class Workload:
     def network_in(self, dtype: str) -> Network:
         """The network, cast from the precision that it is stored in."""
         network = self.backend.network()
+        if "network" in self.__dict__ and network.shares_modules(self.network):
+            raise BackendError(
+                "network() of the backend gives what it gave before: casting it would change both. "
+                "Make a new one with each call, such as of copy.deepcopy(model)."
+            )
         make_ordinary(network)
         return network.to(device=self.options.device, dtype=getattr(torch, dtype))
 

@@ -20,7 +20,7 @@ import numpy as np
 from libgraph.errors import TooLarge, UsageError
 from libgraph.graph.arrays import FloatArray, Pair
 from libgraph.graph.features import FeatureLabel
-from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
+from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges, check_graph
 from libgraph.modules.summary import module_table
 from libgraph.report.appearance import module_colour, relative_importance
 from libgraph.report.fonts import breadth, cut, ends
@@ -111,6 +111,7 @@ def draw(
         TooLarge: If the picture would be higher than a PNG file can be.
         UsageError: If the suffix is neither, or writing fails.
     """
+    check_graph(graph)
     kind = "png" if path is None else Path(path).suffix.lower().removeprefix(".")
     if kind not in {"png", "svg"}:
         raise UsageError(f"'{path}' is neither .png nor .svg: choose one of them.")

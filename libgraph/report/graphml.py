@@ -22,7 +22,7 @@ from libgraph.errors import DataError
 from libgraph.files.atomic import writing
 from libgraph.graph.arrays import Pair
 from libgraph.graph.features import feature_ids
-from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
+from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges, check_graph
 from libgraph.report.appearance import column_order, module_colour, relative_importance
 from libgraph.visible import escape
 
@@ -67,6 +67,7 @@ def write_graphml(
         DataError: If two node layers have one name when theirs are escaped.
         UsageError: If the file cannot be written.
     """
+    check_graph(graph)
     kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
     names = [_legal(layer.name) for layer in graph.layers]
     for name in names:

@@ -29,8 +29,9 @@ def check_backend(backend: Backend, *, samples: int = 6, batch_size: int = 7) ->
     network = backend.network().double()
     again = backend.network()
     require(
-        again is not network,
-        "network() returns the same object twice: a change of precision would reach both",
+        not network.shares_modules(again),
+        "network() returns the same object twice, or with the same model in it: a change of "
+        "precision would reach both; make a new one, such as of copy.deepcopy(model)",
     )
     require(
         again.double().fingerprint() == network.fingerprint(),

@@ -73,6 +73,39 @@ def features_of(setup, bases, layer):
     return x, x @ bases[layer].encoder
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_bases_are_as_others_take_them(method):
+    """The constant first, isolated coordinates next and unmixed, then by importance."""
+    plain = random_network(["relu", "linear"], [3, 4, 3], seed=2, rotated=False)
+    layers = [plain.node_layers[0], NodeLayer("l1", 5, isolated=(0,)), plain.node_layers[2]]
+    network = Network(plain.embed, list(plain.sections), layers)
+    setup = Setup(network, 0.7 * normal(seeded(3), 40, 2, 3) + 0.3)
+    bases = bases_of(method, setup)
+    assert list(bases) == [layer.name for layer in setup.network.node_layers]
+    for layer in setup.network.node_layers:
+        basis = bases[layer.name]
+        assert basis.encoder.dtype == basis.decoder.dtype == torch.float64
+        assert (len(basis.encoder), basis.decoder.shape[1]) == (layer.size, layer.size)
+        assert bool(basis.importance.isfinite().all())
+        if not layer.rotated:
+            assert_close(basis.encoder, torch.eye(layer.size, dtype=torch.float64))
+            continue
+        assert basis.isolated == len(layer.isolated_coordinates)
+        x, f = features_of(setup, bases, layer.name)
+        if layer.constant:
+            assert_close(f[:, 0], torch.ones(len(f), dtype=torch.float64))
+        for place, coordinate in enumerate(layer.isolated_coordinates):
+            if place == 0 and layer.constant:
+                continue
+            alone, centred = f[:, place] - f[:, place].mean(), x[:, coordinate]
+            centred = centred - centred.mean()
+            cosine = (alone @ centred) / (alone.norm() * centred.norm())
+            assert abs(float(cosine)) == pytest.approx(1, abs=1e-9)
+        if method not in ("neuron", "random"):
+            rest = basis.importance[basis.isolated :]
+            assert bool((rest[:-1] >= rest[1:] * (1 - 1e-9)).all())
+
+
 def covariance(f):
     centred = f - f.mean(0)
     return centred.T @ centred / len(f)

@@ -208,7 +208,7 @@ def test_directions_that_do_not_fit(case, tmp_path):
 def test_names_of_bases():
     assert basis_name("lib") == "lib"
     assert basis_name("some/where/sae.safetensors") == "sae"
-    for wrong in ("ica", "sae.pt", "lib.safetensors"):
+    for wrong in ("nonesuch", "sae.pt", "lib.safetensors"):
         with pytest.raises(UsageError, match="Unknown basis"):
             basis_name(wrong)
     assert basis_method("pca").make is pca

@@ -354,7 +354,7 @@ def test_mistakes(run, runs):
     fails(run("compare", "one", "other/two", "--basis", "lib"), 2, "other/two", "no basis 'lib'")
     fails(run("compare", "modular-addition", "--basis", "pca"), 2, "--bases pca")
     fails(run("compare", "modular-addition", "--bases", ","), 2, "--bases", "no basis")
-    fails(run("compare", "modular-addition", "--bases", "ica"), 2, "'ica'", "pca")
+    fails(run("compare", "modular-addition", "--bases", "nonesuch"), 2, "'nonesuch'", "pca")
     fails(run("compare", "modular-addition", "--draws", "-1"), 2, "--draws")
     fails(run("compare", "one", "--figure", "figure.pdf"), 2, "'figure.pdf'", ".png")
     fails(run("compare", "modular-addition", "--figure", "figure.pdf"), 2, "'figure.pdf'")

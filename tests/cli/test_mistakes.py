@@ -16,6 +16,7 @@ from helpers.commands import RUN_FILES, fails
 from safetensors.torch import save_file
 
 from libgraph.backend.registry import ENTRY_POINTS
+from libgraph.bases.methods import METHODS
 from libgraph.files.run_directory import RunDirectory
 from libgraph_cli import progress as progress_module
 
@@ -38,7 +39,7 @@ def test_unknown_options(analyze, run):
 @pytest.mark.parametrize(
     ("option", "value", "part"),
     [
-        ("--basis", "ica", "neuron, pca, random, global, lib"),
+        ("--basis", "nonesuch", ", ".join(METHODS)),
         ("--integration", "simpson", "gauss-legendre"),
         ("--truncate", "1e-10", "rel:TOL"),
         ("--truncate", "rel:2", "rel:TOL"),

@@ -69,7 +69,7 @@ def formula(section, x):
             return torch.stack([attended(section, sample) for sample in x])
         case Function():
             return torch.cat([section.function(sample.unsqueeze(0)) for sample in x])
-    raise AssertionError
+    raise AssertionError(f"There is no formula of {type(section).__name__}: write one here.")
 
 
 def convolved(reads, factors, x):

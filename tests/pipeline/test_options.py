@@ -38,8 +38,12 @@ def test_every_option_says_what_it_is(model):
     ("model", "options", "part"),
     [
         (AnalysisOptions, {"seed": -1}, "Option 'seed' of the analysis: .* 0, not -1"),
-        (AnalysisOptions, {"basis": "ica"}, "Unknown basis 'ica': use neuron, pca, random"),
-        (AnalysisOptions, {"beside": "pca,ica"}, "Unknown basis 'ica'"),
+        (
+            AnalysisOptions,
+            {"basis": "nonesuch"},
+            "Unknown basis 'nonesuch': use neuron, pca",
+        ),
+        (AnalysisOptions, {"beside": "pca,nonesuch"}, "Unknown basis 'nonesuch'"),
         (AnalysisOptions, {"truncate": "rel:2"}, "use rel:TOL or abs:TOL"),
         (AnalysisOptions, {"integration": "simpson"}, "gauss-legendre"),
         (AnalysisOptions, {"device": "gpu"}, "Device 'gpu' cannot be used"),
@@ -48,7 +52,7 @@ def test_every_option_says_what_it_is(model):
         (AnalysisOptions, {"sparse_power": 2}, "'sparse_power' of the analysis: .* 1, not 2"),
         (AnalysisOptions, {"sede": 1}, "Option 'sede' of the analysis"),
         (DegeneracyOptions, {"draws": 1}, "Option 'draws' of the degeneracy analysis"),
-        (DegeneracyOptions, {"basis": "ica"}, "Unknown basis 'ica'"),
+        (DegeneracyOptions, {"basis": "nonesuch"}, "Unknown basis 'nonesuch'"),
         (SparseOptions, {"power": 2}, "Option 'power' of the sparse basis: .* 1, not 2"),
     ],
 )

@@ -140,9 +140,10 @@ def test_files_that_nobody_may_read(run, text, ids, tmp_path):
 
 
 def test_names_that_no_file_can_have(bridges):
-    for name in ("x" * 10_000, "a\0b"):
-        with pytest.raises(DataError, match="neither a file nor a data set"):
-            language_model(bridges["gpt2"], name).samples("train")
+    with pytest.raises(DataError, match=r"cannot be read \(File name too long\)"):
+        language_model(bridges["gpt2"], "x" * 10_000).samples("train")
+    with pytest.raises(DataError, match="neither a file nor a data set"):
+        language_model(bridges["gpt2"], "a\0b").samples("train")
 
 
 def test_data_sets_that_cannot_be_used(bridges, monkeypatch):
