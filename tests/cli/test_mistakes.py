@@ -335,7 +335,7 @@ def test_what_cannot_be_read_is_not_what_cannot_be_written(
     fails(result, code, name)
     for part in ("Cannot write", "free some space"):
         assert part not in result[2]
-    assert "cannot be read" in result[2] or "--config" in words
+    assert "cannot be read (" in result[2] or "--config" in words
 
 
 def test_an_error_of_the_system_names_its_file(run, monkeypatch):
