@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 
-from libgraph.backend import BackendError, missing_extra
+from libgraph.backend import BackendError, missing_extra, unreadable
 from libgraph_backends.gpt2.libraries import OWN_CODE, quiet, reason
 from libgraph_backends.gpt2.tokenizer import read_tokenizer
 from libgraph_backends.shared.state_dicts import check_finite
@@ -228,11 +228,11 @@ def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
 def _is_folder(name: str) -> bool:
     try:
         return bool(name) and stat.S_ISDIR(os.stat(name).st_mode)
-    except PermissionError as error:
-        raise BackendError(f"The model '{name}' cannot be read: {error.strerror}.") from None
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         # Names on the hub are no paths, or impossible ones.
         return False
+    except OSError as error:
+        raise unreadable(name, BackendError, error, "The model ") from None
 
 
 def _check_nothing_is_left_out(name: str, model: PreTrainedModel, unused: Iterable[str]) -> None:
