@@ -109,6 +109,8 @@ def settings() -> list[Setting]:
 def outcome(arguments: Sequence[str], log: Path) -> Outcome:
     """Run pytest in this process, what it prints going to a file."""
     result, began = Outcome(), time.monotonic()
+    # As `python -m pytest` does: processes that tests start import what tests are in.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     with log.open("w") as file:
         sys.stdout.flush()
         for stream in (1, 2):
