@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from libgraph.modules.objectives import OBJECTIVES, ObjectiveName
 from libgraph_cli.options import config_option, json_option
 from libgraph_cli.running import display
 
@@ -28,6 +29,7 @@ class Search:
     seed: int | None
     seeds: int | None
     consensus: bool
+    objective: ObjectiveName | None
 
     def modules(self, graph: InteractionGraph, before: Partition | None) -> InteractionGraph:
         """The graph with the modules that are found."""
@@ -39,7 +41,14 @@ class Search:
             resolution = before.resolution if before else 1.0
         seeds = self.seeds or (before.seeds if before else 10)
         find = consensus_communities if self.consensus else find_communities
-        return graph.with_partition(find(graph, resolution, self.first(before), seeds))
+        first, objective = self.first(before), self.chosen(before)
+        return graph.with_partition(find(graph, resolution, first, seeds, objective))
+
+    def chosen(self, before: Partition | None) -> ObjectiveName:
+        """What is optimised."""
+        if self.objective is not None:
+            return self.objective
+        return cast("ObjectiveName", before.objective) if before else "layered"
 
     def first(self, before: Partition | None) -> int:
         """The first seed."""
@@ -56,6 +65,7 @@ class Search:
                 graph,
                 seed=self.first(before),
                 seeds=self.seeds or SWEEP_SEEDS,
+                objective=self.chosen(before),
                 progress=progress,
             )
 
@@ -63,6 +73,9 @@ class Search:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--basis", metavar="NAME", help="One that the run has.  [the one it was asked for]")
+@click.option(
+    "--objective", type=click.Choice(OBJECTIVES), help="What Leiden optimises.  [the run's]"
+)
 @click.option(
     "--resolution",
     type=float,

@@ -42,7 +42,9 @@ def labelled_graph(
     epsilon = {pair: edge.epsilon for pair, edge in pairs.items()}
     graph = graph_of(bases, edges, epsilon=epsilon, labels=labels)
     progress("modules", 1, 2)
-    partition = find_communities(graph, options.resolution, options.seed, options.seeds)
+    partition = find_communities(
+        graph, options.resolution, options.seed, options.seeds, options.objective
+    )
     progress("modules", 2, 2)
     return graph.with_partition(partition)
 

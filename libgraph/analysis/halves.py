@@ -57,6 +57,7 @@ def halves_agree(
             options.resolution,
             options.seed,
             options.seeds,
+            options.objective,
         )
         for edges in halves
     ]

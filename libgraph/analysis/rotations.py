@@ -56,6 +56,7 @@ def against_rotations(
         draws=options.draws,
         resolution=options.resolution,
         seed=options.seed,
+        objective=options.objective,
         progress=progress,
     )
 

@@ -206,6 +206,6 @@ def _significance(
         "significance.json",
         lambda path, significance: write_json(path, asdict(significance)),
         lambda path: Significance(**read_json(path)),
-        reads=("basis", "integration", "draws", "resolution", "seed", *method.reads),
+        reads=("basis", "integration", "draws", "objective", "resolution", "seed", *method.reads),
         cost=cost,
     )

@@ -64,6 +64,6 @@ def side(run: Run, basis: str | None = None) -> Side:
             )
     if graph.partition is None:
         main = run.partition
-        how = (main.resolution, main.seed, main.seeds) if main else ()
+        how = (main.resolution, main.seed, main.seeds, main.objective) if main else ()
         graph = graph.with_partition(find_communities(graph, *how))
     return Side(run.title, name, graph, bases, run.metrics)

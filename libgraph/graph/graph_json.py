@@ -68,6 +68,7 @@ class PartitionValues(TypedDict):
     seed: int
     seeds: int
     consensus: bool
+    objective: str
 
 
 class GraphValues(TypedDict):
@@ -146,6 +147,7 @@ def _partition_values(partition: Partition) -> PartitionValues:
         "seed": partition.seed,
         "seeds": partition.seeds,
         "consensus": partition.consensus,
+        "objective": partition.objective,
     }
 
 

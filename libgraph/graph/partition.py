@@ -16,13 +16,15 @@ class Partition:
         membership: By layer, module of each feature, shape ``(features,)``; -1 for features that
             take no part in clustering or have no edge.
         resolution: The γ that was optimised: larger values give smaller modules.
-        quality: Weighted modularity at that γ.
-        modularity: Weighted modularity at γ = 1, whatever γ was optimised.
+        quality: What the objective says of it at that γ.
+        modularity: Weighted modularity at γ = 1, whatever γ was optimised: layered, or of the whole
+            graph, as the objective is.
         agreement: Mean adjusted mutual information over all pairs of seeds: 1 if all found the
             same partition, 0 if they agree no more than by chance.
         seed: The first seed.
         seeds: How many seeds were tried.
         consensus: Whether it is what the seeds agree on, and not the best of them.
+        objective: What was optimised, see ``libgraph.modules.objectives``.
     """
 
     membership: Mapping[str, IndexArray]
@@ -33,6 +35,7 @@ class Partition:
     seed: int
     seeds: int
     consensus: bool = False
+    objective: str = "modularity"
 
     @property
     def size(self) -> int:

@@ -13,28 +13,36 @@ import numpy as np
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import mean_agreement
-from libgraph.modules.leiden import Leiden
+from libgraph.modules.leiden import Engine, Leiden
+from libgraph.modules.objectives import ObjectiveName
 
 
 def find_communities(
-    graph: InteractionGraph, resolution: float = 1.0, seed: int = 0, seeds: int = 10
+    graph: InteractionGraph,
+    resolution: float = 1.0,
+    seed: int = 0,
+    seeds: int = 10,
+    objective: ObjectiveName = "layered",
+    engine: Engine | None = None,
 ) -> Partition:
-    r"""Find the partition of largest quality over several runs of Leiden.
+    """Find the partition of largest quality over several runs of Leiden.
 
-    The quality is Q_γ of :class:`libgraph.modules.leiden.Leiden`. Each run iterates until nothing
-    improves, or twice above ``libgraph.modules.leiden.CONVERGED_EDGES`` edges. Features without
-    edges belong to no module.
+    Each run iterates until nothing improves, or twice above
+    ``libgraph.modules.leiden.CONVERGED_EDGES`` edges. Features without edges belong to no module.
 
     Args:
         graph: The graph; a partition it may have is ignored.
         resolution: γ.
         seed: First seed; the runs use ``seed, seed + 1, …``.
         seeds: Number of runs.
+        objective: What is optimised, see ``libgraph.modules.objectives``.
+        engine: The library that does it; see :class:`libgraph.modules.leiden.Leiden`.
 
     Raises:
-        UsageError: If the resolution is not positive or there is no seed.
+        UsageError: If the resolution is not positive, or none that the objective has, if there is
+            no seed, no such objective, or none that the engine knows.
     """
-    return best_partition(Leiden(graph), resolution, seed, seeds)
+    return best_partition(Leiden(graph, objective, engine), resolution, seed, seeds)
 
 
 def best_partition(leiden: Leiden, resolution: float, seed: int, seeds: int) -> Partition:
@@ -46,8 +54,9 @@ def best_partition(leiden: Leiden, resolution: float, seed: int, seeds: int) -> 
         membership=leiden.by_layer(memberships[best]),
         resolution=resolution,
         quality=qualities[best],
-        modularity=leiden.quality(memberships[best]),
+        modularity=leiden.modularity(memberships[best]),
         agreement=mean_agreement(memberships),
         seed=seed,
         seeds=seeds,
+        objective=leiden.objective,
     )

@@ -16,7 +16,9 @@ from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import mean_agreement
-from libgraph.modules.leiden import Leiden, renumber, seeded
+from libgraph.modules.engines import seeded
+from libgraph.modules.leiden import Leiden, renumber
+from libgraph.modules.objectives import ObjectiveName
 
 MOST_GROUPS = 3000
 """Groups of features that all runs keep together; their pairs are held in memory."""
@@ -30,7 +32,11 @@ MOST_ROUNDS = 20
 
 
 def consensus_communities(
-    graph: InteractionGraph, resolution: float = 1.0, seed: int = 0, seeds: int = 20
+    graph: InteractionGraph,
+    resolution: float = 1.0,
+    seed: int = 0,
+    seeds: int = 20,
+    objective: ObjectiveName = "layered",
 ) -> Partition:
     """Find the partition that runs of Leiden agree on.
 
@@ -43,12 +49,13 @@ def consensus_communities(
         resolution: γ of the runs.
         seed: First seed; the runs use ``seed, seed + 1, …``.
         seeds: Number of runs.
+        objective: What they optimise, see ``libgraph.modules.objectives``.
 
     Raises:
         UsageError: If the resolution is not positive, there is no seed, or runs differ so much that
             they leave more than ``MOST_GROUPS`` groups.
     """
-    leiden = Leiden(graph)
+    leiden = Leiden(graph, objective)
     runs = leiden.runs(resolution, seed, seeds)
     members = np.full(len(leiden.connected), -1, dtype=np.int64)
     if leiden.connected.any():
@@ -59,11 +66,12 @@ def consensus_communities(
         membership=leiden.by_layer(members),
         resolution=resolution,
         quality=leiden.quality(members, resolution),
-        modularity=leiden.quality(members),
+        modularity=leiden.modularity(members),
         agreement=mean_agreement(runs),
         seed=seed,
         seeds=seeds,
         consensus=True,
+        objective=objective,
     )
 
 

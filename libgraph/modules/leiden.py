@@ -1,27 +1,41 @@
-"""Leiden on the clustering weights of an interaction graph, for any resolution and seed.
+"""Leiden on the clustering weights of an interaction graph, for any objective, resolution and seed.
 
 igraph's implementation draws from a generator of Python's, by default the global one; here every
 run has its own, so that a seed gives the same partition always and the user's random numbers stay
-as they were.
-Source: Traag, Waltman & van Eck (2019), doi:10.1038/s41598-019-41695-z.
+as they were. What is optimised is in `objectives`, by which library in `engines`.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
-import igraph
 import numpy as np
 from numpy.typing import NDArray
 
 from libgraph.errors import UsageError
 from libgraph.graph.arrays import IndexArray
+from libgraph.modules.engines import (
+    BipartiteBlock,
+    Search,
+    leidenalg_quality,
+    leidenalg_search,
+    modularity_search,
+    multiplex_search,
+    signed_search,
+)
+from libgraph.modules.objectives import (
+    LAYERED,
+    WITHOUT_RESOLUTION,
+    ObjectiveName,
+    check_objective,
+)
+from libgraph.modules.quality import layered_modularity
 
 if TYPE_CHECKING:
     from libgraph.graph.interaction_graph import InteractionGraph
+
+Engine = Literal["igraph", "leidenalg"]
 
 
 CONVERGED_EDGES = 1_000_000
@@ -32,22 +46,36 @@ LARGE_ITERATIONS = 2
 """Iterations above that; later ones improve the fourth digit of the modularity at most."""
 
 
+SIGNED_EDGES = 2**24
+"""Pairs of features that may be held for layered modularity; beyond, the graph stays sparse."""
+
+
 class Leiden:
-    r"""Runs of Leiden on one graph, and the quality of what they find.
-
-    .. math:: Q_γ = \frac{1}{2m} \sum_{ij} \left(w_{ij} - γ \frac{k_i k_j}{2m}\right) δ(c_i, c_j)
-
-    with the undirected weights w of :meth:`InteractionGraph.weights`, degrees k and total weight m.
-    Source: Reichardt & Bornholdt (2006), doi:10.1103/PhysRevE.74.016110.
+    """Runs of Leiden on one graph, and the quality of what they find.
 
     Args:
         graph: The graph; a partition it may have is ignored.
+        objective: What is optimised, see `objectives`.
+        engine: The library that does it; by default igraph where it can: for modularity, and for
+            layered modularity of up to ``SIGNED_EDGES`` pairs of features.
+
+    Raises:
+        UsageError: If there is no such objective, or the engine does not know it.
     """
 
-    def __init__(self, graph: InteractionGraph) -> None:
-        self.graph = graph
+    def __init__(
+        self,
+        graph: InteractionGraph,
+        objective: ObjectiveName = "layered",
+        engine: Engine | None = None,
+    ) -> None:
+        check_objective(objective, 1.0)
+        if engine == "igraph" and objective in WITHOUT_RESOLUTION:
+            raise UsageError(f"igraph does not know the objective '{objective}': use leidenalg.")
+        self.graph, self.objective = graph, objective
         self.network = graph.to_igraph()
         self.connected = np.asarray(self.network.degree(), dtype=np.int64) > 0
+        self.engine = engine or self._usual_engine()
 
     def runs(self, resolution: float, seed: int, seeds: int) -> list[IndexArray]:
         """The partitions that runs with `seed, seed + 1, …` find, shape ``(features,)`` each.
@@ -56,35 +84,39 @@ class Leiden:
         in none, −1.
 
         Raises:
-            UsageError: If the resolution is not positive or there is no seed.
+            UsageError: If the resolution is not positive, or not 1 for an objective that has none,
+                or there is no seed.
         """
-        if not (np.isfinite(resolution) and resolution > 0):
-            raise UsageError(f"The resolution is {resolution}: choose a positive number.")
+        check_objective(self.objective, resolution)
         if seeds < 1:
             raise UsageError(f"The number of seeds is {seeds}: choose at least 1.")
         if not self.connected.any():
             return [np.full(len(self.connected), -1, dtype=np.int64)] * seeds
-        large = self.network.ecount() > CONVERGED_EDGES
-        memberships = []
-        for number in range(seed, seed + seeds):
-            with seeded(number):
-                clusters = self.network.community_leiden(
-                    objective_function="modularity",
-                    weights="weight",
-                    resolution=resolution,
-                    n_iterations=LARGE_ITERATIONS if large else -1,
-                )
-            membership = np.asarray(clusters.membership, dtype=np.int64)
-            memberships.append(renumber(membership, self.connected))
-        return memberships
+        search = self._search(resolution)
+        return [renumber(search(number), self.connected) for number in range(seed, seed + seeds)]
 
     def quality(self, membership: IndexArray, resolution: float = 1.0) -> float:
-        """The weighted modularity Q of a partition at a resolution; 0 without edges."""
+        """What the objective says of a partition at a resolution; 0 without edges."""
         if not self.network.ecount():
             return 0.0
+        if self.objective in LAYERED:
+            return layered_modularity(
+                self.graph.weights(),
+                self.by_layer(membership),
+                resolution,
+                equal=self.objective == "layered-equal",
+            )
+        if self.objective in WITHOUT_RESOLUTION:
+            return leidenalg_quality(self.network, self.objective, membership)
         # Any number will do for vertices without edges: they add nothing.
         members = np.maximum(membership, 0).tolist()
         return float(self.network.modularity(members, weights="weight", resolution=resolution))
+
+    def modularity(self, membership: IndexArray) -> float:
+        """The modularity at γ = 1: of the objective or, where it is none, the layered one."""
+        if self.objective not in WITHOUT_RESOLUTION:
+            return self.quality(membership)
+        return layered_modularity(self.graph.weights(), self.by_layer(membership))
 
     def by_layer(self, membership: IndexArray) -> dict[str, IndexArray]:
         """A partition of all features, cut into the node layers."""
@@ -93,15 +125,49 @@ class Leiden:
         blocks = np.split(membership, starts) if layers else []
         return {layer.name: block for layer, block in zip(layers, blocks, strict=True)}
 
+    @cached_property
+    def _blocks(self) -> list[BipartiteBlock]:
+        """The layer pairs that have edges."""
+        starts = np.cumsum([0, *(layer.size for layer in self.graph.layers)]).tolist()
+        vertices = {
+            layer.name: range(start, start + layer.size)
+            for layer, start in zip(self.graph.layers, starts, strict=False)
+        }
+        return [
+            BipartiteBlock(vertices[target], vertices[source], weights)
+            for (source, target), weights in self.graph.weights().items()
+            if weights.any()
+        ]
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Have igraph draw from a generator of this seed, afterwards from Python's global one again."""
-    igraph.set_random_number_generator(random.Random(seed))  # noqa: S311
-    try:
-        yield
-    finally:
-        igraph.set_random_number_generator(random)
+    def _usual_engine(self) -> Engine:
+        if self.objective in WITHOUT_RESOLUTION:
+            return "leidenalg"
+        if self.objective in LAYERED and self._pairs_of_features > SIGNED_EDGES:
+            return "leidenalg"
+        return "igraph"
+
+    @property
+    def _pairs_of_features(self) -> int:
+        """How many pairs of features with edges there are in all layer pairs."""
+        return sum(
+            int(np.count_nonzero(block.weights.any(1)) * np.count_nonzero(block.weights.any(0)))
+            for block in self._blocks
+        )
+
+    def _search(self, resolution: float) -> Search:
+        """Runs of the engine, prepared for any seed."""
+        signed = self.objective in LAYERED and self.engine == "igraph"
+        edges = self._pairs_of_features if signed else self.network.ecount()
+        iterations = LARGE_ITERATIONS if edges > CONVERGED_EDGES else -1
+        if self.objective in LAYERED:
+            equal = self.objective == "layered-equal"
+            if signed:
+                vertices = self.network.vcount()
+                return signed_search(vertices, self._blocks, resolution, iterations, equal=equal)
+            return multiplex_search(self.network, self._blocks, resolution, iterations, equal=equal)
+        if self.engine == "igraph":
+            return modularity_search(self.network, resolution, iterations)
+        return leidenalg_search(self.network, self.objective, resolution, iterations)
 
 
 def renumber(membership: IndexArray, connected: NDArray[np.bool_]) -> IndexArray:

@@ -22,6 +22,7 @@ from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.modules.communities import best_partition
 from libgraph.modules.leiden import Leiden
+from libgraph.modules.objectives import ObjectiveName
 from libgraph.progress import Progress, silent
 
 SAME = 0.95
@@ -104,6 +105,7 @@ def sweep_resolutions(
     values: Sequence[float] | FloatArray | None = None,
     seed: int = 0,
     seeds: int = 5,
+    objective: ObjectiveName = "layered",
     progress: Progress = silent,
 ) -> Sweep:
     """Find modules at every resolution, and the ranges over which they stay the same.
@@ -116,6 +118,7 @@ def sweep_resolutions(
         values: γ, increasing; those of :func:`resolutions` by default.
         seed: First seed of the runs at every γ.
         seeds: Runs at every γ.
+        objective: One that has a γ, see ``libgraph.modules.objectives``.
         progress: Told after every γ.
 
     Raises:
@@ -124,7 +127,7 @@ def sweep_resolutions(
     gammas = [float(gamma) for gamma in (resolutions() if values is None else values)]
     if not gammas or any(a >= b for a, b in pairwise(gammas)):
         raise UsageError("The resolutions of a sweep do not increase: sort them, each one once.")
-    leiden = Leiden(graph)
+    leiden = Leiden(graph, objective)
     partitions = []
     for done, gamma in enumerate(gammas):
         progress("resolutions", done, len(gammas))

@@ -18,6 +18,7 @@ from libgraph.graph.arrays import Pair
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.modules.null_models import NULL_MODELS, NullModel
+from libgraph.modules.objectives import ObjectiveName
 from libgraph.progress import Progress, silent
 
 ROUNDING = 1e-12
@@ -55,6 +56,7 @@ def significance(
     resolution: float = 1.0,
     seed: int = 0,
     seeds: int = 1,
+    objective: ObjectiveName = "layered",
     progress: Progress = silent,
 ) -> Significance:
     """Compare the modularity of a graph with a null model.
@@ -66,6 +68,7 @@ def significance(
         resolution: γ.
         seed: of the draws and of Leiden.
         seeds: runs of Leiden, for the graph and for every draw, the best of which counts.
+        objective: what Leiden optimises, see `objectives`.
         progress: told after every draw.
 
     Raises:
@@ -82,7 +85,7 @@ def significance(
         name, model = getattr(null, "__name__", type(null).__name__), null
 
     def modularity(sample: InteractionGraph) -> float:
-        return find_communities(sample, resolution, seed, seeds).modularity
+        return find_communities(sample, resolution, seed, seeds, objective).modularity
 
     rng = np.random.default_rng(seed)
     observed = modularity(graph)

@@ -16,6 +16,7 @@ from libgraph.backend.options import Shown, TypedOptions, by_commas, option_of
 from libgraph.bases.methods import FILE, METHODS, basis_name
 from libgraph.bases.sparse.options import SparseOptions
 from libgraph.errors import UsageError
+from libgraph.modules.objectives import ObjectiveName
 
 if TYPE_CHECKING:
     from libgraph.bases.method import Truncation
@@ -109,6 +110,9 @@ class AnalysisOptions(ComputingOptions):
         description="of interactions: gradient, trapezoid[:POINTS] or gauss-legendre[:POINTS]",
     )
     signs: int = Field(0, description="estimate interactions from this many random signs; 0: exact")
+    objective: ObjectiveName = Field(
+        "layered", description="of Leiden, what modules are to have much of"
+    )
     resolution: float = Field(
         1.0,
         gt=0,

@@ -115,6 +115,7 @@ def partition_metrics(
         seed=partition.seed,
         seeds=partition.seeds,
         consensus=partition.consensus,
+        objective=partition.objective,
         modularity=partition.modularity,
         agreement=partition.agreement,
         partition=graph.communities,

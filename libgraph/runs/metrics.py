@@ -93,7 +93,7 @@ class ModulesFigures(Figures):
 
     Attributes:
         count: how many.
-        modularity: weighted, at γ = 1.
+        modularity: weighted, at γ = 1, as the objective is.
         agreement: of seeds.
         within_concept: share of the modules' edge weight within one concept; None if unlabelled.
         table: what is in each of them.
@@ -127,7 +127,8 @@ class PartitionFigures(Figures):
         seed: the first seed.
         seeds: how many.
         consensus: whether it is what the seeds agree on.
-        modularity: weighted, at γ = 1.
+        objective: what was optimised.
+        modularity: weighted, at γ = 1, as the objective is.
         agreement: of seeds.
         homogeneity: as in `ModulesFigures`.
         adjusted_rand_index: likewise.
@@ -140,6 +141,7 @@ class PartitionFigures(Figures):
     seed: int
     seeds: int
     consensus: bool = False
+    objective: str = "modularity"
     modularity: float
     agreement: float
     homogeneity: float | None = None
