@@ -95,6 +95,12 @@ class CIFAR(Backend):
         batches = self.batches("train", LABELLED_AT_ONCE)
         return labels.class_labels(batches, encode, bases, self._model.grids)
 
+    def output_names(self) -> Sequence[str]:
+        """Classes, where the model has as many outputs."""
+        from libgraph_backends.cifar.data import CLASSES
+
+        return CLASSES if self.network().node_layers[-1].size == len(CLASSES) else ()
+
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
         """Train on moved and mirrored images with AdamW; writes `model.safetensors`."""

@@ -1,13 +1,14 @@
 """What the features of a language model respond to, and what they do to its output.
 
-For every feature: the tokens in their context that drive it most, up and down; which tokens, or
-whether the position alone, carry its variance; and the tokens that its direction in the residual
-stream makes more and less likely. One pass over some sequences, with sums and a few extremes kept.
+For every feature: the tokens in their context that drive it most, up and down; how much of its
+variance the position alone explains, and which tokens carry the rest; and the tokens that its
+direction in the residual stream makes more and less likely. Two passes over some sequences, with
+sums and a few extremes kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -16,17 +17,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from libgraph.backend import Bases, Basis, Encode, FeatureLabel
+from libgraph.backend import POSITION, Bases, Basis, Encode, FeatureLabel
 from libgraph_backends.gpt2.loading import LanguageModel
 from libgraph_backends.gpt2.network import LARGEST_LOGITS
 from libgraph_backends.gpt2.text import is_word, token_text
+from libgraph_backends.shared.shares import percent
 
 EXAMPLES = 3
 """Contexts shown for each sign, tokens for each effect, tokens named as concepts."""
 
 
-POSITIONAL = 0.5
-"""Share of a feature's variance above which it is called positional."""
+LEAST = 0.005
+"""A smaller share of the position is not spoken of."""
 
 
 CONTEXT = 12
@@ -99,38 +101,36 @@ def logit_effects(
 class TokenResponses:
     """Sums over tokens for the features of one node layer: k features, T positions, u tokens.
 
+    A feature's variance is that of its means at the positions, and what is left around these,
+    which is shared out among the tokens where it is.
+
     Args:
+        means: of the feature at each position `(T, k)`.
         extremes: largest values `(2, EXAMPLES, k)` of the feature and of its negative.
         places: where they are, as `sequence · T + position`.
-        shift: what is taken from f before it is squared, about its mean `(k,)`.
-        by_position: Σ f and Σ f² at each position `(2, T, k)`, shifted.
-        by_token: Σ f² at each token that occurs `(u, k)`, shifted.
+        by_token: Σ (f − mean of its position)² at each token that occurs `(u, k)`.
     """
 
+    means: Float[Tensor, "T k"]
     extremes: Float[Tensor, "2 examples k"]
     places: Int[Tensor, "2 examples k"]
-    shift: Float[Tensor, " k"]
-    by_position: Float[Tensor, "2 T k"]
     by_token: Float[Tensor, "u k"]
 
     @classmethod
-    def beginning(cls, f: Float[Tensor, "n T k"], tokens: int) -> TokenResponses:
-        """Before any token; the mean of these features is what all are shifted by."""
-        features, positions = f.shape[-1], f.shape[1]
+    def around(cls, means: Float[Tensor, "T k"], tokens: int) -> TokenResponses:
+        """Before any token of the second pass; the first gave the means."""
+        features = means.shape[1]
         return cls(
+            means,
             torch.full((2, EXAMPLES, features), -torch.inf),
             torch.zeros(2, EXAMPLES, features, dtype=torch.int64),
-            f.cpu().double().mean((0, 1)),
-            torch.zeros(2, positions, features, dtype=torch.float64),
-            torch.zeros(tokens, features),
+            torch.zeros(tokens, features, dtype=torch.float64),
         )
 
     def add(self, f: Float[Tensor, "n T k"], tokens: Int[Tensor, "n T"], first: int) -> None:
         """Take in some sequences; `tokens` counts those that occur, `first` is the sequence's."""
         f = f.cpu().double()
-        shifted = f - self.shift
-        self.by_position += torch.stack([shifted.sum(0), shifted.square().sum(0)])
-        self.by_token.index_add_(0, tokens.flatten(), shifted.flatten(0, 1).square().float())
+        self.by_token.index_add_(0, tokens.flatten(), (f - self.means).square().flatten(0, 1))
         flat = f.flatten(0, 1).float()
         count = min(EXAMPLES, len(flat))
         for sign, signed in enumerate((flat, -flat)):
@@ -140,23 +140,38 @@ class TokenResponses:
             self.extremes[sign], order = values.topk(EXAMPLES, dim=0)
             self.places[sign] = places.gather(0, order)
 
-    def positional(self, sequences: int) -> Float[Tensor, " k"]:
-        """Share of the variance that the position explains, corrected for chance (adjusted R²)."""
-        total, squares = self.by_position.sum(1)
-        positions = self.by_position.shape[1]
-        count = sequences * positions
-        variance = squares - total.square() / count
-        between = self.by_position[0].square().sum(0) / sequences - total.square() / count
-        if sequences < 2:
-            return torch.zeros_like(variance)
+    def shares(self, sequences: int) -> tuple[Float[Tensor, " k"], Float[Tensor, "u k"]]:
+        """Share of the variance that the position explains, and of each token in the rest.
+
+        The first is corrected for chance (adjusted R²); all sum to 1 for a feature that varies.
+        """
+        positions = len(self.means)
+        count, within = sequences * positions, self.by_token.sum(0)
+        mean = self.means.mean(0)
+        total = within + sequences * (self.means - mean).square().sum(0)
         # A feature that does not vary is no matter of position.
-        variance[variance <= 1e-12 * (squares + count * self.shift.square())] = torch.inf
-        within = (variance - between).clamp(min=0)
-        unexplained = (
-            torch.nan_to_num(within / variance, nan=1.0) * (count - 1) / (count - positions)
-        )
-        explained: Tensor = 1 - unexplained
-        return explained.clamp(0, 1)
+        varies = total > 1e-12 * (total + count * mean.square())
+        if sequences < 2:
+            explained = torch.zeros_like(total)
+        else:
+            unexplained = within / total.clamp(min=1e-300) * (count - 1) / (count - positions)
+            explained = torch.where(varies, 1 - unexplained, 0).clamp(0, 1)
+        rest = torch.where(varies, 1 - explained, 0) / within.clamp(min=1e-300)
+        return explained, self.by_token * rest
+
+
+def position_means(
+    batches: Iterable[Int[Tensor, "n T"]], encode: Encode
+) -> dict[str, Float[Tensor, "T k"]]:
+    """Mean of every feature at each position, by node layer."""
+    sums: dict[str, Tensor] = {}
+    sequences = 0
+    for rows in batches:
+        sequences += len(rows)
+        for layer, f in encode(rows).items():
+            part = f.sum(0, dtype=torch.float64).cpu()
+            sums[layer] = sums[layer] + part if layer in sums else part
+    return {layer: total / sequences for layer, total in sums.items()}
 
 
 def token_labels(
@@ -182,12 +197,13 @@ def token_labels(
         batch_size: sequences encoded at a time.
     """
     occurring, index = tokens.unique(return_inverse=True)
-    by_layer: dict[str, TokenResponses] = {}
+    by_layer = {
+        layer: TokenResponses.around(means, len(occurring))
+        for layer, means in position_means(tokens.split(batch_size), encode).items()
+    }
     for first in range(0, len(tokens), batch_size):
         part = slice(first, first + batch_size)
         for layer, f in encode(tokens[part]).items():
-            if layer not in by_layer:
-                by_layer[layer] = TokenResponses.beginning(f, len(occurring))
             by_layer[layer].add(f, index[part], first)
     names = [name(int(token)) for token in occurring]
     written = [
@@ -218,23 +234,26 @@ def _labels(
     names: Sequence[str],
     effects: Sequence[str],
 ) -> list[FeatureLabel]:
-    positional = responses.positional(len(texts)).tolist()
-    share = responses.by_token / responses.by_token.sum(0).clamp(min=1e-30)
+    explained, share = responses.shares(len(texts))
+    positional = explained.tolist()
     shares, strongest = share.topk(min(EXAMPLES, len(share)), dim=0)
     labels = []
     for j in range(share.shape[1]):
         if j < basis.isolated:
             labels.append(FeatureLabel("constant" if j == 0 else "variance of the norm"))
             continue
-        concepts: dict[str, float] = {}
+        concepts = {POSITION: positional[j]} if positional[j] >= LEAST else {}
         for token, value in zip(strongest[:, j].tolist(), shares[:, j].tolist(), strict=True):
             # Tokens that look alike count together.
             text = alone(names[token])
+            # The word is a token too.
+            text = f"'{text}'" if text == POSITION else text
             concepts[text] = concepts.get(text, 0.0) + value
-        if positional[j] >= POSITIONAL:
-            concepts = {"position": positional[j]}
-        first = max(concepts, key=concepts.__getitem__)
-        parts = [f"{concepts[first]:.0%} {first}", *_extremes(responses, j, texts), effects[j]]
+        ordered = sorted(concepts, key=concepts.__getitem__, reverse=True)
+        # After the position, what is within positions.
+        named = ordered[: 1 + (ordered[0] == POSITION)]
+        shown = [f"{percent(concepts[name])} {name}" for name in named]
+        parts = [*shown, *_extremes(responses, j, texts), effects[j]]
         labels.append(FeatureLabel(" | ".join(parts), concepts))
     return labels
 

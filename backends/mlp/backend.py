@@ -53,6 +53,8 @@ class MLP(Backend):
         inputs: for `module`, `(n, …)`, the last fifth held out for scores; by default those of
             `options.task`, or normal ones.
         targets: classes `(n,)`, which accuracy is measured by; by default the model's own outputs.
+        input_names: of the inputs of `module`, for labels; in place of `options.input_names`.
+        output_names: of its outputs, which are the classes where there are `targets`.
 
     Raises:
         BackendError: naming the layer of `module` for which there is no section, or if `module`
@@ -74,8 +76,13 @@ class MLP(Backend):
         module: nn.Module | None = None,
         inputs: Tensor | None = None,
         targets: Tensor | None = None,
+        input_names: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(options)
+        named = {"input_names": input_names, "output_names": output_names}
+        given = {name: tuple(names) for name, names in named.items() if names is not None}
+        self.options = self.options.model_copy(update=given)
         if module is None and (inputs is not None or targets is not None):
             raise UsageError("Inputs and targets are for a module of your own: give it too.")
         self.task: Task = self.options.task
@@ -131,6 +138,8 @@ class MLP(Backend):
         """A section for every linear layer with its activation."""
         from libgraph_backends.shared.layers import network_of
 
+        for option, count in zip(("input_names", "output_names"), self.ends, strict=True):
+            self._names(option, count)
         return network_of(self.layers)
 
     @cached_property
@@ -189,15 +198,48 @@ class MLP(Backend):
         return (outputs[:, 0] - targets).square().sum(-1) / self._variance
 
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
-        """For planted networks the share of each block, for classifiers what sets classes apart."""
-        if self.task != "modular" and not self.classifies:
-            return {}
+        """For planted networks the share of each block, for classifiers what sets classes apart.
+
+        Features of the input layer are labelled by the names of inputs, where these have any.
+        """
         from libgraph_backends.mlp import labels
 
         if self.task == "modular":
             return labels.block_labels(self.planted, self._splits["train"][0], bases)
-        count = None if self.task in ("digits", "mnist") else self.layers[-1].matrix.shape[1]
-        return labels.class_labels(self.batches("train", LABELLED_AT_ONCE), encode, bases, count)
+        by_layer: dict[str, Sequence[FeatureLabel]] = {}
+        if self.classifies:
+            batches = self.batches("train", LABELLED_AT_ONCE)
+            by_layer |= labels.class_labels(batches, encode, bases, self.output_names())
+        first, names = next(iter(bases)), self._names("input_names", self.ends[0])
+        if names and bases[first].rotated:
+            inputs = self._splits["train"][0]
+            by_layer[first] = labels.input_labels(inputs, bases[first], names)
+        return by_layer
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """How many inputs and outputs the network has."""
+        return len(self.layers[0].matrix) - 1, self.layers[-1].matrix.shape[1]
+
+    def output_names(self) -> Sequence[str]:
+        """Classes, planted blocks, or names that were given; otherwise numbers."""
+        from libgraph_backends.mlp.labels import DIGITS
+
+        if self.task in ("digits", "mnist") and self.ends[1] == len(DIGITS):
+            return DIGITS
+        if self.task == "modular":
+            blocks = self.planted.members[0].tolist()
+            return [f"output {i}, block {block}" for i, block in enumerate(blocks)]
+        kind = "class" if self.classifies else "output"
+        numbered = [f"{kind} {number}" for number in range(self.ends[1])]
+        return self._names("output_names", self.ends[1]) or numbered
+
+    def _names(self, option: str, count: int) -> Sequence[str]:
+        """Names that were given, found to be as many as there are to name."""
+        names: Sequence[str] = getattr(self.options, option) or ()
+        if names and len(names) != count:
+            raise UsageError(f"{option} has {len(names)} names for {count}: give one each.")
+        return names
 
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:

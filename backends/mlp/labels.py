@@ -1,27 +1,50 @@
-"""What features of MLPs stand for: blocks that were planted, or classes that they tell apart."""
+"""What features of MLPs stand for: blocks that were planted, classes that they tell apart, inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from libgraph.backend import Bases, Batch, Encode, FeatureLabel
+from libgraph.backend import Bases, Basis, Batch, Encode, FeatureLabel
 from libgraph_backends.mlp.planted import Planted
-from libgraph_backends.shared.image_labels import image_labels
+from libgraph_backends.shared.image_labels import LEAST, image_labels
 from libgraph_backends.shared.layers import forward
+from libgraph_backends.shared.shares import percent
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
+MOST_INPUTS = 5
+"""Inputs that a label names at most."""
+
+
 def class_labels(
-    batches: Iterable[Batch], encode: Encode, bases: Bases, count: int | None
+    batches: Iterable[Batch], encode: Encode, bases: Bases, classes: Sequence[str]
 ) -> dict[str, list[FeatureLabel]]:
-    """What sets classes apart, of which there are so many; None for digits."""
-    classes = DIGITS if count is None else [f"class {number}" for number in range(count)]
+    """What sets classes apart, which have these names."""
     return image_labels(batches, encode, bases, classes=classes)
+
+
+def input_labels(
+    inputs: Float[Tensor, "n d"], basis: Basis, names: Sequence[str]
+) -> list[FeatureLabel]:
+    """Which inputs, by name, make the variance of each feature of the input layer."""
+    encoder = basis.encoder[:-1].cpu().double()
+    covariance = inputs.double().T.cov(correction=0)
+    shares = variance_shares(covariance, torch.arange(len(names)), encoder, len(names))
+    largest = shares.topk(min(MOST_INPUTS, len(names)), dim=1)
+    labels = []
+    for values, places in zip(largest.values.tolist(), largest.indices.tolist(), strict=True):
+        concepts = {
+            names[i]: value for value, i in zip(values, places, strict=True) if value >= LEAST
+        }
+        text = " | ".join(f"{percent(value)} {name}" for name, value in concepts.items())
+        labels.append(FeatureLabel(text or "constant", concepts))
+    return labels
 
 
 def block_labels(
@@ -30,8 +53,7 @@ def block_labels(
     """By node layer and feature, the share of the variance that comes from each planted block.
 
     A feature is un-hidden, f = h M C with h the units as planted, and divided into the parts
-    that the units of each block make; a share is the variance of such a part relative to the
-    sum of those of all parts.
+    that the units of each block make; see `variance_shares`.
     """
     activations = [inputs, *forward(planted.plain[:-1], inputs)]
     names = [name for name in bases if bases[name].rotated]
@@ -41,29 +63,31 @@ def block_labels(
     ):
         covariance = x.T.cov(correction=0)
         coefficients = change @ bases[name].encoder[:-1].cpu().double()
-        shares = block_shares(covariance, members, coefficients, planted.design.blocks)
+        shares = variance_shares(covariance, members, coefficients, planted.design.blocks)
         labels[name] = [_block_label(row) for row in shares.tolist()]
     return labels
 
 
-def block_shares(
+def variance_shares(
     covariance: Float[Tensor, "d d"],
     members: Int[Tensor, " d"],
     coefficients: Float[Tensor, "d k"],
-    blocks: int,
-) -> Float[Tensor, "k blocks"]:
-    """Share of each block in the variance of each feature; zeros where it has none."""
-    parts = []
-    for block in range(blocks):
-        part = coefficients * (members == block).unsqueeze(1)
-        parts.append((part * (covariance @ part)).sum(0).clamp(min=0))
-    variances = torch.stack(parts, dim=1)
-    total = variances.sum(1, keepdim=True)
-    return torch.where(total > 0, variances / total, 0)
+    groups: int,
+) -> Float[Tensor, "k groups"]:
+    """Share of each group of units in the variance of features f = Σ_g p_g; zeros where it is none.
+
+    That is Cov(p_g, f) / Var(f): what two parts have in common is halved between them, and all
+    shares sum to 1; one that lowers the variance has 0.
+    """
+    by_unit = coefficients * (covariance @ coefficients)
+    grouped = one_hot(members, groups).to(by_unit).T @ by_unit
+    total = by_unit.sum(0)
+    shares = torch.where(total > 0, grouped / total, 0)
+    return shares.clamp(0, 1).T
 
 
 def _block_label(shares: list[float]) -> FeatureLabel:
     parts = sorted(enumerate(shares), key=lambda part: -part[1])
     parts = [(block, share) for block, share in parts if share > 0]
-    text = " | ".join(f"{share:.0%} block {block}" for block, share in parts if share >= 0.005)
+    text = " | ".join(f"{percent(share)} block {block}" for block, share in parts if share >= LEAST)
     return FeatureLabel(text or "constant", {str(block): share for block, share in parts})

@@ -21,6 +21,9 @@ ACTIVATION = "between layers: " + ", ".join(ACTIVATION_NAMES)
 Task = Literal["modular", "digits", "mnist", "own"]
 
 
+WeightsName = Literal["normal", "orthogonal"]
+
+
 class MLPOptions(TypedOptions):
     """Options of `libgraph analyze mlp -o key=value`."""
 
@@ -33,6 +36,8 @@ class MLPOptions(TypedOptions):
     )
     order: Names | None = Field(None, description=ORDER)
     activation: ActivationName = Field("relu", description=ACTIVATION)
+    input_names: Names | None = Field(None, description="own: of the inputs, such as age,height")
+    output_names: Names | None = Field(None, description="own: of the outputs, such as classes")
     data: Path | None = Field(
         None, description="mnist: folder of its files; own: inputs, .npy with a row for each"
     )
@@ -56,6 +61,10 @@ class MLPOptions(TypedOptions):
     dead: int = Field(0, ge=0, description="modular: hidden units that are off or unread")
     duplicated: int = Field(0, ge=0, description="modular: hidden units that are copies")
     hide: bool = Field(True, description="modular: whether to change the basis of hidden layers")
+    weights: WeightsName = Field(
+        "normal", description="modular: within blocks; orthogonal ones keep what deep ones lose"
+    )
+    skips: bool = Field(False, description="modular: whether hidden layers add to what they read")
 
     _strengths_by_commas = field_validator("strengths", mode="before")(by_commas)
 
@@ -104,10 +113,18 @@ def check_options(options: MLPOptions, task: Task, *, has_module: bool) -> None:
             f"task=modular makes its own network and data: with {name}= use task=digits, "
             "task=mnist or task=own."
         )
+    if task == "modular" and options.skips and (options.dead or options.duplicated):
+        raise UsageError(
+            "With skips=true no unit is dead or a copy: leave dead= and duplicated= out."
+        )
     strengths = options.strengths
     if task == "modular" and strengths is not None and len(strengths) != options.blocks:
         raise UsageError(f"{len(strengths)} strengths do not fit {options.blocks} blocks.")
     has_model = has_module or options.model is not None
+    if task != "own" and (options.input_names or options.output_names):
+        raise UsageError(
+            f"task={task} has names of its own: leave input_names= and output_names= out."
+        )
     if task == "own" and not has_model:
         raise UsageError("task=own needs the state dict of an MLP: -o model=FILE.")
     if options.order is not None and options.model is None:

@@ -4,6 +4,9 @@ Block-diagonal weights and a pointwise activation make networks that do not inte
 An invertible change of basis in every hidden layer then hides them: x' = φ(x A) M, with M⁻¹ in the
 next A. The function stays the same, no neuron belongs to a block any more, and a basis that sees
 only the function finds the blocks again. Everything is drawn from one seed, in double precision.
+
+Deep networks of few units forget their inputs: normal weights stretch some directions and lose
+others, layer by layer. Orthogonal weights and skip connections keep them.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from libgraph.backend import stream
+from libgraph_backends.mlp.options import WeightsName
 from libgraph_backends.shared.layers import Activation, Layer
 
 BIAS = 0.1
@@ -41,6 +45,8 @@ class Design:
         dead: more units in every hidden layer that are never on, or that nothing reads, in turn.
         duplicated: more units in every hidden layer that do what another one does.
         hide: whether to change the basis of hidden layers.
+        weights: `normal`, or `orthogonal` within each block.
+        skips: whether hidden layers add to what they read, x' = x + φ(x A) / √layers.
         seed: of weights, changes of basis and inputs.
     """
 
@@ -53,6 +59,8 @@ class Design:
     dead: int
     duplicated: int
     hide: bool
+    weights: WeightsName
+    skips: bool
     seed: int
 
 
@@ -85,6 +93,10 @@ class Planted:
             self.members.append(members)
         functions = [activation] * design.layers + [None]
         self.plain = [Layer(m, f) for m, f in zip(matrices, functions, strict=True)]
+        if design.skips:
+            eye = torch.eye(len(blocks), dtype=torch.float64)
+            branch = eye / math.sqrt(design.layers)
+            self.plain[:-1] = [Layer(m, f, branch, eye) for m, f, *_ in self.plain[:-1]]
         changing = stream(design.seed, 1)
         self.changes = [
             random_change(len(members), changing)
@@ -100,7 +112,12 @@ class Planted:
             self.plain, self.changes, [*self.changes[1:], None], strict=True
         ):
             rows = torch.linalg.solve(before, layer.matrix[:-1])
-            changed.append(Layer(torch.cat([rows, layer.matrix[-1:]]), layer.activation, after))
+            matrix = torch.cat([rows, layer.matrix[-1:]])
+            if layer.skip is None or layer.change is None or after is None:
+                changed.append(Layer(matrix, layer.activation, after))
+            else:
+                skip = torch.linalg.solve(before, layer.skip @ after)
+                changed.append(Layer(matrix, layer.activation, layer.change @ after, skip))
         return changed
 
     def inputs(self, samples: int, split: int) -> Float[Tensor, "n d"]:
@@ -124,7 +141,12 @@ def _block_matrix(
     matrix *= math.sqrt(2 / design.width)
     bias = BIAS * torch.randn(1, size, generator=generator, dtype=torch.float64)
     inside = blocks.unsqueeze(1) == blocks
-    return torch.cat([torch.where(inside, matrix, design.interaction * matrix), bias])
+    own = matrix
+    if design.weights == "orthogonal":
+        squares = matrix.unflatten(0, (design.blocks, -1)).unflatten(2, (design.blocks, -1))
+        rotations = [math.sqrt(2) * orthogonal(squares[b, :, b]) for b in range(design.blocks)]
+        own = torch.block_diag(*rotations)
+    return torch.cat([torch.where(inside, own, design.interaction * matrix), bias])
 
 
 def _with_more_units(
@@ -162,9 +184,15 @@ def random_change(size: int, generator: torch.Generator) -> Float[Tensor, "d d"]
     good a change of basis, but now and then one so close to singular that rounding decides.
     """
     left, right = (
-        torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
+        orthogonal(torch.randn(size, size, generator=generator, dtype=torch.float64))
         for _ in range(2)
     )
     exponents = 2 * torch.rand(size, generator=generator, dtype=torch.float64) - 1
     change: Tensor = left * STRETCH**exponents @ right
     return change
+
+
+def orthogonal(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """The orthogonal factor of a matrix."""
+    factor: Tensor = torch.linalg.qr(matrix).Q
+    return factor

@@ -106,6 +106,10 @@ class ModularAddition(Backend):
 
         return labels.pair_labels(encode, self.modulus)
 
+    def output_names(self) -> Sequence[str]:
+        """The sums that logits are of."""
+        return [f"sum {number}" for number in range(self.network().node_layers[-1].size)]
+
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
         """Train from scratch with full-batch AdamW; writes `model.safetensors`."""

@@ -1,8 +1,10 @@
 """Fourier terms of functions of two residues (x, y) modulo p.
 
-A feature's variance over all p² pairs is shared out among the terms cos(kx) + cos(ky),
-cos(kx + ly), cos(kx − ly) and, where sum and difference are about equally strong, their product
-cos(kx) * cos(ly), each up to phases. A term belongs to frequency k if no other enters it.
+A feature's variance over all p² pairs and all positions is that of its means at the positions, which
+says where it is and nothing of numbers, and what is left around these, which is shared out among the
+terms cos(kx) + cos(ky), cos(kx + ly), cos(kx − ly) and, where sum and difference are about equally
+strong, their product cos(kx) * cos(ly), each up to phases. A term belongs to frequency k if no other
+enters it.
 """
 
 from __future__ import annotations
@@ -11,15 +13,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.backend import Encode, FeatureLabel
+from libgraph.backend import POSITION, Encode, FeatureLabel
 from libgraph_backends.modular_addition.data import all_pairs
+from libgraph_backends.shared.shares import percent
 
 SMALLEST_SHARE = 0.005
-"""Terms with less of the variance are left out."""
+"""Terms with less of the variance around the positions' means are left out, as are positions with
+less of the whole."""
 
 
 PRODUCT_RATIO = 0.25
 """Sum and difference make a product where the weaker has this share of the stronger."""
+
+
+ROUNDING = 1e-20
+"""Variance that is less than this of the mean square is taken for none."""
 
 
 ENCODED_AT_ONCE = 4096
@@ -46,24 +54,49 @@ def fourier_terms(values: Float[Tensor, "p p"]) -> Terms:
 
 def fourier_labels(values: Float[Tensor, "p p s k"]) -> list[FeatureLabel]:
     """A label for each of k features; the variance at the s positions is added up."""
-    return [_label(_terms(power, values.shape[0])) for power in _power(values.double())]
+    values = values.double()
+    return [
+        _label(position, _terms(power, values.shape[0]))
+        for position, power in zip(_between_positions(values), _power(values), strict=True)
+    ]
 
 
-def _label(terms: Terms) -> FeatureLabel:
-    if not terms:
+def _label(position: float, terms: Terms) -> FeatureLabel:
+    """Shares of the whole variance: of the position, and of the terms in what it leaves.
+
+    Args:
+        position: share of the variance between positions.
+        terms: with shares of the rest.
+    """
+    parts = [(POSITION, position, POSITION)] if position >= SMALLEST_SHARE else []
+    parts += [(term, (1 - position) * share, k) for term, (share, k) in terms.items()]
+    if not parts:
         return FeatureLabel("constant", {})
     concepts: dict[str, float] = {}
-    for share, frequency in terms.values():
-        if frequency is not None:
-            concepts[frequency] = concepts.get(frequency, 0.0) + share
-    text = " | ".join(f"{share:.0%} {term}" for term, (share, _) in terms.items())
+    for _, share, concept in parts:
+        if concept is not None:
+            concepts[concept] = concepts.get(concept, 0.0) + share
+    parts.sort(key=lambda part: -part[1])
+    text = " | ".join(f"{percent(share)} {term}" for term, share, _ in parts)
     return FeatureLabel(text, concepts)
+
+
+def _between_positions(values: Float[Tensor, "p p s k"]) -> list[float]:
+    """Share of each feature's variance that its means at the positions have; 0 if it is constant."""
+    means = values.mean((0, 1))
+    between = means.var(0, correction=0)
+    within = (values - means).square().mean((0, 1, 2))
+    noise = ROUNDING * values.square().mean((0, 1, 2))
+    shares: list[float] = torch.where(
+        between > noise, between / (between + within).clamp(min=1e-300), 0
+    ).tolist()
+    return shares
 
 
 def _power(values: Float[Tensor, "p p s k"]) -> Float[Tensor, "k p p"]:
     """Power at each pair of frequencies, the mean taken out; zero for a constant function."""
     centred = values - values.mean((0, 1))
-    noise = 1e-20 * values.square().mean((0, 1)).sum(0)
+    noise = ROUNDING * values.square().mean((0, 1)).sum(0)
     power = torch.fft.fft2(centred, dim=(0, 1), norm="forward").abs().square().sum(2)
     power = torch.where(power.sum((0, 1)) > noise, power, 0)
     return power.permute(2, 0, 1)

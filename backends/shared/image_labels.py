@@ -2,8 +2,9 @@
 
 For every feature: the split of the classes in two that explains most of its variance, the images
 that drive it most, up and down, with the pixel where a node layer has pixels, and the shares of
-divisions that have names: each class, or group of classes, against the rest. One pass over some
-images, with sums by class and a few extremes kept.
+what has a name: each class, or group of classes, against the rest, and the position. All shares are
+of the whole variance, over images and positions. One pass over some images, with sums by class and
+by position, and a few extremes kept.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from libgraph.backend import Bases, Batch, Encode, FeatureLabel
+from libgraph.backend import POSITION, Bases, Batch, Encode, FeatureLabel
+from libgraph_backends.shared.shares import percent
 
 EXAMPLES = 3
 """Images shown for each sign, classes for each side of a split, divisions named as concepts."""
@@ -39,22 +41,22 @@ class ImageResponses:
     """Sums over images for the features of one node layer: k features, T positions, C classes.
 
     Args:
-        positions: T.
         epsilon: of the features' floating-point numbers.
         shift: what is taken from f before it is summed, about its mean `(k,)`.
         images: how many of each class `(C,)`.
         by_class: Σ f over the images and positions of each class `(C, k)`, shifted.
+        by_position: Σ f over the images at each position `(T, k)`, shifted.
         squares: Σ f² `(k,)`, shifted.
         extremes: largest values `(2, examples, k)` of the feature and of its negative, at most
             one for each image.
         places: where they are, as image, class and position `(3, 2, examples, k)`.
     """
 
-    positions: int
     epsilon: float
     shift: Float[Tensor, " k"]
     images: Int[Tensor, " C"]
     by_class: Float[Tensor, "C k"]
+    by_position: Float[Tensor, "T k"]
     squares: Float[Tensor, " k"]
     extremes: Float[Tensor, "2 examples k"]
     places: Int[Tensor, "3 2 examples k"]
@@ -65,11 +67,11 @@ class ImageResponses:
         shift = f.mean((0, 1), dtype=torch.float64)
         images = torch.zeros(classes, dtype=torch.int64, device=f.device)
         return cls(
-            f.shape[1],
             torch.finfo(f.dtype).eps,
             shift,
             images,
             shift.new_zeros(classes, len(shift)),
+            shift.new_zeros(f.shape[1], len(shift)),
             torch.zeros_like(shift),
             f.new_zeros(2, 0, len(shift)),
             images.new_zeros(3, 2, 0, len(shift)),
@@ -83,6 +85,7 @@ class ImageResponses:
         self.images += members.sum(0)
         # Adding at indices would have no order of summation of its own on a GPU.
         self.by_class += members.double().T @ shifted.sum(1)
+        self.by_position += shifted.sum(0)
         self.squares += shifted.square_().sum((0, 1))
         highest, lowest = f.max(1), f.min(1)
         values = torch.stack([highest.values, -lowest.values])
@@ -122,15 +125,25 @@ class Separation:
         occurs = responses.images > 0
         self.present: list[int] = occurs.nonzero().flatten().tolist()
         self._images = responses.images[occurs].double()
-        self._positions = responses.positions
-        sums, count = responses.by_class[occurs], self._images.sum() * responses.positions
+        self._positions = len(responses.by_position)
+        sums, count = responses.by_class[occurs], self._images.sum() * self._positions
         offset = sums.sum(0) / count
         self.mean = responses.shift + offset
-        self._deviations = sums - self._images.unsqueeze(1) * responses.positions * offset
+        self._deviations = sums - self._images.unsqueeze(1) * self._positions * offset
+        self._by_position = responses.by_position - self._images.sum() * offset
         variance = responses.squares / count - offset.square()
         smallest = (ROUNDING * responses.epsilon) ** 2 * (variance + self.mean.square())
         self.constant: Bool[Tensor, " k"] = variance <= smallest
         self._squares = torch.where(self.constant, torch.inf, count * variance)
+
+    def positional(self) -> Float[Tensor, " k"]:
+        """Share that the position explains, corrected for chance (adjusted R²)."""
+        images, positions = self._images.sum(), self._positions
+        if positions == 1 or images < 2:
+            return torch.zeros_like(self.mean)
+        explained = self._by_position.square().sum(0) / (images * self._squares)
+        adjusted = 1 - (1 - explained) * (images * positions - 1) / ((images - 1) * positions)
+        return torch.where(self.constant, 0, adjusted.clamp(0, 1))
 
     def divided(self, inside: Bool[Tensor, "m c"]) -> Float[Tensor, "m k"]:
         """Share of each division, given by which of the present classes are on one side."""
@@ -212,6 +225,7 @@ def _labels(
     separation = Separation(responses)
     sides = _sides(separation.present, classes, groups)
     splits, concepts = _splits(separation, sides, classes), _concepts(separation, sides)
+    positional = separation.positional().tolist()
     # About the mean: one that is far from zero would decide for every feature else.
     up, down = responses.extremes[:, 0] - torch.stack([separation.mean, -separation.mean])
     first, constant = (up < down).tolist(), separation.constant.tolist()
@@ -226,7 +240,12 @@ def _labels(
                 f"{sign} " + ", ".join(text(*place) for place in strongest)
                 for sign, strongest in zip("+−", places, strict=True)
             ]
-            parts = [splits[j], signs[first[j]], signs[not first[j]]]
+            named = [splits[j]]
+            if positional[j] >= LEAST:
+                concepts[j][POSITION] = positional[j]
+                named.append((positional[j], f"{percent(positional[j])} {POSITION}"))
+            named.sort(key=lambda part: -part[0])
+            parts = [*(text for _, text in named), signs[first[j]], signs[not first[j]]]
             labels.append(FeatureLabel(" | ".join(filter(None, parts)), concepts[j]))
     return labels
 
@@ -259,8 +278,10 @@ def _concepts(separation: Separation, sides: Mapping[Side, str]) -> list[dict[st
     ]
 
 
-def _splits(separation: Separation, sides: Mapping[Side, str], classes: Sequence[str]) -> list[str]:
-    """For each feature its best split in words; nothing where it says too little."""
+def _splits(
+    separation: Separation, sides: Mapping[Side, str], classes: Sequence[str]
+) -> list[tuple[float, str]]:
+    """For each feature the share of its best split, and it in words; none if it says too little."""
 
     def text(ranks: Sequence[int]) -> str:
         side = [separation.present[rank] for rank in ranks]
@@ -269,7 +290,9 @@ def _splits(separation: Separation, sides: Mapping[Side, str], classes: Sequence
 
     order, sizes, shares = separation.split()
     return [
-        f"{share:.0%} {text(ranks[:size])} > {text(ranks[size:][::-1])}" if share >= LEAST else ""
+        (share, f"{percent(share)} {text(ranks[:size])} > {text(ranks[size:][::-1])}")
+        if share >= LEAST
+        else (0.0, "")
         for ranks, size, share in zip(
             order.T.tolist(), sizes.tolist(), shares.tolist(), strict=True
         )

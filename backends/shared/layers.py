@@ -43,17 +43,19 @@ ACTIVATIONS: dict[ActivationName, type[nn.Module]] = {
 
 
 class Layer(NamedTuple):
-    """y = φ(x A) M, x with the constant 1 appended.
+    """y = φ(x A) M + x S, x with the constant 1 appended where A reads it.
 
     Args:
         matrix: A `(d_in + 1, d_out)`, the bias in its last row.
         activation: φ; None for a linear layer.
         change: M `(d_out, d_out)`, coordinates that the outcome is given in; None for its own.
+        skip: S `(d_in, d_out)`, what passes by the layer; None for nothing.
     """
 
     matrix: Float[Tensor, "d_in_plus_1 d_out"]
     activation: Activation | None
     change: Float[Tensor, "d_out d_out"] | None = None
+    skip: Float[Tensor, "d_in d_out"] | None = None
 
 
 # To a network
@@ -87,11 +89,13 @@ def network_of(layers: Sequence[Layer], embed: nn.Module | None = None) -> Netwo
 
 
 def _section(layer: Layer, *, constant: bool) -> Section:
-    matrix, activation, change = layer
+    matrix, activation, change, past = layer
     width = matrix.shape[1]
     eye = torch.eye(width, dtype=matrix.dtype, device=matrix.device)
     outer = eye if change is None else change.to(matrix)
     skip = matrix.new_zeros(len(matrix), width + constant)
+    if past is not None:
+        skip[:-1, :width] = past
     if constant:
         skip[-1, -1] = 1
         outer = nn.functional.pad(outer, (0, 1))
@@ -102,10 +106,11 @@ def _section(layer: Layer, *, constant: bool) -> Section:
 
 def forward(layers: Sequence[Layer], x: Float[Tensor, "n d"]) -> Iterator[Float[Tensor, "n d_out"]]:
     """The outcome of every layer in turn, without the constant."""
-    for matrix, activation, change in layers:
-        x = x @ matrix[:-1] + matrix[-1]
-        x = x if activation is None else activation(x)
-        x = x if change is None else x @ change
+    for matrix, activation, change, skip in layers:
+        y = x @ matrix[:-1] + matrix[-1]
+        y = y if activation is None else activation(y)
+        y = y if change is None else y @ change
+        x = y if skip is None else y + x @ skip
         yield x
 
 

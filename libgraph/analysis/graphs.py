@@ -9,6 +9,8 @@ from torch import Tensor
 
 from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import Edges
+from libgraph.errors import BackendError
+from libgraph.graph.features import FeatureLabel
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.network.basis import Bases
@@ -37,7 +39,8 @@ def labelled_graph(
         progress: told of two steps, under the name that it gives to them.
     """
     progress("modules", 0, 2)
-    labels = workload.backend.labels(partial(_features, workload, bases), bases)
+    labels = dict(workload.backend.labels(partial(_features, workload, bases), bases))
+    labels |= _output_labels(workload)
     pairs = ablation.edges if ablation is not None else {}
     epsilon = {pair: edge.epsilon for pair, edge in pairs.items()}
     graph = graph_of(bases, edges, epsilon=epsilon, labels=labels)
@@ -47,6 +50,19 @@ def labelled_graph(
     )
     progress("modules", 2, 2)
     return graph.with_partition(partition)
+
+
+def _output_labels(workload: Workload) -> dict[str, list[FeatureLabel]]:
+    """Names of the outputs, where these are left in their own coordinates."""
+    outputs, names = workload.network.node_layers[-1], workload.backend.output_names()
+    if outputs.rotated or not names:
+        return {}
+    if len(names) != outputs.size:
+        raise BackendError(
+            f"The backend '{workload.backend.name}' has {len(names)} names for {outputs.size} "
+            "outputs: give one each, or none."
+        )
+    return {outputs.name: [FeatureLabel(name) for name in names]}
 
 
 def _features(workload: Workload, bases: Bases, inputs: Tensor) -> dict[str, Tensor]:

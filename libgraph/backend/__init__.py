@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from libgraph.fit import CHECKPOINT as CHECKPOINT
     from libgraph.fit import Course as Course
     from libgraph.fit import fit as fit
+    from libgraph.graph.features import POSITION as POSITION
     from libgraph.graph.features import FeatureLabel as FeatureLabel
     from libgraph.network.basis import Bases as Bases
     from libgraph.network.basis import Basis as Basis
@@ -62,7 +63,7 @@ else:
         "libgraph.files.tensors": ("read_tensors", "write_tensors"),
         "libgraph.files.weights": ("is_safetensors", "plain", "read_weights"),
         "libgraph.fit": ("CHECKPOINT", "Course", "fit"),
-        "libgraph.graph.features": ("FeatureLabel",),
+        "libgraph.graph.features": ("POSITION", "FeatureLabel"),
         "libgraph.network.basis": ("Bases", "Basis"),
         "libgraph.network.network": ("Network", "NodeLayer"),
         "libgraph.progress": ("Progress", "silent"),

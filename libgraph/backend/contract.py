@@ -122,13 +122,17 @@ class Backend(ABC):
         return ""
 
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
-        """What the features of each node layer stand for; layers may be left out.
+        """What the features of each rotated node layer stand for; layers may be left out.
 
         Args:
             encode: raw inputs to features.
             bases: where the features are: their decoders are directions of activations.
         """
         return {}
+
+    def output_names(self) -> Sequence[str]:
+        """What the coordinates of the outputs are called, such as classes; nothing if unknown."""
+        return ()
 
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:

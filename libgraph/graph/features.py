@@ -16,13 +16,18 @@ from libgraph.errors import DataError, NumericalError
 from libgraph.graph.arrays import FloatArray
 
 
+POSITION = "position"
+"""The concept, in every backend with positions, of what differs between these whatever is there."""
+
+
 @dataclass(frozen=True)
 class FeatureLabel:
     """What a feature stands for.
 
     Args:
         text: The label to show, such as ``"97% cos(15x) + cos(15y) | 2% cos(1x) + cos(1y)"``.
-        concepts: Share of the feature's variance by concept, such as ``{"15": 0.97, "1": 0.02}``.
+        concepts: Share of the feature's whole variance, over samples and positions, by concept,
+            such as ``{"15": 0.97, "1": 0.02}``.
     """
 
     text: str

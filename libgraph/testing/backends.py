@@ -120,6 +120,8 @@ def _check_labels(backend: Backend, network: Network) -> None:
     for name, labels in backend.labels(encode, bases).items():
         require(name in rotated, f"labels are for '{name}', which is no rotated node layer")
         require(len(labels) == 2, f"{len(labels)} labels for 2 features of node layer '{name}'")
+    names, outputs = backend.output_names(), network.node_layers[-1].size
+    require(not names or len(names) == outputs, f"{len(names)} output names for {outputs} outputs")
 
 
 def _first_two(layer: NodeLayer) -> Basis:

@@ -160,3 +160,31 @@ def test_unknown_objectives_name_those_there_are():
     graph, _ = planted()
     with pytest.raises(UsageError, match="no objective 'cpm': choose one of layered, "):
         find_communities(graph, objective="cpm")
+
+
+@pytest.mark.parametrize("engine", ["igraph", "leidenalg"])
+def test_a_node_layer_of_one_feature_does_not_cut_modules(engine):
+    layers = tuple(
+        LayerFeatures(name, np.ones(size), isolated=0)
+        for name, size in (("a", 3), ("b", 1), ("c", 4))
+    )
+    rng = np.random.default_rng(0)
+    edges = {("a", "b"): rng.exponential(size=(1, 3)), ("b", "c"): rng.exponential(size=(4, 1))}
+    partition = find_communities(InteractionGraph(layers, edges), engine=engine)
+    assert partition.size == 1
+    assert partition.quality == pytest.approx(0, abs=1e-15)
+
+
+def test_runs_end_where_rounding_would_go_on_for_ever():
+    # igraph exchanges partitions of one quality for ever if it is left to find the end by itself.
+    rng = np.random.default_rng(0)
+    layers = tuple(LayerFeatures(name, np.ones(13)) for name in "abc")
+    same = np.equal.outer(np.arange(13) % 3, np.arange(13) % 3)
+    for _ in range(60):
+        edges = {
+            pair: rng.permuted(
+                rng.exponential(size=same.shape) * np.where(same, 1, 0.01), axis=None
+            )
+            for pair in (("a", "b"), ("b", "c"))
+        }
+        assert find_communities(InteractionGraph(layers, edges), seeds=3).size > 1

@@ -78,7 +78,7 @@ def test_sweeps_repeat_and_leave_random_numbers_alone():
     random.seed(1)
     state = random.getstate()
     calls = []
-    first = sweep_resolutions(graph, [1, 8], 5, 2, lambda *call: calls.append(call))
+    first = sweep_resolutions(graph, [1, 8], 5, 2, progress=lambda *call: calls.append(call))
     assert random.getstate() == state
     assert sweep_resolutions(graph, [1, 8], 5, 2) == first
     assert calls == [("resolutions", done, 2) for done in range(3)]

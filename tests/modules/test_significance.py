@@ -70,7 +70,8 @@ def test_same_seed_same_result_whatever_the_partition():
 
 def test_a_graph_that_is_its_own_null_model_is_not_significant():
     result = significance(planted(0.01, (13, 13)), "relabelled", draws=9)
-    assert (result.p, result.z, result.deviation) == (1, None, 0)
+    assert (result.p, result.z) == (1, None)
+    assert result.deviation < 1e-15
 
 
 @pytest.mark.parametrize("graphs", [60, pytest.param(400, marks=pytest.mark.slow)])

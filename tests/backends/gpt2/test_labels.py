@@ -6,7 +6,14 @@ from helpers.language_models import language_model
 from helpers.numbers import normal, seeded
 
 import libgraph as lg
-from libgraph_backends.gpt2.labels import EXAMPLES, TokenResponses, logit_effects
+from libgraph.network.basis import Basis
+from libgraph_backends.gpt2.labels import (
+    EXAMPLES,
+    TokenResponses,
+    logit_effects,
+    position_means,
+    token_labels,
+)
 from libgraph_backends.gpt2.text import token_text
 
 
@@ -69,33 +76,70 @@ def test_effects_in_parts_are_those_of_the_whole(centred, monkeypatch):
         assert torch.equal(down, expected[1])
 
 
+def responses_to(f, tokens, parts=2):
+    """What is summed over features `(n, T, k)`, in parts."""
+    size = -(-len(f) // parts)
+    (means,) = position_means(tokens.split(size), features_of(f, size)).values()
+    responses = TokenResponses.around(means, int(tokens.max()) + 1)
+    for first in range(0, len(f), size):
+        responses.add(f[first : first + size], tokens[first : first + size], first)
+    return responses
+
+
+def features_of(f, size):
+    """Encodes the batches that follow each other."""
+    parts = iter(f.split(size))
+    return lambda tokens: {"layer": next(parts)}
+
+
 def test_positional_features_are_recognised():
     generator = seeded(0)
     position, noise = normal(generator, 7), normal(generator, 50, 7)
     f = torch.stack([position.expand(50, 7), noise, position + noise], dim=-1)
     f = torch.cat([f, torch.full_like(f[..., :1], 3.0)], dim=-1)
-    responses = TokenResponses.beginning(f[:20], 1)
-    for first, part in zip((0, 20), (f[:20], f[20:]), strict=True):
-        responses.add(part, torch.zeros(len(part), 7, dtype=torch.int64), first)
-    alone, none, both, constant = responses.positional(50).tolist()
-    assert constant == 0
+    explained, tokens = responses_to(f, torch.zeros(50, 7, dtype=torch.int64)).shares(50)
+    alone, none, both, constant = explained.tolist()
+    assert constant == tokens[0, 3] == 0
     assert alone == pytest.approx(1)
     assert none < 0.02
     share = float(position.var(correction=0) / (position.var(correction=0) + noise.var()))
     assert both == pytest.approx(share, abs=0.05)
+    # What is left is within positions, here of the only token.
+    torch.testing.assert_close((explained + tokens.sum(0))[:3], torch.ones(3).double())
 
 
-def test_a_token_carries_its_share_of_a_feature():
+def test_a_token_carries_its_share_of_what_is_within_positions():
     tokens = torch.tensor([[0, 1, 2], [1, 1, 0]])
     f = torch.tensor([[[1.0], [2.0], [0.0]], [[2.0], [-3.0], [1.0]]])
-    responses = TokenResponses.beginning(f - f.mean(), 3)
-    responses.add(f, tokens, 0)
-    assert responses.by_token[:, 0].tolist() == [2, 17, 0]
-    # About the mean where there is one: a token is not strong for being frequent.
-    responses = TokenResponses.beginning(f, 3)
-    responses.add(f, tokens, 0)
-    assert responses.by_token[:, 0].tolist() == pytest.approx([0.5, 16.75, 0.25])
+    responses = responses_to(f, tokens)
+    assert responses.means[:, 0].tolist() == [1.5, -0.5, 0.5]
+    # Around these: -½, 2½, -½ and ½, -2½, ½.
+    assert responses.by_token[:, 0].tolist() == [0.5, 12.75, 0.25]
     assert EXAMPLES == 3
     assert responses.extremes[0, :, 0].tolist() == [2, 2, 1]
     assert responses.extremes[1, 0, 0] == 3
     assert responses.places[1, 0, 0] == 4
+    explained, share = responses.shares(2)
+    assert float(explained[0] + share.sum()) == pytest.approx(1)
+    assert (share[:, 0] / share.sum()).tolist() == pytest.approx(
+        [0.5 / 13.5, 12.75 / 13.5, 0.25 / 13.5]
+    )
+
+
+def test_the_word_position_is_a_token_too():
+    tokens = torch.arange(2).repeat(20, 3)
+    f = normal(seeded(0), 20, 6, 1) * (tokens == 1)[..., None] + torch.arange(6.0)[:, None]
+    eye = Basis(torch.eye(1), torch.eye(1), torch.ones(1), 0)
+    (label,) = token_labels(
+        tokens,
+        lambda rows: {"layer": f[: len(rows)]},
+        {"layer": eye},
+        name=["a", "position"].__getitem__,
+        is_word=lambda token: False,
+        effect=lambda decoder: (torch.zeros(1, 3).long(), torch.zeros(1, 3).long()),
+        batch_size=20,
+    )["layer"]
+    assert set(label.concepts) == {"position", "'position'", "a"}
+    first, second, *_ = label.text.split(" | ")
+    assert first.endswith("% position")
+    assert second.endswith("% 'position'")

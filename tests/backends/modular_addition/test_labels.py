@@ -99,7 +99,8 @@ def test_shares_of_an_even_modulus_sum_to_one(p):
 
 def test_labels_add_up_positions_and_concepts():
     single = torch.stack([wave(3, 3), wave(4, 4), wave() * 0], dim=-1)
-    values = torch.stack([single, 2 * single.roll(1, -1)], dim=2)
+    # A mean that all positions share is no matter of position.
+    values = torch.stack([single, 2 * single.roll(1, -1)], dim=2) + 5
     labels = fourier_labels(values)
     assert [label.text for label in labels] == [
         "100% cos(3x + 3y)",
@@ -107,6 +108,22 @@ def test_labels_add_up_positions_and_concepts():
         "100% cos(4x + 4y)",
     ]
     assert labels[1].concepts == {"3": pytest.approx(0.8), "4": pytest.approx(0.2)}
+
+
+def test_shares_are_of_the_whole_variance_position_first():
+    # As in the trained transformer: where the equals sign stands, and a little of a wave.
+    values = torch.stack([wave(3, 3), wave(4, 4), wave(3, 3)], dim=2)[..., None]
+    means = torch.tensor([-183.0, -183, 366]).double()
+    between, within = means.var(correction=0), torch.tensor(0.5)
+    (label,) = fourier_labels(values + means[:, None])
+    total = float(between + within)
+    shares = {"position": float(between) / total, "3": 1 / 3 / total, "4": 1 / 6 / total}
+    assert label.concepts == pytest.approx(shares)
+    assert label.concept == "position"
+    assert label.text == "99.999% position | 0.0005% cos(3x + 3y) | 0.0002% cos(4x + 4y)"
+    # A position that says less than the numbers comes after them.
+    (label,) = fourier_labels(values + torch.tensor([0, 0, 1.0]).double()[:, None])
+    assert label.text == "46% cos(3x + 3y) | 31% position | 23% cos(4x + 4y)"
 
 
 def test_concepts_leave_out_terms_of_two_frequencies():

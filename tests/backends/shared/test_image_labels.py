@@ -146,7 +146,12 @@ def test_pixels_that_vary_inside_images_take_their_share():
     expected = squared_correlation(f[..., None], targets == 0)[0]
     assert expected == pytest.approx(1 / 3)
     assert label.concepts["cat"] == pytest.approx(expected)
-    assert label.text.startswith("33% cat > car, dog | + cat 0 (0,1), cat 1 (0,1), dog 2 (0,1) | −")
+    assert label.text.startswith(
+        "62% position | 33% cat > car, dog | + cat 0 (0,1), cat 1 (0,1), dog 2 (0,1) | −"
+    )
+    # Two thirds of the variance are between pixels, less what chance would explain.
+    assert label.concepts["position"] == pytest.approx(1 - (1 / 3) * 23 / 20)
+    assert label.concept == "position"
 
 
 def test_groups_are_divisions():
