@@ -221,6 +221,35 @@ def pairs_option(what: str) -> Callable[[Function], Function]:
     )
 
 
+def figure_options(command: Function) -> Function:
+    """`--figure` and `--max-features`: the graph drawn to a file of one's own."""
+    for option in (
+        click.option(
+            "--max-features",
+            type=click.IntRange(min=1),
+            help="Of each node layer in --figure.  [as many as a page has room for]",
+        ),
+        click.option(
+            "--figure",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Draw the graph there too: .png, .svg or .pdf.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def check_figure(figure: Path | None, max_features: int | None) -> None:
+    """Refuse what `--figure` and `--max-features` cannot be, before anything is computed."""
+    from libgraph.report.style import figure_kind
+
+    if figure is not None:
+        figure_kind(figure)
+    elif max_features is not None:
+        raise click.UsageError("--max-features is for --figure: name a file to draw to.")
+
+
 # A configuration file
 
 

@@ -31,6 +31,7 @@ from .pipeline.options import AnalysisOptions
 from .report.graph_files import read_graph
 from .report.graph_picture import draw
 from .report.graphml import write_graphml
+from .report.module_picture import draw_modules
 from .runs.run import Run
 from .runs.saved_run import open_run
 from .sections.function import Function
@@ -66,6 +67,7 @@ __all__ = [
     "compare_bases",
     "diff",
     "draw",
+    "draw_modules",
     "errors",
     "find_communities",
     "load_backend",

@@ -1,4 +1,4 @@
-"""What features of MLPs stand for: blocks that were planted, classes that they tell apart, inputs."""
+"""What features of MLPs stand for: planted blocks, classes that they tell apart, inputs."""
 
 from __future__ import annotations
 

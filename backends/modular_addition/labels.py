@@ -1,10 +1,10 @@
 """Fourier terms of functions of two residues (x, y) modulo p.
 
-A feature's variance over all p² pairs and all positions is that of its means at the positions, which
-says where it is and nothing of numbers, and what is left around these, which is shared out among the
-terms cos(kx) + cos(ky), cos(kx + ly), cos(kx − ly) and, where sum and difference are about equally
-strong, their product cos(kx) * cos(ly), each up to phases. A term belongs to frequency k if no other
-enters it.
+A feature's variance over all p² pairs and all positions is that of its means at the positions,
+which says where it is and nothing of numbers, and what is left around these, which is shared out
+among the terms cos(kx) + cos(ky), cos(kx + ly), cos(kx − ly) and, where sum and difference are
+about equally strong, their product cos(kx) * cos(ly), each up to phases. A term belongs to
+frequency k if no other enters it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def _label(position: float, terms: Terms) -> FeatureLabel:
         position: share of the variance between positions.
         terms: with shares of the rest.
     """
-    parts = [(POSITION, position, POSITION)] if position >= SMALLEST_SHARE else []
+    parts: list[tuple[str, float, str | None]] = []
+    if position >= SMALLEST_SHARE:
+        parts.append((POSITION, position, POSITION))
     parts += [(term, (1 - position) * share, k) for term, (share, k) in terms.items()]
     if not parts:
         return FeatureLabel("constant", {})
@@ -82,7 +84,7 @@ def _label(position: float, terms: Terms) -> FeatureLabel:
 
 
 def _between_positions(values: Float[Tensor, "p p s k"]) -> list[float]:
-    """Share of each feature's variance that its means at the positions have; 0 if it is constant."""
+    """Share of each feature's variance that its means at the positions have; of a constant 0."""
     means = values.mean((0, 1))
     between = means.var(0, correction=0)
     within = (values - means).square().mean((0, 1, 2))

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
 from libgraph.pipeline.options import AnalysisOptions
-from libgraph_cli.options import dry_run_option, json_option, options_of, request_options
+from libgraph_cli.options import (
+    check_figure,
+    dry_run_option,
+    figure_options,
+    json_option,
+    options_of,
+    request_options,
+)
 from libgraph_cli.running import Request, Values, run_analysis
 
 FOR_COMPARISONS = {"beside", "seeds", "curves", "halves", "draws"}
@@ -20,32 +28,49 @@ FOR_COMPARISONS = {"beside", "seeds", "curves", "halves", "draws"}
 @options_of(AnalysisOptions, without=FOR_COMPARISONS)
 @dry_run_option
 @json_option("Print metrics.json, or the plan, instead of tables.")
+@figure_options
 @request_options(
     out="Run directory.  [runs/BACKEND-TIME]",
     force="Replace the run directory, reusing what still holds.",
 )
-def analyze(backend: str, options: Values, dry_run: bool, as_json: bool, request: Request) -> None:
+def analyze(
+    backend: str,
+    options: Values,
+    dry_run: bool,
+    as_json: bool,
+    figure: Path | None,
+    max_features: int | None,
+    request: Request,
+) -> None:
     """Find the features of BACKEND's model, their interactions and their modules.
 
     Writes bases and edges (safetensors), ablation.json, metrics.json, run.json, graph.graphml for
-    Gephi, graph.json and graph.png. An interrupted run goes on with the same --out.
+    Gephi, graph.json, graph.png and modules.png. An interrupted run goes on with the same --out.
     """
     from libgraph.analysis.analysis import analyze as analyze_model
+    from libgraph.report.graph_files import graph_title
+    from libgraph.report.graph_picture import draw
     from libgraph.runs.tables import print_metrics
     from libgraph.screen import Screen
 
+    check_figure(figure, max_features)
     if dry_run:
         show_plan(backend, options, request, as_json=as_json)
         return
     run = run_analysis(analyze_model, backend, options, request)
     if run is None:
         return
+    screen = Screen()
     if as_json:
         click.echo(run.metrics.text())
-        return
-    screen = Screen()
-    print_metrics(screen, run.metrics)
-    screen.say(f"Written to {run.directory}: open graph.graphml in Gephi, look at graph.png.")
+    else:
+        print_metrics(screen, run.metrics)
+        screen.say(f"Written to {run.directory}: open graph.graphml in Gephi, look at graph.png.")
+    if figure is not None:
+        title = graph_title(run.metrics.backend, run.basis)
+        draw(run.graph(), figure, title=title, concept=run.concept, max_features=max_features)
+        if not as_json:
+            screen.say(f"Drawn to {figure}.")
 
 
 def show_plan(backend: str, options: Values, request: Request, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from libgraph.modules.objectives import OBJECTIVES, ObjectiveName
-from libgraph_cli.options import config_option, json_option
+from libgraph_cli.options import check_figure, config_option, figure_options, json_option
 from libgraph_cli.running import display
 
 if TYPE_CHECKING:
@@ -94,6 +94,12 @@ class Search:
 @click.option(
     "--write", is_flag=True, help="Replace the modules of the run by these, in all its files."
 )
+@click.option(
+    "--connected",
+    is_flag=True,
+    help="With --write: no features without an edge in the file for Gephi.",
+)
+@figure_options
 @json_option("Print figures instead of tables.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @config_option
@@ -102,6 +108,9 @@ def communities(
     basis: str | None,
     sweep: bool,
     write: bool,
+    connected: bool,
+    figure: Path | None,
+    max_features: int | None,
     as_json: bool,
     quiet: bool,
     **search: Any,
@@ -112,7 +121,8 @@ def communities(
     resolution.png with --sweep.
     """
     from libgraph.errors import UsageError
-    from libgraph.report.graph_files import write_modules
+    from libgraph.report.graph_files import graph_title, write_modules
+    from libgraph.report.graph_picture import draw
     from libgraph.report.resolution_figure import draw_resolutions
     from libgraph.runs.measures import module_metrics, partition_metrics
     from libgraph.runs.metrics import SweepFigures
@@ -121,6 +131,9 @@ def communities(
     from libgraph.screen import Screen
     from libgraph_cli.tables.plan import print_sweep
 
+    check_figure(figure, max_features)
+    if connected and not write:
+        raise click.UsageError("--connected is for --write: nothing is written without.")
     saved, wanted = open_run(run), Search(**search)
     name, before = basis or saved.basis, saved.partition
     graph = saved.graph(name)
@@ -142,7 +155,7 @@ def communities(
         )
         modules = modules.model_copy(update={"resolutions": resolutions})
     if write:
-        write_modules(saved, graph, modules)
+        write_modules(saved, graph, modules, connected=connected)
     if as_json:
         partition = partition_metrics(graph, name, modules_known=truth)
         click.echo(json.dumps({**modules.as_dict(), **partition.as_dict()}, indent=1))
@@ -157,6 +170,11 @@ def communities(
         draw_resolutions(
             swept, file, title=f"{saved.metrics.backend}: modules in the {name.upper()} basis"
         )
+    if figure is not None:
+        title = graph_title(saved.metrics.backend, name)
+        draw(graph, figure, title=title, concept=saved.concept, max_features=max_features)
+        if not as_json:
+            Screen().say(f"Drawn to {figure}.")
     if not as_json and (write or sweep):
         parts = ["the modules in its files"] * write + ["a picture of the resolutions"] * sweep
         Screen().say(f"Written to {run}: {' and '.join(parts)}.")

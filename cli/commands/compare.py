@@ -44,7 +44,8 @@ FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}
 @click.option(
     "--figure",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where to draw, as .png.  [comparison.png in a new run, nowhere for finished ones]",
+    help="Where to draw: .png, .svg or .pdf.  "
+    "[comparison.png in a new run, nowhere for finished ones]",
 )
 @options_of(
     AnalysisOptions,
@@ -76,10 +77,10 @@ def compare(
     from libgraph.analysis.analysis import analyze
     from libgraph.analysis.compare import comparison_options, names_of
     from libgraph.comparison.side_by_side import compare_run, compare_runs
-    from libgraph.errors import UsageError
+    from libgraph.report.style import figure_kind
 
-    if figure is not None and figure.suffix.lower() != ".png":
-        raise UsageError(f"The figure '{figure}' would be no .png: choose a name that ends so.")
+    if figure is not None:
+        figure_kind(figure)
     if not _is_backend(backend_or_runs):
         _refuse_analysis(request)
         _show(compare_runs(backend_or_runs, basis=basis), figure, as_json=as_json)

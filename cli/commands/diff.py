@@ -24,7 +24,7 @@ from libgraph_cli.options import config_option, json_option
 @click.option(
     "--figure",
     type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE.png",
+    metavar="FILE",
     help="Draw score, edges, modules and features over the runs.",
 )
 @json_option("Print figures instead of tables.")
@@ -48,7 +48,7 @@ def diff(
     from libgraph.comparison.series import diff_series, print_series
     from libgraph.errors import UsageError
     from libgraph.report.series_figure import draw_series
-    from libgraph.report.style import check_figure
+    from libgraph.report.style import figure_kind
     from libgraph.screen import Screen
 
     if len(runs) == 1 and basis_b:
@@ -58,7 +58,7 @@ def diff(
     if len(runs) > 2 and basis_b:
         raise UsageError("--basis-b is for two runs: leave it out, or give two.")
     if figure is not None:
-        check_figure(figure)
+        figure_kind(figure)
     bases = [basis] * (len(runs) - 1) + [basis_b or basis]
     series = diff_series(runs, bases=bases, threshold=threshold)
     detailed = len(runs) == 2

@@ -15,7 +15,6 @@ import numpy as np
 from libgraph.errors import DataError, NumericalError
 from libgraph.graph.arrays import FloatArray
 
-
 POSITION = "position"
 """The concept, in every backend with positions, of what differs between these whatever is there."""
 

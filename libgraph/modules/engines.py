@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import igraph
 import leidenalg
@@ -153,7 +153,7 @@ def multiplex_search(
     if equal:
         edges = network.copy()
         edges.es["weight"] = _equal_weights(network, blocks)
-    scale = sum(edges.es["weight"])
+    everything = sum(edges.es["weight"])
 
     def search(seed: int) -> IndexArray:
         layers = [leidenalg.CPMVertexPartition(edges, weights="weight", resolution_parameter=0.0)]
@@ -177,7 +177,7 @@ def multiplex_search(
             gain = optimiser.optimise_partition_multiplex(
                 layers, layer_weights=signs, n_iterations=1
             )
-            if gain <= ROUNDING * scale:
+            if gain <= ROUNDING * everything:
                 break
         return np.asarray(layers[0].membership, dtype=np.int64)
 
@@ -188,7 +188,7 @@ def leidenalg_search(
     network: igraph.Graph, objective: str, resolution: float, iterations: int
 ) -> Search:
     """leidenalg on an objective of the whole graph."""
-    kinds = {
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "modularity": (
             leidenalg.RBConfigurationVertexPartition,
             {"weights": "weight", "resolution_parameter": resolution},

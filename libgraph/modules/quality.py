@@ -54,5 +54,5 @@ def layered_modularity(
 def _by_module(members: IndexArray, degrees: FloatArray, count: int) -> FloatArray:
     """Sum of degrees over the features of each module."""
     inside = members >= 0
-    sums: FloatArray = np.bincount(members[inside], weights=degrees[inside], minlength=count)
-    return sums
+    sums = np.bincount(members[inside], weights=degrees[inside], minlength=count)
+    return sums.astype(np.float64)

@@ -28,7 +28,7 @@ from libgraph.report.comparison_panels import (
 from libgraph.report.style import (
     PANELS,
     arrow_of,
-    check_figure,
+    figure_kind,
     hex_colour,
     new_figure,
     save_figure,
@@ -60,7 +60,7 @@ MOST_PANELS = 12
 def draw_comparison(
     columns: Sequence[Column], path: str | Path, *, title: str | None = None
 ) -> None:
-    """Draw bases or runs side by side to a PNG file; the same ones always give the same picture.
+    """Draw bases or runs side by side to a file; the same ones always give the same picture.
 
     Args:
         columns: what to compare, in order.
@@ -69,9 +69,10 @@ def draw_comparison(
 
     Raises:
         MissingExtra: if matplotlib is missing.
-        UsageError: if the file is no .png, there is nothing to draw, or writing fails.
+        UsageError: if the name of the file does not end in .png, .svg or .pdf, there is nothing to
+            draw, or writing fails.
     """
-    check_figure(path)
+    figure_kind(path)
     delta = next(iter(tolerances(columns)), None)
     bars = _bars(columns, delta)
     curves = {

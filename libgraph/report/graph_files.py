@@ -1,4 +1,4 @@
-"""The files that show a graph, and its modules: `graph.graphml`, `graph.json`, `graph.png`.
+"""The files that show a graph, and its modules: GraphML, JSON, and two pictures.
 
 Other modules for a finished run replace them together or not at all: all files that show modules
 are first made in a directory of their own inside of the run, so that whatever goes wrong leaves the
@@ -20,11 +20,14 @@ from libgraph.graph.graph_json import graph_from_json, graph_to_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.report.graph_picture import draw
 from libgraph.report.graphml import write_graphml
+from libgraph.report.module_picture import draw_modules
 from libgraph.runs.measures import partition_metrics
 from libgraph.runs.metrics import ModulesFigures
 from libgraph.runs.saved_run import SavedRun
 
-GRAPHML, JSON, PICTURE, METRICS = "graph.graphml", "graph.json", "graph.png", "metrics.json"
+GRAPHML, JSON, METRICS = "graph.graphml", "graph.json", "metrics.json"
+
+PICTURE, MODULES = "graph.png", "modules.png"
 
 
 def write_graph(graph: InteractionGraph, path: str | Path) -> None:
@@ -59,29 +62,39 @@ def graph_title(backend: str, basis: str) -> str:
 
 
 def write_graph_files(
-    graph: InteractionGraph, directory: Path, *, title: str, concept: str, picture: bool = True
+    graph: InteractionGraph,
+    directory: Path,
+    *,
+    title: str,
+    concept: str,
+    picture: bool = True,
+    connected: bool = False,
 ) -> None:
-    """Write the graph for Gephi, for scripts, and to look at; the picture last.
+    """Write the graph for Gephi, for scripts, and to look at; the picture of features last.
 
     Args:
         graph: With modules.
         directory: Where to.
         title: Heading of the picture.
         concept: What concepts are called in its legend.
-        picture: Whether to draw one.
+        picture: Whether to draw it, and its modules through the depth.
+        connected: Whether features without a kept edge are left out of the file for Gephi.
 
     Raises:
         MissingExtra: If there is no matplotlib; the other files are written.
         TooLarge: If the graph cannot be drawn; the other files are written.
         UsageError: If a file cannot be written.
     """
-    write_graphml(graph, directory / GRAPHML)
+    write_graphml(graph, directory / GRAPHML, connected=connected)
     write_graph(graph, directory / JSON)
     if picture:
+        draw_modules(graph, directory / MODULES, title=title, concept=concept)
         draw(graph, directory / PICTURE, title=title, concept=concept)
 
 
-def write_modules(run: SavedRun, graph: InteractionGraph, modules: ModulesFigures) -> None:
+def write_modules(
+    run: SavedRun, graph: InteractionGraph, modules: ModulesFigures, *, connected: bool = False
+) -> None:
     """Replace the files of the graph in a finished run, and what `metrics.json` says of modules.
 
     A run without `graph.png`, made without matplotlib, gets none.
@@ -91,6 +104,7 @@ def write_modules(run: SavedRun, graph: InteractionGraph, modules: ModulesFigure
         graph: Of the basis asked for, with other modules.
         modules: What `metrics.json` is to say of them: their :func:`module_metrics`, and more if
             more was measured.
+        connected: As in :func:`write_graph_files`.
 
     Raises:
         UsageError: If a file cannot be made or written.
@@ -117,9 +131,10 @@ def write_modules(run: SavedRun, graph: InteractionGraph, modules: ModulesFigure
                 title=graph_title(run.metrics.backend, run.basis),
                 concept=run.concept,
                 picture=(run.directory / PICTURE).exists(),
+                connected=connected,
             )
             metrics.write(aside / METRICS)
-            for file in (GRAPHML, JSON, PICTURE, METRICS):
+            for file in (GRAPHML, JSON, PICTURE, MODULES, METRICS):
                 if (aside / file).exists():
                     os.replace(aside / file, run.directory / file)
     finally:

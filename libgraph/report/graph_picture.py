@@ -3,7 +3,8 @@
 Features that belong together stand at the same height in every column, in bands of one colour,
 so that a modular network shows as parallel streams and everything between modules as grey
 threads. Edges enter a node on its left and leave it on its right; width and opacity follow the
-weight. Features without a kept edge are left out and counted in the header.
+weight. Features without a kept edge are left out and counted in the header; of the others as many
+are shown as a page has room for, with every kept edge between them, and the rest is counted.
 """
 
 from __future__ import annotations
@@ -19,18 +20,26 @@ import numpy as np
 
 from libgraph.errors import TooLarge, UsageError
 from libgraph.graph.arrays import FloatArray, Pair
-from libgraph.graph.features import FeatureLabel
+from libgraph.graph.features import POSITION, FeatureLabel
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges, check_graph
 from libgraph.modules.summary import module_table
 from libgraph.report.appearance import module_colour, relative_importance
 from libgraph.report.fonts import breadth, cut, ends
-from libgraph.report.graph_layout import MARGIN, WIDTH, Layout, arrange, choose_features
+from libgraph.report.graph_layout import (
+    CHARACTER,
+    MARGIN,
+    NARROWEST,
+    Layout,
+    arrange,
+    choose_features,
+)
 from libgraph.report.style import (
     FAINT,
     INK,
     MOST_DOTS,
     NOTEBOOK_RESOLUTION,
     RESOLUTION,
+    figure_kind,
     hex_colour,
     new_figure,
     save_figure,
@@ -42,13 +51,17 @@ from libgraph.visible import in_line, isolated
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.path import Path as Outline
 
 
-FONT, CHARACTER = 6.6, 0.047
-"""Size of labels in points, and how wide a letter of them is in inches."""
+FONT, SMALLER = 6.6, 0.64
+"""Size of labels in points, and of those in two lines relative to it."""
 
-MAX_EDGES, MAX_FEATURES = 4000, 60
-"""Edges in the picture at most, and features of a column."""
+KEY = (
+    "circle: importance in its node layer, over 4 decades · line: weight in its layer pair",
+    "grey: in no module, or between modules · number: that of the feature in its node layer",
+)
+"""What sizes, widths, grey and numbers mean."""
 
 MOST_LETTERS = 90
 """Letters of a heading or name at most; a picture has no room for more."""
@@ -74,7 +87,7 @@ def draw(
     *,
     title: str | None = None,
     concept: str = "",
-    max_features: int = MAX_FEATURES,
+    max_features: int | None = None,
 ) -> Picture: ...
 @overload
 def draw(
@@ -83,7 +96,7 @@ def draw(
     *,
     title: str | None = None,
     concept: str = "",
-    max_features: int = MAX_FEATURES,
+    max_features: int | None = None,
 ) -> None: ...
 def draw(
     graph: InteractionGraph,
@@ -91,17 +104,19 @@ def draw(
     *,
     title: str | None = None,
     concept: str = "",
-    max_features: int = MAX_FEATURES,
+    max_features: int | None = None,
 ) -> Picture | None:
-    """Draw the graph, to a PNG or SVG file or for a notebook; the same graph is always the same.
+    """Draw the graph, to a file or for a notebook; the same graph is always the same.
 
     Args:
         graph: The graph, with a partition if modules are to be coloured.
-        path: Where to write; the suffix chooses the format. Without one the picture is returned.
+        path: Where to write; the suffix chooses the format, .png, .svg or .pdf. Without one the
+            picture is returned.
         title: Heading of the picture.
         concept: What concepts are called in the legend, such as ``"frequency"``.
-        max_features: Features shown per column at most, those with the most edge weight first.
-            An unrotated layer, such as logits, is a column of dots whatever its size.
+        max_features: Features shown per column at most, those with the most edge weight first; by
+            default as many as a page has room for. An unrotated layer, such as logits, is a column
+            of dots whatever its size.
 
     Returns:
         The bytes of a PNG file, which a notebook shows; None where they were written to `path`.
@@ -109,20 +124,18 @@ def draw(
     Raises:
         MissingExtra: If matplotlib is missing.
         TooLarge: If the picture would be higher than a PNG file can be.
-        UsageError: If the suffix is neither, or writing fails.
+        UsageError: If the suffix is none of these, or writing fails.
     """
     check_graph(graph)
-    kind = "png" if path is None else Path(path).suffix.lower().removeprefix(".")
-    if kind not in {"png", "svg"}:
-        raise UsageError(f"'{path}' is neither .png nor .svg: choose one of them.")
-    if max_features < 1:
+    kind = "png" if path is None else figure_kind(path)
+    if max_features is not None and max_features < 1:
         raise UsageError(f"At most {max_features} features are none: use max_features=1 or more.")
     resolution = NOTEBOOK_RESOLUTION if path is None else RESOLUTION
     highest = MOST_DOTS / resolution if kind == "png" else math.inf
     with style():
         figure = _figure(graph, title, concept, max_features, highest)
         if path is not None:
-            save_figure(figure, path, kind)
+            save_figure(figure, path)
             return None
         with BytesIO() as file:
             show_figure(figure, file)
@@ -130,21 +143,26 @@ def draw(
 
 
 def _figure(
-    graph: InteractionGraph, title: str | None, concept: str, max_features: int, highest: float
+    graph: InteractionGraph,
+    title: str | None,
+    concept: str,
+    max_features: int | None,
+    highest: float,
 ) -> Figure:
     """The picture, at most so many inches high."""
     kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
     layout = arrange(graph, kept, choose_features(graph, kept, max_features))
-    head, foot = (1.0 if title else 0.65), _legend_height(graph)
+    notes = [*KEY, *_left_out(kept, layout)]
+    head, foot = (1.0 if title else 0.65), _legend_height(graph) + 0.17 * len(notes)
     height = layout.height + head + foot
     if height > highest:
         raise TooLarge(
             f"The picture would be {height:.0f} inches high, more than the {highest:.0f} that fit "
-            f"into a PNG file: show fewer than {max_features} features, by max_features=…."
+            "into a PNG file: show fewer features, by max_features=…."
         )
-    figure = new_figure(WIDTH, height, layout=None)
+    figure = new_figure(layout.width, height, layout=None)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set(xlim=(0, WIDTH), ylim=(-layout.height - foot, head), aspect="equal")
+    axes.set(xlim=(0, layout.width), ylim=(-layout.height - foot, head), aspect="equal")
     axes.axis("off")
     _draw_bands(axes, layout)
     _draw_edges(axes, graph, kept, layout)
@@ -155,36 +173,119 @@ def _figure(
         shown = cut(in_line(title), MOST_LETTERS)
         axes.text(MARGIN, head - 0.24, shown, size=13, weight="bold", color=INK, va="center")
     _draw_legend(axes, graph, concept, -layout.height - 0.22)
+    for place, note in enumerate(reversed(notes)):
+        y = 0.13 - layout.height - foot + 0.17 * place
+        axes.text(MARGIN + 0.07, y, note, color=FAINT, size=6.5, va="center_baseline")
     return figure
+
+
+def _left_out(kept: Mapping[Pair, KeptEdges], layout: Layout) -> list[str]:
+    """How many features with kept edges, and how many edges, are not in the picture; if any."""
+    features: dict[str, set[int]] = {}
+    shown = {
+        name: np.isin(np.arange(_size(kept, name)), layout.shown[name]) for name in layout.shown
+    }
+    edges = drawn = 0
+    for (source, target), pair in kept.items():
+        features.setdefault(source, set()).update(pair.inputs.tolist())
+        features.setdefault(target, set()).update(pair.outputs.tolist())
+        edges += len(pair.inputs)
+        drawn += int((shown[source][pair.inputs] & shown[target][pair.outputs]).sum())
+    total = sum(map(len, features.values()))
+    missing = total - sum(map(len, layout.shown.values()))
+    if not missing:
+        return []
+    return [
+        f"not drawn: {missing:,} of {total:,} features with kept edges, and {edges - drawn:,} of "
+        f"{edges:,} kept edges; max_features=… draws others"
+    ]
+
+
+def _size(kept: Mapping[Pair, KeptEdges], name: str) -> int:
+    """One more than the largest number of a feature of a layer that has kept edges."""
+    ends = [pair.inputs for (source, _), pair in kept.items() if source == name]
+    ends += [pair.outputs for (_, target), pair in kept.items() if target == name]
+    return 1 + max((int(end.max(initial=-1)) for end in ends), default=-1)
 
 
 def short_label(label: FeatureLabel | None, length: int = 19) -> str:
     """First part of the first term of a label, without its share: ``"cos(15x)"``."""
+    return cut(_first_term(label), length)
+
+
+def _first_term(label: FeatureLabel | None) -> str:
     if label is None:
         return ""
     first = re.sub(r"^\s*[\d.]+\s*%\s*", "", in_line(label.text.split("|")[0]))
     # A plus inside parentheses, as in cos(15x + 15y), is part of the term.
-    first = re.split(r" \+ (?![^(]*\))", first)[0].strip()
-    return cut(first, length)
+    return re.split(r" \+ (?![^(]*\))", first)[0].strip()
+
+
+def label_lines(label: FeatureLabel | None, length: int) -> tuple[list[str], float]:
+    """The short label in one line of so many letters or, in smaller ones, in one or two lines.
+
+    A second line ends with an ellipsis where that is not enough either.
+
+    Returns:
+        The lines, and how large their letters are relative to those of a line that fits.
+    """
+    text = _first_term(label)
+    if breadth(text) <= length:
+        return [text], 1.0
+    smaller = int(length / SMALLER)
+    first = cut(text, smaller)
+    if first == text:
+        return [text], SMALLER
+    # At a space, if there is one in the second half of the line.
+    end = text.rfind(" ", smaller // 2, len(first))
+    end = end + 1 if end > 0 else len(first) - 1
+    return [text[:end].rstrip(), cut(text[end:].strip(), smaller)], SMALLER
+
+
+def concept_name(concept: str, name: str) -> str:
+    """A concept with its kind before it, unless it says that itself: ``"frequency 15"``."""
+    if name == POSITION or name.lower().startswith(concept.lower()):
+        return name
+    return f"{concept} {name}"
 
 
 def _draw_bands(axes: Axes, layout: Layout) -> None:
-    from matplotlib.patches import FancyBboxPatch
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
 
-    for module, (left, right, upper, lower) in layout.bands.items():
-        if module >= 0:
-            box = FancyBboxPatch(
-                (left, lower - 0.03), right - left, upper - lower + 0.06,
-                boxstyle="round,pad=0,rounding_size=0.07",
-                facecolor=_hex(module), alpha=0.06, linewidth=0, zorder=0,
-            )  # fmt: skip
-            axes.add_patch(box)
+    for module, band in layout.bands.items():
+        if module < 0:
+            continue
+        middle = (band.top[0] + band.bottom[0]) / 2
+        # Along the tops from left to right, and back along the bottoms.
+        x = np.stack([band.left, band.right], axis=1).ravel()
+        top = np.repeat(np.maximum(band.top - middle, 0.012), 2) + 0.02
+        points, codes = [(x[0], middle + top[0])], [Outline.MOVETO]
+        for sign, order in ((1, range(1, len(x))), (-1, range(len(x) - 1, -1, -1))):
+            before = order[0] - 1 if sign > 0 else order[0]
+            for place in order:
+                start, end = (middle + sign * top[k] for k in (before, place))
+                third = (x[place] - x[before]) / 3
+                points += [(x[before] + third, start), (x[place] - third, end), (x[place], end)]
+                codes += [Outline.CURVE4] * 3
+                before = place
+        points.append(points[0])
+        codes.append(Outline.CLOSEPOLY)
+        axes.add_patch(
+            PathPatch(
+                Outline(points, codes),
+                facecolor=_hex(module),
+                alpha=0.07,
+                linewidth=0,
+                zorder=0,
+            )
+        )
 
 
 def _draw_edges(
     axes: Axes, graph: InteractionGraph, kept: Mapping[Pair, KeptEdges], layout: Layout
 ) -> None:
-    from matplotlib.collections import LineCollection
+    from matplotlib.collections import PathCollection
 
     # One row per edge: where it starts and ends, its module, its strength, how quiet it is.
     blocks = [np.empty((0, 7))]
@@ -203,9 +304,9 @@ def _draw_edges(
         block[:, 5] /= block[:, 5].max(initial=0.0) or 1.0
         blocks.append(block)
     table = np.concatenate(blocks)
-    table = table[np.argsort(table[:, 5] + (table[:, 4] >= 0), kind="stable")[-MAX_EDGES:]]
+    table = table[np.argsort(table[:, 5] + (table[:, 4] >= 0), kind="stable")]
     if not len(table):
-        axes.text(WIDTH / 2, -layout.height / 2, "no edges to show", size=9, color=FAINT,
+        axes.text(layout.width / 2, -layout.height / 2, "no edges to show", size=9, color=FAINT,
                   ha="center")  # fmt: skip
         return
     modules, strength, quiet = table[:, 4].astype(np.int64), table[:, 5], table[:, 6]
@@ -214,9 +315,10 @@ def _draw_edges(
     inside = modules >= 0
     alpha = np.where(inside, 0.16 + 0.74 * strength, quiet * (0.12 + 0.4 * strength))
     axes.add_collection(
-        LineCollection(
-            list(_curves(table)),
-            colors=np.column_stack([palette[modules + 1], alpha]),
+        PathCollection(
+            curves(table),
+            facecolors="none",
+            edgecolors=np.column_stack([palette[modules + 1], alpha]),
             linewidths=np.where(inside, 0.35 + 1.9 * strength, quiet * (0.3 + 0.8 * strength)),
             capstyle="round",
             zorder=1,
@@ -231,19 +333,23 @@ def _heights(graph: InteractionGraph, layout: Layout, name: str) -> FloatArray:
     return heights
 
 
-def _curves(table: FloatArray) -> FloatArray:
-    """Smooth curves, level at both ends, shape ``(edges, points, 2)``."""
-    t = np.linspace(0, 1, 25)
-    x0, y0, x1, y1 = (table[:, [column]] for column in range(4))
-    return np.stack([x0 + (x1 - x0) * t, y0 + (y1 - y0) * t * t * (3 - 2 * t)], axis=-1)
+def curves(table: FloatArray) -> list[Outline]:
+    """Smooth curves, level at both ends, from columns x and y of the start and of the end."""
+    from matplotlib.path import Path as Outline
+
+    x0, y0, x1, y1 = table[:, :4].T
+    third = (x1 - x0) / 3
+    points = np.stack([x0, y0, x0 + third, y0, x1 - third, y1, x1, y1], axis=1).reshape(-1, 4, 2)
+    codes = [Outline.MOVETO, *[Outline.CURVE4] * 3]
+    return [Outline(curve, codes) for curve in points]
 
 
 def _draw_headings(axes: Axes, graph: InteractionGraph, layout: Layout) -> None:
-    rooms = {name: max(WIDTH / len(graph.layers), right - layout.left[name])
+    rooms = {name: max(layout.width / len(graph.layers), right - layout.left[name])
              for name, right in layout.right.items()}  # fmt: skip
     # What is centred near an edge of the picture must not run over it.
     centres = {name: (layout.left[name] + layout.right[name]) / 2 for name in rooms}
-    rooms = {name: min(room, 2 * min(centres[name], WIDTH - centres[name]))
+    rooms = {name: min(room, 2 * min(centres[name], layout.width - centres[name]))
              for name, room in rooms.items()}  # fmt: skip
     # Long names break at their last dot; then all headings shrink together.
     names = {name: shown if breadth(shown) * 0.092 < room else ".\n".join(shown.rsplit(".", 1))
@@ -288,10 +394,19 @@ def _draw_column(axes: Axes, graph: InteractionGraph, name: str, layout: Layout)
         )  # fmt: skip
         axes.add_patch(box)
         length = int((right - left - 0.45) / CHARACTER)
-        label = short_label(layer.labels[feature] if layer.labels is not None else None, length)
-        text: dict[str, Any] = {"size": FONT, "va": "center_baseline", "zorder": 4}
-        axes.text(left + 0.2, height - 0.004, label, color=INK, **text)
-        axes.text(right - 0.06, height - 0.004, f"{feature}", color=FAINT, ha="right", **text)
+        label = layer.labels[feature] if layer.labels is not None else None
+        lines, scale = label_lines(label, length)
+        text: dict[str, Any] = {"va": "center_baseline", "zorder": 4}
+        offsets = [0.0] if len(lines) == 1 else [0.19 * row, -0.21 * row]
+        for line, offset in zip(lines, offsets, strict=True):
+            place = left + 0.2, height - 0.004 + offset
+            axes.text(*place, line, color=INK, size=scale * FONT, **text)
+        number = f"{feature}"
+        axes.text(right - 0.06, height - 0.004, number, color=FAINT, ha="right", size=FONT, **text)
+    if layout.names and not layer.rotated and layer.labels is not None:
+        for feature, height in zip(features.tolist(), y.tolist(), strict=True):
+            name = cut(in_line(layer.labels[feature].text), int(layout.names / CHARACTER))
+            axes.text(left + 0.07, height, name, color=INK, size=FONT, va="center_baseline")
     x = left + 0.09 if labelled else left
     circles = EllipseCollection(
         diameter, diameter, np.zeros(len(features)), units="xy",
@@ -312,13 +427,14 @@ def _draw_legend(axes: Axes, graph: InteractionGraph, concept: str, top: float) 
     left, row = MARGIN + 0.12, 0.2
     text: dict[str, Any] = {"size": 7.5, "va": "center_baseline"}
     for place, summary in enumerate(summaries[:LEGEND_ENTRIES]):
-        x, y = left + 3.1 * (place % 3), top - row * (place // 3)
+        x, y = left + (NARROWEST - 0.7) / 3 * (place % 3), top - row * (place // 3)
         axes.plot([x], [y], "o", markersize=6, color=_hex(summary.index), markeredgewidth=0)
         axes.text(x + 0.12, y, f"module {summary.index}", color=INK, weight="bold", **text)
         about = f"{summary.size} features"
         if summary.concept is not None:
             shown = isolated(short_label(FeatureLabel(summary.concept)))
-            name = f"{isolated(cut(in_line(concept), MOST_LETTERS))} {shown}".strip()
+            kind = isolated(cut(in_line(concept), MOST_LETTERS))
+            name = concept_name(kind, shown).strip()
             about = f"{name} ({summary.concept_share:.0%}), {about}"
         axes.text(x + 0.85, y, about, color=FAINT, **text)
     rest = len(summaries) - LEGEND_ENTRIES

@@ -2,7 +2,8 @@
 
 Gephi reads position, size and colour only from keys of exactly these names, ignores defaults,
 drops edges of weight zero and draws none of negative weight; so every value is written, every
-weight is positive, sizes run from 4 to 100 and coordinates stay within 5000 of the centre.
+weight is positive, and coordinates stay within 5000 of the centre. Sizes, which Gephi takes for
+radii, run from 4 to 100, or all less where nodes of that size would overlap.
 Written edge by edge and then renamed, so a file is complete or not there.
 """
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from libgraph.errors import DataError
 from libgraph.files.atomic import writing
-from libgraph.graph.arrays import Pair
+from libgraph.graph.arrays import FloatArray, Pair
 from libgraph.graph.features import feature_ids
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges, check_graph
 from libgraph.report.appearance import column_order, module_colour, relative_importance
@@ -43,8 +44,15 @@ NODE_KEYS = {
 }
 EDGE_KEYS = {"weight": "double", "interaction": "double"}
 
-HALF_WIDTH, COLUMN_SPACING, NODE_SPACING = 4500.0, 2000.0, 60.0
-"""How far nodes stand from the centre at most, and from each other where there is room."""
+HALF_WIDTH, COLUMN_SPACING = 4500.0, 2000.0
+"""How far nodes stand from the centre at most, and columns from each other if there is room."""
+
+SIZES = 4.0, 100.0
+"""Of the least and the most important feature of a node layer, where they do not overlap."""
+
+BETWEEN, APART = 0.25, 12.0
+"""Room between two nodes of a column, as a share of their sizes; and between those with edges and
+those without, in the mean size of the column."""
 
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -53,14 +61,19 @@ Attributes = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
 def write_graphml(
-    graph: InteractionGraph, path: str | Path, attributes: Attributes | None = None
+    graph: InteractionGraph,
+    path: str | Path,
+    attributes: Attributes | None = None,
+    *,
+    connected: bool = False,
 ) -> None:
     """Write the graph as directed GraphML; the same graph always gives the same bytes.
 
-    All features are nodes, with id ``ln1.0/17``, labelled by the first term of their label, with
-    the whole of it as ``description``; edges are :meth:`InteractionGraph.kept_edges`,
-    from input to output layer, with ``weight`` and the raw ``interaction`` E. ``community`` is -1
-    outside modules. Further attributes are integers or numbers, and left out at node layers that
+    All features are nodes, with id ``ln1.0/17``, labelled by it and the first term of their label,
+    with the whole of it as ``description``. Those without an edge stand apart, below the others of
+    their column, or are left out if only `connected` ones are asked for. Edges are
+    :meth:`InteractionGraph.kept_edges`, from input to output layer, with ``weight`` and the raw
+    ``interaction`` E. ``community`` is -1 outside modules. Further attributes are integers or numbers, and left out at node layers that
     have none. Characters that XML cannot hold are escaped as Python does, ``\\x1b``.
 
     Raises:
@@ -86,7 +99,7 @@ def write_graphml(
                 xml.endElement("key")
         _newline(xml)
         _start(xml, "graph", {"id": "libgraph", "edgedefault": "directed"})
-        _write_nodes(xml, graph, kept, further)
+        _write_nodes(xml, graph, kept, further, connected=connected)
         for (source, target), edges in kept.items():
             columns = (column.tolist() for column in edges)
             for i, j, interaction, weight in zip(*columns, strict=True):
@@ -113,26 +126,23 @@ def _write_nodes(
     graph: InteractionGraph,
     kept: Mapping[Pair, KeptEdges],
     attributes: Attributes,
+    *,
+    connected: bool,
 ) -> None:
-    order = column_order(graph, kept, {layer.name: np.arange(layer.size) for layer in graph.layers})
-    columns = len(graph.layers)
-    tallest = max((layer.size for layer in graph.layers), default=1)
-    column_step = min(COLUMN_SPACING, 2 * HALF_WIDTH / max(columns - 1, 1))
-    node_step = min(NODE_SPACING, 2 * HALF_WIDTH / max(tallest - 1, 1))
-    for column, layer in enumerate(graph.layers):
-        row = np.empty(layer.size)
-        row[order[layer.name]] = np.arange(layer.size)
-        y = ((layer.size - 1) / 2 - row) * node_step
-        size = 4 + 96 * relative_importance(layer.importance, layer.isolated)
+    places = _places(graph, kept, connected=connected)
+    for layer in graph.layers:
         community = graph.membership(layer.name).tolist()
         for feature, name in enumerate(feature_ids(layer)):
+            x, y, size = places[layer.name][feature].tolist()
+            if size == 0:
+                continue
             label = layer.labels[feature] if layer.labels is not None else None
             r, g, b = module_colour(community[feature])
             values: dict[str, str | float] = {
-                "label": label.text.split(" | ")[0] if label is not None else name,
-                "x": (column - (columns - 1) / 2) * column_step,
-                "y": float(y[feature]),
-                "size": float(size[feature]),
+                "label": name if label is None else f"{name}  {label.text.split(' | ')[0]}",
+                "x": x,
+                "y": y,
+                "size": size,
                 "r": r,
                 "g": g,
                 "b": b,
@@ -149,6 +159,50 @@ def _write_nodes(
                 if layer.name in by_layer
             }
             _element(xml, "node", {"id": _legal(name)}, values)
+
+
+def _places(
+    graph: InteractionGraph, kept: Mapping[Pair, KeptEdges], *, connected: bool
+) -> dict[str, FloatArray]:
+    """x, y and size of every feature of a layer, ``(features, 3)``; size 0 if it is left out.
+
+    In a column two nodes stand as far from each other as their sizes, and a little more; where that
+    makes a column too high, or two columns come too near, all sizes shrink together.
+    """
+    everything = {layer.name: np.arange(layer.size) for layer in graph.layers}
+    joined = {name: np.zeros(len(features), dtype=bool) for name, features in everything.items()}
+    for (source, target), edges in kept.items():
+        joined[source][edges.inputs] = True
+        joined[target][edges.outputs] = True
+    shown = {name: np.flatnonzero(joined[name]) for name in joined} if connected else everything
+    order = column_order(graph, kept, shown)
+    count = len(graph.layers)
+    step = min(COLUMN_SPACING, 2 * HALF_WIDTH / max(count - 1, 1))
+    least, most = SIZES
+    columns = {}
+    for layer in graph.layers:
+        features = order[layer.name]
+        scale = relative_importance(layer.importance, layer.isolated)[features]
+        sizes = least + (most - least) * scale
+        gaps = (1 + BETWEEN) * (sizes[:-1] + sizes[1:])
+        # Features without an edge come last.
+        lonely = ~joined[layer.name][features]
+        gaps[lonely[1:] & ~lonely[:-1]] += APART * sizes.mean() if len(sizes) else 0
+        heights = -np.cumsum(np.concatenate([np.zeros(min(len(sizes), 1)), gaps]))
+        columns[layer.name] = features, sizes, heights
+    tallest = max((-heights.min(initial=0) for _, _, heights in columns.values()), default=0)
+    widest = max((sizes.max(initial=0) for _, sizes, _ in columns.values()), default=0)
+    shrink = min(1.0, 2 * HALF_WIDTH / max(tallest, 1), step / max(2.5 * widest, 1))
+    places = {}
+    for column, layer in enumerate(graph.layers):
+        features, sizes, heights = columns[layer.name]
+        middle = (heights.min(initial=0) + heights.max(initial=0)) / 2 if len(heights) else 0
+        table = np.zeros((layer.size, 3))
+        table[features, 0] = (column - (count - 1) / 2) * step
+        table[features, 1] = (heights - middle) * shrink
+        table[features, 2] = sizes * shrink
+        places[layer.name] = table
+    return places
 
 
 def _element(

@@ -18,7 +18,7 @@ from libgraph.report.style import (
     CURVES,
     GREEN,
     ORANGE,
-    check_figure,
+    figure_kind,
     new_figure,
     save_figure,
     style,
@@ -35,7 +35,7 @@ def draw_series(
     concept: str = "concept",
     title: str | None = None,
 ) -> None:
-    """Draw the figures of runs to a PNG file; the same figures always give the same picture.
+    """Draw the figures of runs to a file; the same figures always give the same picture.
 
     Args:
         rows: one for each run, in their order.
@@ -45,9 +45,9 @@ def draw_series(
 
     Raises:
         MissingExtra: if matplotlib is missing.
-        UsageError: if the file is no PNG, or writing fails.
+        UsageError: if the name of the file does not end in .png, .svg or .pdf, or writing fails.
     """
-    check_figure(path)
+    figure_kind(path)
     score = rows[-1].score_name
     panels: dict[str, dict[str, Callable[[RunFigures], float | None]]] = {
         f"test {score}": {f"test {score}": lambda row: row.score},

@@ -44,6 +44,9 @@ RESOLUTION, NOTEBOOK_RESOLUTION = 180, 90
 MOST_DOTS = 2**16 - 1
 """Dots of a PNG picture in either direction, which is all that matplotlib can draw."""
 
+FIGURES = ("png", "svg", "pdf")
+"""Kinds of files that figures are written to."""
+
 MOST_LETTERS = 60
 """Letters of a name in a picture at most."""
 
@@ -54,6 +57,7 @@ PLAIN: Settings = {
     # A fixed salt and no date make SVG files reproducible; dollar signs in names are no formulas.
     "svg.hashsalt": "libgraph",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "font.family": FAMILY,
     "text.parse_math": False,
 }
@@ -132,10 +136,16 @@ def arrow_of(place: str, between: str = " → ") -> str:
     return between.join(isolated(ends(in_line(name), MOST_LETTERS)) for name in place.split("->"))
 
 
-def check_figure(path: str | Path) -> None:
-    """Refuse a file that is no PNG, which can be said before anything is computed."""
-    if Path(path).suffix.lower() != ".png":
-        raise UsageError(f"'{path}' is no .png: choose such a name for the figure.")
+def figure_kind(path: str | Path) -> str:
+    """What the name of a file says it is to hold, which can be asked before anything is computed.
+
+    Raises:
+        UsageError: If it is none of `FIGURES`.
+    """
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in FIGURES:
+        raise UsageError(f"'{path}' is no .png, .svg or .pdf: choose such a name for the figure.")
+    return kind
 
 
 def new_figure(
@@ -150,13 +160,15 @@ def new_figure(
     return figure
 
 
-def save_figure(figure: Figure, path: str | Path, kind: str = "png") -> None:
-    """Write a figure as `png` or `svg`, the same bytes whenever it is drawn.
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as its name says, one of `FIGURES`; the same bytes whenever it is drawn.
 
     Raises:
-        UsageError: If the file cannot be written.
+        UsageError: If the name says nothing of the kind, or the file cannot be written.
     """
-    metadata: dict[str, None] = {"Date": None} if kind == "svg" else {"Software": None}
+    kind = figure_kind(path)
+    nothing = {"svg": ["Date"], "pdf": ["CreationDate", "Producer", "Creator"], "png": ["Software"]}
+    metadata: dict[str, None] = dict.fromkeys(nothing[kind])
     draw_what_can_be(figure, Path(path).name)
     with writing(Path(path)) as temporary, _silent():
         figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)

@@ -170,7 +170,7 @@ def test_without_matplotlib_all_but_the_picture_is_there(analyze, finished, monk
     code, _, err = analyze("--force")
     assert code == 0
     assert "libgraph[report]" in " ".join(err.split())
-    assert {file.name for file in finished.iterdir()} == RUN_FILES - {"graph.png"}
+    assert {file.name for file in finished.iterdir()} == RUN_FILES - {"graph.png", "modules.png"}
 
 
 def test_train(run, tmp_path):

@@ -15,7 +15,7 @@ from helpers.commands import fails
 from libgraph.modules.communities import find_communities
 from libgraph.runs.saved_run import open_run
 
-CHANGED = {"graph.graphml", "graph.json", "graph.png", "metrics.json"}
+CHANGED = {"graph.graphml", "graph.json", "graph.png", "metrics.json", "modules.png"}
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_write_replaces_the_modules_and_nothing_else(run, path):
 
 
 def test_written_files_are_those_of_an_analysis(run, analyze, path):
-    names = ("graph.graphml", "graph.json", "graph.png")
+    names = ("graph.graphml", "graph.json", "graph.png", "modules.png")
     assert run("communities", path, "--resolution", 2, "--write")[0] == 0
     written = {name: (path / name).read_bytes() for name in names}
     assert analyze("--force", "--resolution", 2)[0] == 0
@@ -156,9 +156,10 @@ def test_without_matplotlib(run, path, monkeypatch):
     fails(run("communities", path, "--write", "--resolution", 2), 2, "libgraph[report]")
     assert files(path) == before
     # A run that was made without pictures gets none.
-    (path / "graph.png").unlink()
+    for name in ("graph.png", "modules.png"):
+        (path / name).unlink()
     assert run("communities", path, "--write", "--resolution", 2)[0] == 0
-    assert files(path).keys() == before.keys() - {"graph.png"}
+    assert files(path).keys() == before.keys() - {"graph.png", "modules.png"}
 
 
 def test_a_full_disk_leaves_the_run_as_it_was(run, path, monkeypatch):

@@ -15,5 +15,6 @@ STAGE_FILES = {"bases.safetensors", "edges.safetensors", "ablation.json"}
 
 
 RUN_FILES = STAGE_FILES | {
-    "metrics.json", "run.json", "graph.graphml", "graph.json", "graph.png"
+    "metrics.json", "run.json", "graph.graphml", "graph.json", "graph.png",
+    "modules.png",
 }  # fmt: skip

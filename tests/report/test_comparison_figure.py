@@ -166,8 +166,8 @@ def test_nothing_to_draw(tmp_path):
     nothing = columns(lib={"features": {"a": 3}})
     with pytest.raises(UsageError, match="nothing to draw"):
         draw_comparison(nothing, tmp_path / "figure.png")
-    with pytest.raises(UsageError, match=r"no \.png"):
-        draw_comparison(columns(), tmp_path / "figure.svg")
+    with pytest.raises(UsageError, match=r"no \.png, \.svg or \.pdf"):
+        draw_comparison(columns(), tmp_path / "figure.gif")
 
 
 def test_the_bytes_depend_on_the_numbers_alone(tmp_path):

@@ -34,12 +34,12 @@ def full_disk(monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
 
 
-def test_a_graph_has_three_files_or_two(graph, tmp_path):
+def test_a_graph_has_four_files_or_two(graph, tmp_path):
     write_graph_files(graph, tmp_path / "two", title="t", concept="c", picture=False)
     assert names(tmp_path / "two") == ["graph.graphml", "graph.json"]
-    write_graph_files(graph, tmp_path / "three", title="t", concept="c")
-    assert names(tmp_path / "three") == ["graph.graphml", "graph.json", "graph.png"]
-    assert read_graph(tmp_path / "three" / "graph.json").communities == graph.communities
+    write_graph_files(graph, tmp_path / "four", title="t", concept="c")
+    assert names(tmp_path / "four") == ["graph.graphml", "graph.json", "graph.png", "modules.png"]
+    assert read_graph(tmp_path / "four" / "graph.json").communities == graph.communities
 
 
 def test_without_matplotlib_the_others_are_written(graph, tmp_path, monkeypatch):
@@ -75,7 +75,7 @@ def test_an_analysis_goes_on_without_a_picture_that_is_too_large(
 def test_a_full_disk_ends_an_analysis(weights, tmp_path, full_disk, caplog):
     with (
         caplog.at_level(logging.WARNING),
-        pytest.raises(UsageError, match=r"graph\.png.*No space left on device.*free some space"),
+        pytest.raises(UsageError, match=r"modules\.png.*No space left on device.*free some space"),
     ):
         analyse(weights, tmp_path / "run")
     assert not (tmp_path / "run").exists()

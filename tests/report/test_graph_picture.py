@@ -1,6 +1,7 @@
 import errno
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,17 @@ import itertools
 import matplotlib
 from matplotlib.image import imread
 
-from libgraph.report.graph_layout import ROW, WIDTH, arrange, choose_features, share_lanes
-from libgraph.report.graph_picture import draw, short_label
+from libgraph.report.graph_layout import (
+    FEWEST_FEATURES,
+    NARROWEST,
+    ROW,
+    TALLEST,
+    WIDEST,
+    arrange,
+    choose_features,
+    share_lanes,
+)
+from libgraph.report.graph_picture import concept_name, draw, label_lines, short_label
 
 
 def example(sizes=(20, 25, 15), logits=30, modules=3, labels=True):
@@ -51,12 +61,12 @@ def empty():
     return InteractionGraph(layers, {("a", "b"): np.zeros((4, 3))})
 
 
-def lay_out(graph, max_features=60):
+def lay_out(graph, max_features=None):
     kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
     return arrange(graph, kept, choose_features(graph, kept, max_features))
 
 
-@pytest.mark.parametrize("kind", ["png", "svg"])
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
 def test_same_picture_every_time(tmp_path, kind):
     for name in ("one", "two"):
         draw(example(), tmp_path / f"{name}.{kind}", title="A title")
@@ -100,7 +110,7 @@ def test_png_has_the_colours_of_the_modules(tmp_path):
 )
 def test_unusual_graphs_are_drawn(tmp_path, graph):
     draw(graph, tmp_path / "graph.png")
-    assert imread(tmp_path / "graph.png").shape[1] == 1800
+    assert imread(tmp_path / "graph.png").shape[1] >= 1800
 
 
 def test_only_the_strongest_features_are_shown():
@@ -124,15 +134,88 @@ def test_nodes_never_overlap_and_modules_keep_their_band():
             layout.y[layer.name],
             strict=True,
         ):
-            left, right, upper, lower = layout.bands[module]
-            assert lower < height < upper
-            assert left < layout.left[layer.name] <= layout.right[layer.name] < right
-    boxes = list(layout.bands.values())
+            band = layout.bands[module]
+            (here,) = np.flatnonzero(np.isclose(band.left, layout.left[layer.name] - 0.09))
+            assert band.bottom[here] < height < band.top[here]
+            assert band.left[here] < layout.left[layer.name]
+            assert layout.right[layer.name] < band.right[here]
+    boxes = [
+        (band.left[0], band.right[-1], band.top.max(), band.bottom.min())
+        for band in layout.bands.values()
+    ]
     for k, (left, right, upper, lower) in enumerate(boxes):
-        assert 0 < left < right < WIDTH
+        assert 0 < left < right < layout.width
         for other in boxes[:k]:
             apart = lower > other[2] or other[3] > upper or right < other[0] or other[1] < left
             assert apart
+
+
+def test_a_module_has_no_band_where_it_has_no_features():
+    layers = tuple(LayerFeatures(name, np.ones(3), isolated=0) for name in "abc")
+    edges = {("a", "b"): np.eye(3), ("b", "c"): np.eye(3)}
+    membership = {name: np.zeros(3, dtype=np.int64) for name in "abc"}
+    membership["b"] = np.array([1, 1, 1])
+    graph = InteractionGraph(layers, edges)
+    partition = replace(find_communities(graph), membership=membership)
+    band = lay_out(graph.with_partition(partition)).bands[0]
+    assert (band.top - band.bottom).tolist() == pytest.approx([3 * ROW, 0, 3 * ROW])
+
+
+def test_a_page_shows_what_it_has_room_for():
+    graph = example(sizes=(80,) * 6, modules=20)
+    layout = lay_out(graph)
+    count = len(layout.shown["l2"])
+    assert FEWEST_FEATURES < count < 59
+    assert layout.height <= TALLEST < lay_out(graph, count + 1).height
+    # All of them where they fit.
+    assert len(lay_out(example(sizes=(20, 20))).shown["l0"]) == 19
+
+
+@pytest.mark.parametrize("layers", [2, 7, 12, 27])
+def test_features_of_deep_graphs_keep_their_labels(layers):
+    layout = lay_out(example(sizes=(9,) * layers, modules=3))
+    assert NARROWEST <= layout.width <= WIDEST
+    pills = [layout.right[f"l{k}"] - layout.left[f"l{k}"] for k in range(layers)]
+    assert min(pills) > 0.74
+    gaps = [layout.left[f"l{k + 1}"] - layout.right[f"l{k}"] for k in range(layers - 1)]
+    assert min(gaps) > 0.44
+    # Of 75 they are dots.
+    deep = lay_out(example(sizes=(9,) * 75, modules=3))
+    assert deep.right["l3"] == deep.left["l3"]
+    assert deep.width <= WIDEST
+
+
+def drawn_edges(path):
+    """Curves of an SVG picture that are edges."""
+    return re.findall(r'<path d="M [^"]*C [^"Zz]*"[^>]*style="fill: none', path.read_text())
+
+
+def test_every_kept_edge_between_shown_features_is_drawn(tmp_path):
+    graph = example(sizes=(80,) * 4, modules=20)
+    # All of a pair's edges run between modules.
+    membership = {**graph.partition.membership, "l3": (graph.partition.membership["l3"] + 1) % 20}
+    graph = graph.with_partition(replace(graph.partition, membership=membership))
+    draw(graph, tmp_path / "graph.svg")
+    layout = lay_out(graph)
+    pairs = {pair: graph.kept_edges(pair) for pair in graph.edges}
+    shown = sum(
+        int((np.isin(e.inputs, layout.shown[a]) & np.isin(e.outputs, layout.shown[b])).sum())
+        for (a, b), e in pairs.items()
+    )
+    total = sum(len(edges.inputs) for edges in pairs.values())
+    assert 0 < shown < total
+    assert len(drawn_edges(tmp_path / "graph.svg")) == shown
+    assert f"{total - shown:,} of {total:,} kept edges" in (tmp_path / "graph.svg").read_text()
+
+
+def test_few_outputs_are_named(tmp_path):
+    graph = example(logits=10)
+    names = tuple(FeatureLabel(f"class {k}") for k in range(10))
+    graph = graph.with_labels({"output": names})
+    draw(graph, tmp_path / "graph.svg")
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "graph.svg").read_text())
+    assert {"class 0", "class 9"} <= set(texts)
+    assert lay_out(example(logits=50)).names == 0
 
 
 @pytest.mark.parametrize(
@@ -155,9 +238,9 @@ def test_modules_in_different_layers_share_a_lane():
     full = np.ones((4, 4))
     graph = InteractionGraph(layers, {("a", "b"): full, ("c", "d"): full})
     graph = graph.with_partition(find_communities(graph))
-    bands = lay_out(graph).bands
-    assert bands[0][2:] == bands[1][2:]
-    assert bands[0][1] < bands[1][0]
+    first, second = lay_out(graph).bands.values()
+    assert first.top[0] == second.top[0]
+    assert first.right[-1] < second.left[0]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +259,29 @@ def test_short_labels(text, short):
     assert short_label(None) == ""
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("74% cos(15x)", ["cos(15x)"]),
+        ("74% cos(15x) * cos(15y)", ["cos(15x) *", "cos(15y)"]),
+        ("9% airplane, automobile > bird", ["airplane,", "automobile > bird"]),
+        ("9% airplane, automobile, truck > bird, cat, deer", ["airplane,", "automobile, truck…"]),
+        ("9% " + "x" * 99, ["x" * 17, "x" * 17 + "…"]),
+    ],
+)
+def test_long_labels_go_on_in_a_second_line(text, lines):
+    found, scale = label_lines(FeatureLabel(text), 12)
+    assert found == lines
+    assert scale == 1 or len(text) > 12
+    assert not any("……" in line for line in found)
+
+
+def test_concepts_say_once_what_they_are():
+    assert concept_name("frequency", "15") == "frequency 15"
+    assert concept_name("class", "class 2") == "class 2"
+    assert concept_name("token", "position") == "position"
+
+
 def test_without_a_path_the_picture_is_returned():
     picture = draw(example())
     assert picture.startswith(b"\x89PNG")
@@ -184,7 +290,7 @@ def test_without_a_path_the_picture_is_returned():
 
 
 def test_mistakes_are_explained(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match=r"\.png nor \.svg"):
+    with pytest.raises(UsageError, match=r"\.png, \.svg or \.pdf"):
         draw(example(), tmp_path / "graph.gif")
     with pytest.raises(UsageError, match="max_features"):
         draw(example(), tmp_path / "graph.png", max_features=0)

@@ -1,5 +1,7 @@
 import json
+from itertools import pairwise
 
+import igraph
 import networkx
 import numpy as np
 import pytest
@@ -52,7 +54,7 @@ def test_networkx_reads_the_same_graph(tmp_path, epsilon):
             assert node["community"] == graph.membership(layer.name)[feature]
             assert (node["r"], node["g"], node["b"]) == module_colour(node["community"])
             if layer.labels is not None:
-                assert node["label"] == layer.labels[feature].text
+                assert node["label"] == f"{layer.name}/{feature}  {layer.labels[feature].text}"
                 assert node["concept"] == "15"
 
     expected = {}
@@ -78,12 +80,60 @@ def test_positions_and_sizes_suit_gephi(tmp_path):
     nodes = networkx.read_graphml(tmp_path / "graph.graphml").nodes(data=True)
     x, y, size = (np.array([data[key] for _, data in nodes]) for key in ("x", "y", "size"))
     assert np.abs([x, y]).max() <= 5000
-    assert np.abs([x.mean(), y.mean()]).max() < 1e-6
-    assert (size.min(), size.max()) == (4, 100)
+    assert abs(x.mean()) < 1e-6
+    assert size.max() / size.min() == pytest.approx(25)
+    assert 0 < size.min() < size.max() <= 100
     assert len({*zip(x, y, strict=True)}) == len(x)
     columns = [{data["x"] for _, data in nodes if data["layer"] == name} for name in names]
     assert all(len(column) == 1 for column in columns)
     assert columns == sorted(columns, key=min)
+
+
+@pytest.mark.parametrize(("layers", "features"), [(3, 40), (13, 300), (75, 120)])
+def test_nodes_do_not_overlap(tmp_path, layers, features):
+    rng = np.random.default_rng(0)
+    names = [f"l{k}" for k in range(layers)]
+    columns = tuple(LayerFeatures(name, np.exp(rng.normal(0, 3, features))) for name in names)
+    edges = {pair: np.exp(rng.normal(0, 3, (features, features))) for pair in pairwise(names)}
+    graph = InteractionGraph(columns, edges, dict.fromkeys(edges, 1e4))
+    write_graphml(graph, tmp_path / "graph.graphml")
+    read = networkx.read_graphml(tmp_path / "graph.graphml")
+    nodes = [data for _, data in read.nodes(data=True)]
+    x, y, size = (np.array([node[key] for node in nodes]) for key in ("x", "y", "size"))
+    assert np.abs([x, y]).max() <= 5000
+    for name in names:
+        column = np.flatnonzero([node["layer"] == name for node in nodes])
+        column = column[np.argsort(y[column])]
+        # Sizes are radii.
+        assert (np.diff(y[column]) > size[column][1:] + size[column][:-1]).all()
+    assert 2 * size.max() < np.diff(np.unique(x)).min()
+
+
+def test_features_without_an_edge_stand_apart_or_are_left_out(tmp_path):
+    layers = tuple(LayerFeatures(name, np.exp(-np.arange(9.0)), isolated=0) for name in "ab")
+    matrix = np.zeros((9, 9))
+    matrix[:4, :4] = 1
+    graph = InteractionGraph(layers, {("a", "b"): matrix})
+    write_graphml(graph, tmp_path / "all.graphml")
+    nodes = networkx.read_graphml(tmp_path / "all.graphml").nodes
+    heights = np.array([nodes[f"a/{k}"]["y"] for k in range(9)])
+    gaps = -np.diff(np.sort(heights)[::-1])
+    assert heights[:4].min() > heights[4:].max()
+    assert gaps.argmax() == 3
+    assert gaps[3] > 3 * np.delete(gaps, 3).max()
+    write_graphml(graph, tmp_path / "some.graphml", connected=True)
+    read = networkx.read_graphml(tmp_path / "some.graphml")
+    assert set(read) == {f"{layer}/{k}" for layer in "ab" for k in range(4)}
+    assert read.number_of_edges() == 16
+
+
+def test_igraph_reads_it_too(tmp_path):
+    graph = example()
+    write_graphml(graph, tmp_path / "graph.graphml")
+    read = igraph.Graph.Read_GraphML(str(tmp_path / "graph.graphml"))
+    assert read.vcount() == 28
+    assert read.ecount() == sum(len(graph.kept_edges(pair).inputs) for pair in graph.edges)
+    assert set(read.vs["layer"]) == {"ln1.0", "blocks.3.<&>", "output"}
 
 
 def test_modules_stand_together(tmp_path):
@@ -139,7 +189,8 @@ def test_what_xml_cannot_hold_is_escaped(tmp_path, bad):
     write_graphml(graph, path)
     read = networkx.read_graphml(path)
     node = read.nodes[f"a{shown}/0"]
-    assert (node["layer"], node["label"], node["concept"]) == (f"a{shown}", f"x{shown}", shown)
+    assert (node["layer"], node["concept"]) == (f"a{shown}", shown)
+    assert node["label"] == f"a{shown}/0  x{shown}"
     assert list(read.edges) == [(f"a{shown}/0", "b/0")]
     # JSON has the very text.
     write_graph(graph, tmp_path / "graph.json")
