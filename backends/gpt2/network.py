@@ -82,13 +82,18 @@ class Head:
         self, outputs: Float[Tensor, "n t d"], targets: Int[Tensor, "n t"]
     ) -> Float[Tensor, " n"]:
         """Mean cross-entropy of the targets in each row, in nats."""
+        return self.token_losses(outputs, targets).mean(1)
+
+    def token_losses(
+        self, outputs: Float[Tensor, "n t d"], targets: Int[Tensor, "n t"]
+    ) -> Float[Tensor, "n t"]:
+        """Cross-entropy of each target, in nats."""
         rows = max(1, LARGEST_LOGITS // (targets.shape[1] * self.unembed.shape[1]))
         losses = [
             cross_entropy(self.logits(part).flatten(0, 1), wanted.flatten(), reduction="none")
             for part, wanted in zip(outputs.split(rows), targets.split(rows), strict=True)
         ]
-        by_row: Tensor = torch.cat(losses).unflatten(0, targets.shape)
-        return by_row.mean(1)
+        return torch.cat(losses).unflatten(0, targets.shape)
 
     def fingerprint(self) -> str:
         """SHA-256 over structure and parameters."""

@@ -73,8 +73,9 @@ def write_graphml(
     with the whole of it as ``description``. Those without an edge stand apart, below the others of
     their column, or are left out if only `connected` ones are asked for. Edges are
     :meth:`InteractionGraph.kept_edges`, from input to output layer, with ``weight`` and the raw
-    ``interaction`` E. ``community`` is -1 outside modules. Further attributes are integers or numbers, and left out at node layers that
-    have none. Characters that XML cannot hold are escaped as Python does, ``\\x1b``.
+    ``interaction`` E. ``community`` is -1 outside modules. Further attributes are integers or
+    numbers, and left out at node layers that have none. Characters that XML cannot hold are escaped
+    as Python does, ``\\x1b``.
 
     Raises:
         DataError: If two node layers have one name when theirs are escaped.

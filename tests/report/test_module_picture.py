@@ -3,6 +3,7 @@
 import re
 import sys
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +22,14 @@ from matplotlib.image import imread
 
 
 def with_modules(graph, membership):
-    parts = dict(resolution=1.0, quality=0.0, modularity=0.0, agreement=1.0, seed=0, seeds=1)
+    parts = {
+        "resolution": 1.0,
+        "quality": 0,
+        "modularity": 0,
+        "agreement": 1,
+        "seed": 0,
+        "seeds": 1,
+    }
     return graph.with_partition(
         Partition(membership={k: np.array(v) for k, v in membership.items()}, **parts)
     )
@@ -63,10 +71,7 @@ def deep(layers=75, modules=70, size=70):
     rng = np.random.default_rng(0)
     names = [f"{k}.ln1.normalized" for k in range(layers)]
     columns = tuple(LayerFeatures(name, rng.exponential(size=size)) for name in names)
-    edges = {
-        pair: rng.exponential(size=(size, size)) ** 4
-        for pair in zip(names, names[1:], strict=False)
-    }
+    edges = {pair: rng.exponential(size=(size, size)) ** 4 for pair in pairwise(names)}
     members = {name: np.r_[-1, rng.integers(0, modules, size - 1)] for name in names}
     return with_modules(InteractionGraph(columns, edges), members)
 
@@ -106,7 +111,10 @@ def test_more_modules_than_rows_share_the_last(tmp_path):
 
 def test_a_notebook_shows_it_and_odd_graphs_are_drawn():
     assert draw_modules(by_hand()).startswith(b"\x89PNG")
-    for graph in (InteractionGraph((), {}), InteractionGraph((LayerFeatures("a", np.ones(2)),), {})):
+    for graph in (
+        InteractionGraph((), {}),
+        InteractionGraph((LayerFeatures("a", np.ones(2)),), {}),
+    ):
         assert draw_modules(graph.with_partition(find_communities(graph)))
 
 
