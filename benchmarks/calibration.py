@@ -83,14 +83,17 @@ def bundled(*, ablate: bool) -> Case:
 
 
 DENSE = {"blocks": 1, "width": 12}
+DEEP = {"layers": 12}
 CASES: dict[str, Callable[[int], Case]] = {
     "planted, ε": lambda seed: planted(seed, ablate=True),
     "planted, √E": lambda seed: planted(seed, ablate=False),
     "nothing planted, ε": lambda seed: planted(seed, ablate=True, **DENSE),
     "nothing planted, √E": lambda seed: planted(seed, ablate=False, **DENSE),
+    "planted, 12 layers, √E": lambda seed: planted(seed, ablate=False, **DEEP),
+    "nothing planted, 12 layers, √E": lambda seed: planted(seed, ablate=False, **DENSE, **DEEP),
     "untrained transformer, √E": lambda seed: untrained(seed, **SMALL),
 }
-FAIR = ("planted, √E", "nothing planted, √E", "untrained transformer, √E")
+FAIR = tuple(name for name in CASES if name.endswith("√E"))
 
 
 def compare(case: Case, draws: int, seed: int, *, fair: bool) -> dict[str, Significance]:

@@ -56,7 +56,9 @@ class Search:
             return self.seed
         return before.seed if before else 0
 
-    def sweep(self, graph: InteractionGraph, before: Partition | None, *, quiet: bool) -> Sweep:
+    def sweep(
+        self, graph: InteractionGraph, before: Partition | None, *, exact: bool, quiet: bool
+    ) -> Sweep:
         """Modules at other resolutions."""
         from libgraph.modules.resolution import sweep_resolutions
 
@@ -66,6 +68,7 @@ class Search:
                 seed=self.first(before),
                 seeds=self.seeds or SWEEP_SEEDS,
                 objective=self.chosen(before),
+                exact=exact,
                 progress=progress,
             )
 
@@ -89,6 +92,9 @@ class Search:
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="The first seed.  [the run's]")
 @click.option("--sweep", is_flag=True, help="Modules at γ from 0.1 to 10; draws resolution.png.")
 @click.option(
+    "--exact", is_flag=True, help="With --sweep, of modularity: the exact profile as well; slow."
+)
+@click.option(
     "--consensus", is_flag=True, help="What the seeds agree on, instead of the best of them."
 )
 @click.option(
@@ -107,6 +113,7 @@ def communities(
     run: Path,
     basis: str | None,
     sweep: bool,
+    exact: bool,
     write: bool,
     connected: bool,
     figure: Path | None,
@@ -132,6 +139,8 @@ def communities(
     from libgraph_cli.tables.plan import print_sweep
 
     check_figure(figure, max_features)
+    if exact and not sweep:
+        raise click.UsageError("--exact is for --sweep: one γ has no profile.")
     if connected and not write:
         raise click.UsageError("--connected is for --write: nothing is written without.")
     saved, wanted = open_run(run), Search(**search)
@@ -146,7 +155,7 @@ def communities(
     truth = saved.modules_known and name == saved.basis
     modules = module_metrics(graph, modules_known=truth)
     if sweep:
-        swept = wanted.sweep(graph, before, quiet=quiet)
+        swept = wanted.sweep(graph, before, exact=exact, quiet=quiet)
         resolutions = SweepFigures(
             seed=wanted.first(before),
             seeds=wanted.seeds or SWEEP_SEEDS,

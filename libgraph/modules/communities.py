@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from libgraph.graph.arrays import IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import mean_agreement
@@ -45,16 +46,27 @@ def find_communities(
     return best_partition(Leiden(graph, objective, engine), resolution, seed, seeds)
 
 
-def best_partition(leiden: Leiden, resolution: float, seed: int, seeds: int) -> Partition:
-    """What :func:`find_communities` finds, on a graph that is prepared already."""
+def best_partition(
+    leiden: Leiden, resolution: float, seed: int, seeds: int, known: IndexArray | None = None
+) -> Partition:
+    """What :func:`find_communities` finds, on a graph that is prepared already.
+
+    Args:
+        leiden: The graph.
+        resolution: γ.
+        seed: The first seed.
+        seeds: How many.
+        known: A partition that may be better than those.
+    """
     memberships = leiden.runs(resolution, seed, seeds)
-    qualities = [leiden.quality(membership, resolution) for membership in memberships]
+    candidates = memberships if known is None else [*memberships, known]
+    qualities = [leiden.quality(membership, resolution) for membership in candidates]
     best = int(np.argmax(qualities))
     return Partition(
-        membership=leiden.by_layer(memberships[best]),
+        membership=leiden.by_layer(candidates[best]),
         resolution=resolution,
         quality=qualities[best],
-        modularity=leiden.modularity(memberships[best]),
+        modularity=leiden.modularity(candidates[best]),
         agreement=mean_agreement(memberships),
         seed=seed,
         seeds=seeds,

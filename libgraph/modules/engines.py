@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from typing import Any, NamedTuple
 
 import igraph
@@ -205,6 +206,32 @@ def leidenalg_search(
         return np.asarray(partition.membership, dtype=np.int64)
 
     return search
+
+
+def resolution_profile(
+    network: igraph.Graph, lowest: float, highest: float, seed: int
+) -> list[tuple[float, IndexArray]]:
+    """The partitions of modularity from one γ to another, each with the γ from which on it is best.
+
+    Bisection between γ whose partitions differ (Traag, Krings & Van Dooren 2013).
+    """
+    optimiser = leidenalg.Optimiser()
+    optimiser.set_rng_seed(seed)
+    # It draws a progress bar, whoever calls.
+    with redirect_stderr(StringIO()):
+        partitions = optimiser.resolution_profile(
+            network,
+            leidenalg.RBConfigurationVertexPartition,
+            resolution_range=(lowest, highest),
+            weights="weight",
+        )
+    return sorted(
+        (
+            (float(part.resolution_parameter), np.asarray(part.membership, dtype=np.int64))
+            for part in partitions
+        ),
+        key=lambda part: part[0],
+    )
 
 
 def leidenalg_quality(network: igraph.Graph, objective: str, membership: IndexArray) -> float:

@@ -7,6 +7,7 @@ as they were. What is optimised is in `objectives`, by which library in `engines
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libgraph.errors import UsageError
-from libgraph.graph.arrays import IndexArray
+from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.modules.engines import (
     BipartiteBlock,
     Search,
@@ -22,6 +23,7 @@ from libgraph.modules.engines import (
     leidenalg_search,
     modularity_search,
     multiplex_search,
+    resolution_profile,
     signed_search,
 )
 from libgraph.modules.objectives import (
@@ -94,6 +96,32 @@ class Leiden:
             return [np.full(len(self.connected), -1, dtype=np.int64)] * seeds
         search = self._search(resolution)
         return [renumber(search(number), self.connected) for number in range(seed, seed + seeds)]
+
+    def profile(
+        self, resolutions: Sequence[float] | FloatArray, seed: int
+    ) -> list[IndexArray | None]:
+        """At each resolution the partition of the exact profile, by leidenalg; None without edges.
+
+        Raises:
+            UsageError: If the objective is not modularity, for which alone there is one.
+        """
+        if self.objective != "modularity":
+            raise UsageError(
+                f"There is no exact profile of the objective '{self.objective}': "
+                "use objective='modularity', or leave exact=True out."
+            )
+        if not self.connected.any():
+            return [None] * len(resolutions)
+        joined = self.network.induced_subgraph(np.flatnonzero(self.connected).tolist())
+        found = resolution_profile(joined, min(resolutions), max(resolutions), seed)
+        starts = [start for start, _ in found]
+        partitions: list[IndexArray | None] = []
+        for gamma in resolutions:
+            place = max(int(np.searchsorted(starts, gamma, side="right")) - 1, 0)
+            members = np.zeros(len(self.connected), dtype=np.int64)
+            members[self.connected] = found[place][1]
+            partitions.append(renumber(members, self.connected))
+        return partitions
 
     def quality(self, membership: IndexArray, resolution: float = 1.0) -> float:
         """What the objective says of a partition at a resolution; 0 without edges."""

@@ -10,6 +10,7 @@ from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.modules.communities import find_communities
+from libgraph.modules.leiden import Leiden
 from libgraph.modules.resolution import ResolutionRow, _plateaus, resolutions, sweep_resolutions
 
 
@@ -120,3 +121,29 @@ def test_the_figure_is_the_same_for_the_same_sweep(tmp_path):
     draw_resolutions(sweep_resolutions(InteractionGraph((), {}), [1]), tmp_path / "one.png")
     with pytest.raises(UsageError, match="Cannot write"):
         draw_resolutions(sweep, tmp_path / "a.png" / "c.png")
+
+
+def test_the_exact_profile_is_no_worse():
+    graph, _ = nested()
+    gammas = resolutions(0.3, 6, 8)
+    usual, exact = (
+        sweep_resolutions(graph, gammas, seeds=1, objective="modularity", exact=exact)
+        for exact in (False, True)
+    )
+    assert {row.modules for row in exact.rows} >= {3, 12}
+    leiden = Leiden(graph, "modularity")
+    for gamma, members in zip(gammas, leiden.profile(gammas, 0), strict=True):
+        (found,) = leiden.runs(gamma, 0, 1)
+        assert leiden.quality(members, gamma) >= leiden.quality(found, gamma) - 1e-9
+    assert len(usual.rows) == len(exact.rows) == 8
+
+
+def test_there_is_no_profile_of_layered_modularity(capfd):
+    graph, _ = nested()
+    with pytest.raises(UsageError, match="no exact profile of the objective 'layered'"):
+        sweep_resolutions(graph, exact=True)
+    empty = InteractionGraph((LayerFeatures("a", np.ones(2)),), {})
+    assert len(sweep_resolutions(empty, [1, 2], objective="modularity", exact=True).rows) == 2
+    # The library's progress bar stays off the screen.
+    sweep_resolutions(graph, [1, 2], seeds=1, objective="modularity", exact=True)
+    assert capfd.readouterr() == ("", "")
