@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from libgraph.graph.arrays import FloatArray, IndexArray, Pair
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges
 from libgraph.report.style import PALETTE
+
+if TYPE_CHECKING:
+    from matplotlib.path import Path as Outline
 
 NO_MODULE = (176, 176, 180)
 
@@ -85,6 +89,17 @@ def relative_importance(importance: FloatArray, isolated: int) -> FloatArray:
     decades = np.log10(importance[positive])
     scaled[positive] = 1 + (decades - decades.max(initial=-np.inf)) / DECADES
     return np.clip(scaled, 0, 1)
+
+
+def curves(table: FloatArray) -> list[Outline]:
+    """Smooth curves, level at both ends, from columns x and y of the start and of the end."""
+    from matplotlib.path import Path as Outline
+
+    x0, y0, x1, y1 = table[:, :4].T
+    third = (x1 - x0) / 3
+    points = np.stack([x0, y0, x0 + third, y0, x1 - third, y1, x1, y1], axis=1).reshape(-1, 4, 2)
+    codes = [Outline.MOVETO, *[Outline.CURVE4] * 3]
+    return [Outline(curve, codes) for curve in points]
 
 
 def _spread(count: int) -> FloatArray:

@@ -149,6 +149,35 @@ def arrange(
     return Layout(order, left, right, y, bands, row, width, height, room)
 
 
+def left_out(kept: Mapping[Pair, KeptEdges], layout: Layout) -> list[str]:
+    """How many features with kept edges, and how many edges, are not in the picture; if any."""
+    features: dict[str, set[int]] = {}
+    shown = {
+        name: np.isin(np.arange(_largest(kept, name)), layout.shown[name]) for name in layout.shown
+    }
+    edges = drawn = 0
+    for (source, target), pair in kept.items():
+        features.setdefault(source, set()).update(pair.inputs.tolist())
+        features.setdefault(target, set()).update(pair.outputs.tolist())
+        edges += len(pair.inputs)
+        drawn += int((shown[source][pair.inputs] & shown[target][pair.outputs]).sum())
+    total = sum(map(len, features.values()))
+    missing = total - sum(map(len, layout.shown.values()))
+    if not missing:
+        return []
+    return [
+        f"not drawn: {missing:,} of {total:,} features with kept edges, and {edges - drawn:,} of "
+        f"{edges:,} kept edges; max_features=… draws others"
+    ]
+
+
+def _largest(kept: Mapping[Pair, KeptEdges], name: str) -> int:
+    """One more than the largest number of a feature of a layer that has kept edges."""
+    ends = [pair.inputs for (source, _), pair in kept.items() if source == name]
+    ends += [pair.outputs for (_, target), pair in kept.items() if target == name]
+    return 1 + max((int(end.max(initial=-1)) for end in ends), default=-1)
+
+
 def _modules(graph: InteractionGraph, shown: Mapping[str, IndexArray]) -> dict[str, IndexArray]:
     """Modules of the shown features, of rotated layers."""
     return {

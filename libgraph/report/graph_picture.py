@@ -10,7 +10,6 @@ are shown as a page has room for, with every kept edge between them, and the res
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -20,10 +19,10 @@ import numpy as np
 
 from libgraph.errors import TooLarge, UsageError
 from libgraph.graph.arrays import FloatArray, Pair
-from libgraph.graph.features import POSITION, FeatureLabel
+from libgraph.graph.features import FeatureLabel
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges, check_graph
 from libgraph.modules.summary import module_table
-from libgraph.report.appearance import module_colour, relative_importance
+from libgraph.report.appearance import curves, module_colour, relative_importance
 from libgraph.report.fonts import breadth, cut, ends
 from libgraph.report.graph_layout import (
     CHARACTER,
@@ -32,7 +31,9 @@ from libgraph.report.graph_layout import (
     Layout,
     arrange,
     choose_features,
+    left_out,
 )
+from libgraph.report.labels import concept_name, label_lines, short_label
 from libgraph.report.style import (
     FAINT,
     INK,
@@ -51,11 +52,10 @@ from libgraph.visible import in_line, isolated
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.path import Path as Outline
 
 
-FONT, SMALLER = 6.6, 0.64
-"""Size of labels in points, and of those in two lines relative to it."""
+FONT = 6.6
+"""Size of labels in points."""
 
 KEY = (
     "circle: importance in its node layer, over 4 decades · line: weight in its layer pair",
@@ -152,7 +152,7 @@ def _figure(
     """The picture, at most so many inches high."""
     kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
     layout = arrange(graph, kept, choose_features(graph, kept, max_features))
-    notes = [*KEY, *_left_out(kept, layout)]
+    notes = [*KEY, *left_out(kept, layout)]
     head, foot = (1.0 if title else 0.65), _legend_height(graph) + 0.17 * len(notes)
     height = layout.height + head + foot
     if height > highest:
@@ -177,76 +177,6 @@ def _figure(
         y = 0.13 - layout.height - foot + 0.17 * place
         axes.text(MARGIN + 0.07, y, note, color=FAINT, size=6.5, va="center_baseline")
     return figure
-
-
-def _left_out(kept: Mapping[Pair, KeptEdges], layout: Layout) -> list[str]:
-    """How many features with kept edges, and how many edges, are not in the picture; if any."""
-    features: dict[str, set[int]] = {}
-    shown = {
-        name: np.isin(np.arange(_size(kept, name)), layout.shown[name]) for name in layout.shown
-    }
-    edges = drawn = 0
-    for (source, target), pair in kept.items():
-        features.setdefault(source, set()).update(pair.inputs.tolist())
-        features.setdefault(target, set()).update(pair.outputs.tolist())
-        edges += len(pair.inputs)
-        drawn += int((shown[source][pair.inputs] & shown[target][pair.outputs]).sum())
-    total = sum(map(len, features.values()))
-    missing = total - sum(map(len, layout.shown.values()))
-    if not missing:
-        return []
-    return [
-        f"not drawn: {missing:,} of {total:,} features with kept edges, and {edges - drawn:,} of "
-        f"{edges:,} kept edges; max_features=… draws others"
-    ]
-
-
-def _size(kept: Mapping[Pair, KeptEdges], name: str) -> int:
-    """One more than the largest number of a feature of a layer that has kept edges."""
-    ends = [pair.inputs for (source, _), pair in kept.items() if source == name]
-    ends += [pair.outputs for (_, target), pair in kept.items() if target == name]
-    return 1 + max((int(end.max(initial=-1)) for end in ends), default=-1)
-
-
-def short_label(label: FeatureLabel | None, length: int = 19) -> str:
-    """First part of the first term of a label, without its share: ``"cos(15x)"``."""
-    return cut(_first_term(label), length)
-
-
-def _first_term(label: FeatureLabel | None) -> str:
-    if label is None:
-        return ""
-    first = re.sub(r"^\s*[\d.]+\s*%\s*", "", in_line(label.text.split("|")[0]))
-    # A plus inside parentheses, as in cos(15x + 15y), is part of the term.
-    return re.split(r" \+ (?![^(]*\))", first)[0].strip()
-
-
-def label_lines(label: FeatureLabel | None, length: int) -> tuple[list[str], float]:
-    """The short label in one line of so many letters or, in smaller ones, in one or two lines.
-
-    A second line ends with an ellipsis where that is not enough either.
-
-    Returns:
-        The lines, and how large their letters are relative to those of a line that fits.
-    """
-    text = _first_term(label)
-    if breadth(text) <= length:
-        return [text], 1.0
-    smaller = int(length / SMALLER)
-    first = cut(text, smaller)
-    if first == text:
-        return [text], SMALLER
-    # At a space, if there is one in the second half of the line.
-    end = text.rfind(" ", smaller // 2, len(first))
-    end = end + 1 if end > 0 else len(first) - 1
-    return [text[:end].rstrip(), cut(text[end:].strip(), smaller)], SMALLER
-
-
-def concept_name(concept: str, name: str) -> str:
-    """A concept with its kind before it, unless it says that itself: ``"frequency 15"``."""
-    if name == POSITION or name.lower().startswith(concept.lower()):
-        return name
-    return f"{concept} {name}"
 
 
 def _draw_bands(axes: Axes, layout: Layout) -> None:
@@ -331,17 +261,6 @@ def _heights(graph: InteractionGraph, layout: Layout, name: str) -> FloatArray:
     heights = np.full(graph.layer(name).size, np.nan)
     heights[layout.shown[name]] = layout.y[name]
     return heights
-
-
-def curves(table: FloatArray) -> list[Outline]:
-    """Smooth curves, level at both ends, from columns x and y of the start and of the end."""
-    from matplotlib.path import Path as Outline
-
-    x0, y0, x1, y1 = table[:, :4].T
-    third = (x1 - x0) / 3
-    points = np.stack([x0, y0, x0 + third, y0, x1 - third, y1, x1, y1], axis=1).reshape(-1, 4, 2)
-    codes = [Outline.MOVETO, *[Outline.CURVE4] * 3]
-    return [Outline(curve, codes) for curve in points]
 
 
 def _draw_headings(axes: Axes, graph: InteractionGraph, layout: Layout) -> None:

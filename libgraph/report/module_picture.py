@@ -19,9 +19,10 @@ from libgraph.errors import UsageError
 from libgraph.graph.arrays import FloatArray
 from libgraph.graph.interaction_graph import InteractionGraph, check_graph
 from libgraph.modules.summary import ModuleSummary, module_table
-from libgraph.report.appearance import module_colour
+from libgraph.report.appearance import curves, module_colour
 from libgraph.report.fonts import cut, ends
-from libgraph.report.graph_picture import Picture, concept_name, curves
+from libgraph.report.graph_picture import Picture
+from libgraph.report.labels import concept_name
 from libgraph.report.style import (
     FAINT,
     INK,

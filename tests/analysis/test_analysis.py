@@ -264,7 +264,7 @@ def test_a_full_disk_while_the_picture_is_saved_ends_the_run(tiny, tmp_path, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
-    with pytest.raises(UsageError, match=r"Cannot write .*graph\.png.*free some space"):
+    with pytest.raises(UsageError, match=r"Cannot write .*modules\.png.*free some space"):
         lg.analyze(tiny, out=tmp_path / "run", ablate=False)
     assert not (tmp_path / "run").exists()
     assert (tmp_path / "run.partial" / "edges.safetensors").is_file()

@@ -49,6 +49,7 @@ def test_options_reach_the_analysis(analyze, tmp_path):
     code, out, err = analyze(
         "--basis", "neuron", "--integration", "trapezoid:3", "--signs", "2",
         "--truncate", "abs:1e-15", "--resolution", "2", "--seed", "4",
+        "--objective", "layered-equal",
         "--dtype", "float32", "--score-dtype", "float64",
         "--device", "cpu", "--batch-size", "5", "--memory", "3MiB", "--limit", "9",
         "--tolerance", "0.1", "--tolerance", "0.5", "--sparse-features", "3",
@@ -59,6 +60,7 @@ def test_options_reach_the_analysis(analyze, tmp_path):
     assert options == {
         "basis": "neuron", "beside": ["pca"], "integration": "trapezoid:3", "signs": 2,
         "truncate": "abs:1e-15", "resolution": 2.0, "seed": 4, "seeds": 10,
+        "objective": "layered-equal",
         "sparse_features": 3, "sparse_power": 0.5, "sparse_steps": 7, "sparse_starts": 2,
         "dtype": "float32", "score_dtype": "float64",
         "device": "cpu", "batch_size": 5, "memory": 3 * 2**20, "limit": 9,

@@ -235,3 +235,54 @@ def test_modules_found_again_do_not_depend_on_the_process(run, path):
     ).stdout  # fmt: skip
     assert there == here
     assert np.isfinite(json.loads(there)["modularity"])
+
+
+def test_the_graph_is_drawn_to_a_file_of_ones_own(run, path, tmp_path):
+    pytest.importorskip("matplotlib")
+    before = files(path)
+    drawn = tmp_path / "mine.pdf"
+    code, out, err = run("communities", path, "--figure", drawn, "--max-features", 3)
+    assert code == 0, err
+    assert f"Drawn to {drawn}." in " ".join(out.split())
+    assert drawn.read_bytes().startswith(b"%PDF")
+    assert files(path) == before
+    fails(run("communities", path, "--figure", tmp_path / "mine.gif"), 2, ".png, .svg or .pdf")
+    fails(run("communities", path, "--max-features", 3), 2, "--max-features is for --figure")
+
+
+def test_the_objective_of_a_run_is_kept_and_can_be_another(run, path):
+    assert json.loads(run("communities", path, "--json")[1])["objective"] == "layered"
+    code, out, _ = run("communities", path, "--objective", "modularity", "--json", "--write")
+    assert (code, json.loads(out)["objective"]) == (0, "modularity")
+    assert open_run(path).graph().partition.objective == "modularity"
+    # It is what is used from then on.
+    assert json.loads(run("communities", path, "--json")[1])["objective"] == "modularity"
+    fails(
+        run("communities", path, "--objective", "surprise", "--resolution", 2), 2, "no resolution"
+    )
+    assert run("communities", path, "--objective", "surprise", "--resolution", 1)[0] == 0
+
+
+def test_the_exact_profile_is_of_modularity(run, path):
+    sweep = ("communities", path, "--sweep", "--exact", "--seeds", 1, "-q")
+    fails(run(*sweep), 2, "no exact profile of the objective 'layered'")
+    code, _, err = run(*sweep, "--objective", "modularity")
+    assert (code, err) == (0, "")
+    fails(run("communities", path, "--exact"), 2, "--exact is for --sweep")
+
+
+def test_features_without_an_edge_can_be_left_out_for_gephi(run, path):
+    fails(run("communities", path, "--connected"), 2, "--connected is for --write")
+    everything = (path / "graph.graphml").read_text().count("<node ")
+    assert run("communities", path, "--connected", "--write")[0] == 0
+    graph = open_run(path).graph()
+    ends = {
+        (layer, feature)
+        for (source, target) in graph.edges
+        for layer, column in (
+            (source, graph.kept_edges((source, target)).inputs),
+            (target, graph.kept_edges((source, target)).outputs),
+        )
+        for feature in column.tolist()
+    }
+    assert (path / "graph.graphml").read_text().count("<node ") == len(ends) < everything

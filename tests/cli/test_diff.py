@@ -182,7 +182,7 @@ def test_without_matplotlib(run, paths, monkeypatch):
         (("--threshold", "much"), "much"),
         (("--basis", "ica"), "choose one of lib, pca"),
         (("--basis-b", "ica"), "choose one of lib, pca"),
-        (("--figure", "a.svg"), ".png"),
+        (("--figure", "a.gif"), ".png"),
         (("--bassis", "lib"), "--basis"),
     ],
 )

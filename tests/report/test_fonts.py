@@ -26,7 +26,8 @@ import matplotlib
 
 from libgraph.report import fonts
 from libgraph.report.fonts import FAMILY, breadth, cut, draw_what_can_be, glyphs
-from libgraph.report.graph_picture import draw, short_label
+from libgraph.report.graph_picture import draw
+from libgraph.report.labels import short_label
 from libgraph.report.style import CURVES, arrow_of, new_figure, save_figure, style
 
 NOWHERE = "\U000f1234\ue000"

@@ -28,7 +28,8 @@ from libgraph.report.graph_layout import (
     choose_features,
     share_lanes,
 )
-from libgraph.report.graph_picture import concept_name, draw, label_lines, short_label
+from libgraph.report.graph_picture import draw
+from libgraph.report.labels import concept_name, label_lines, short_label
 
 
 def example(sizes=(20, 25, 15), logits=30, modules=3, labels=True):
