@@ -93,7 +93,8 @@ class Head:
             cross_entropy(self.logits(part).flatten(0, 1), wanted.flatten(), reduction="none")
             for part, wanted in zip(outputs.split(rows), targets.split(rows), strict=True)
         ]
-        return torch.cat(losses).unflatten(0, targets.shape)
+        by_token: Tensor = torch.cat(losses).unflatten(0, targets.shape)
+        return by_token
 
     def fingerprint(self) -> str:
         """SHA-256 over structure and parameters."""

@@ -314,12 +314,12 @@ def _draw_column(axes: Axes, graph: InteractionGraph, name: str, layout: Layout)
         axes.add_patch(box)
         length = int((right - left - 0.45) / CHARACTER)
         label = layer.labels[feature] if layer.labels is not None else None
-        lines, scale = label_lines(label, length)
+        lines, smaller = label_lines(label, length)
         text: dict[str, Any] = {"va": "center_baseline", "zorder": 4}
         offsets = [0.0] if len(lines) == 1 else [0.19 * row, -0.21 * row]
         for line, offset in zip(lines, offsets, strict=True):
             place = left + 0.2, height - 0.004 + offset
-            axes.text(*place, line, color=INK, size=scale * FONT, **text)
+            axes.text(*place, line, color=INK, size=smaller * FONT, **text)
         number = f"{feature}"
         axes.text(right - 0.06, height - 0.004, number, color=FAINT, ha="right", size=FONT, **text)
     if layout.names and not layer.rotated and layer.labels is not None:

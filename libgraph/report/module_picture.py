@@ -162,8 +162,8 @@ def _figure(
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(0, width), ylim=(head - height, head), aspect="equal")
     axes.axis("off")
-    x = LEFT + step * (np.arange(count) + 0.25)
-    y = -ROW * (np.arange(rows) + 0.5)
+    x: FloatArray = (LEFT + step * (np.arange(count) + 0.25)).astype(np.float64)
+    y: FloatArray = (-ROW * (np.arange(rows) + 0.5)).astype(np.float64)
     _draw_rows(axes, names, y, width)
     least = _draw_flows(axes, depth, x, y, 0.4 * step)
     _draw_bars(axes, depth, x, y, 0.4 * step)
@@ -225,13 +225,14 @@ def _draw_bars(axes: Axes, depth: Depth, x: FloatArray, y: FloatArray, half: flo
     from matplotlib.collections import PolyCollection
 
     places, modules = np.nonzero(depth.held > 0)
-    height = 0.46 * ROW * np.sqrt(depth.held[places, modules])
+    # Of the least, a line is left to see.
+    height = np.maximum(0.46 * ROW * np.sqrt(depth.held[places, modules]), 0.006)
     left, right, middle = x[places] - half * 0.7, x[places] + half * 0.7, y[modules]
     corners = [(left, middle - height), (right, middle - height), (right, middle + height),
                (left, middle + height)]  # fmt: skip
     axes.add_collection(
         PolyCollection(
-            np.stack([np.stack(corner, axis=1) for corner in corners], axis=1),
+            list(np.stack([np.stack(corner, axis=1) for corner in corners], axis=1)),
             facecolors=[_colour(depth, module) for module in modules.tolist()],
             edgecolors="none",
             zorder=3,
@@ -243,10 +244,10 @@ def _draw_flows(axes: Axes, depth: Depth, x: FloatArray, y: FloatArray, half: fl
     """Lines between bars; the share of all weight that is in none of them."""
     from matplotlib.collections import PathCollection
 
-    places, sources, targets = np.nonzero(depth.flows >= LEAST_FLOW)
+    drawn = np.argwhere(depth.flows >= LEAST_FLOW)
+    drawn = drawn[np.argsort(depth.flows[tuple(drawn.T)], kind="stable")]
+    places, sources, targets = drawn.T
     share = depth.flows[places, sources, targets]
-    order = np.argsort(share, kind="stable")
-    places, sources, targets, share = (part[order] for part in (places, sources, targets, share))
     start, end = x[places] + half * 0.7, x[places + 1] - half * 0.7
     same = sources == targets
     colours = [
