@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from libgraph.errors import UsageError
@@ -35,6 +36,8 @@ from libgraph.modules.objectives import (
 from libgraph.modules.quality import layered_modularity
 
 if TYPE_CHECKING:
+    import igraph
+
     from libgraph.graph.interaction_graph import InteractionGraph
 
 Engine = Literal["igraph", "leidenalg"]
@@ -49,7 +52,11 @@ LARGE_ITERATIONS = 2
 
 
 SIGNED_EDGES = 2**24
-"""Pairs of features that may be held for layered modularity; beyond, the graph stays sparse."""
+"""Pairs of features that igraph takes for layered modularity whatever memory there is, 2.3 GB."""
+
+
+BYTES_PER_PAIR = 140
+"""Of memory that igraph takes for each of them; measured on 13 × 768 features."""
 
 
 class Leiden:
@@ -59,7 +66,8 @@ class Leiden:
         graph: The graph; a partition it may have is ignored.
         objective: What is optimised, see `objectives`.
         engine: The library that does it; by default igraph where it can: for modularity, and for
-            layered modularity of up to ``SIGNED_EDGES`` pairs of features.
+            layered modularity of up to ``SIGNED_EDGES`` pairs of features, or as many as fit into
+            half of the memory that is free. leidenalg takes far less memory, and far longer.
 
     Raises:
         UsageError: If there is no such objective, or the engine does not know it.
@@ -75,8 +83,7 @@ class Leiden:
         if engine == "igraph" and objective in WITHOUT_RESOLUTION:
             raise UsageError(f"igraph does not know the objective '{objective}': use leidenalg.")
         self.graph, self.objective = graph, objective
-        self.network = graph.to_igraph()
-        self.connected = np.asarray(self.network.degree(), dtype=np.int64) > 0
+        self.connected = self._with_edges()
         self.engine = engine or self._usual_engine()
 
     def runs(self, resolution: float, seed: int, seeds: int) -> list[IndexArray]:
@@ -125,7 +132,7 @@ class Leiden:
 
     def quality(self, membership: IndexArray, resolution: float = 1.0) -> float:
         """What the objective says of a partition at a resolution; 0 without edges."""
-        if not self.network.ecount():
+        if not self.connected.any():
             return 0.0
         if self.objective in LAYERED:
             return layered_modularity(
@@ -154,6 +161,19 @@ class Leiden:
         return {layer.name: block for layer, block in zip(layers, blocks, strict=True)}
 
     @cached_property
+    def network(self) -> igraph.Graph:
+        """The whole graph, made when it is needed: of millions of edges it takes seconds."""
+        return self.graph.to_igraph()
+
+    def _with_edges(self) -> NDArray[np.bool_]:
+        """Which features have an edge."""
+        joined = {layer.name: np.zeros(layer.size, dtype=bool) for layer in self.graph.layers}
+        for (source, target), weights in self.graph.weights().items():
+            joined[source] |= weights.any(0)
+            joined[target] |= weights.any(1)
+        return np.concatenate([np.zeros(0, dtype=bool), *joined.values()])
+
+    @cached_property
     def _blocks(self) -> list[BipartiteBlock]:
         """The layer pairs that have edges."""
         starts = np.cumsum([0, *(layer.size for layer in self.graph.layers)]).tolist()
@@ -170,7 +190,8 @@ class Leiden:
     def _usual_engine(self) -> Engine:
         if self.objective in WITHOUT_RESOLUTION:
             return "leidenalg"
-        if self.objective in LAYERED and self._pairs_of_features > SIGNED_EDGES:
+        pairs = self._pairs_of_features if self.objective in LAYERED else 0
+        if pairs > SIGNED_EDGES and pairs * BYTES_PER_PAIR > psutil.virtual_memory().available / 2:
             return "leidenalg"
         return "igraph"
 
@@ -190,7 +211,7 @@ class Leiden:
         if self.objective in LAYERED:
             equal = self.objective == "layered-equal"
             if signed:
-                vertices = self.network.vcount()
+                vertices = len(self.connected)
                 return signed_search(vertices, self._blocks, resolution, iterations, equal=equal)
             return multiplex_search(self.network, self._blocks, resolution, iterations, equal=equal)
         if self.engine == "igraph":

@@ -127,6 +127,9 @@ def test_large_graphs_stay_sparse(monkeypatch):
     graph, _ = planted()
     assert Leiden(graph).engine == "igraph"
     monkeypatch.setattr("libgraph.modules.leiden.SIGNED_EDGES", 100)
+    # As long as half of the memory holds them.
+    assert Leiden(graph).engine == "igraph"
+    monkeypatch.setattr("libgraph.modules.leiden.BYTES_PER_PAIR", 2**60)
     assert Leiden(graph).engine == "leidenalg"
     assert Leiden(graph, "modularity").engine == "igraph"
 
