@@ -35,7 +35,13 @@ from libgraph_backends.gpt2.documents import (
 from libgraph_backends.gpt2.libraries import reason
 from libgraph_backends.gpt2.loading import BUNDLED, LanguageModel
 from libgraph_backends.gpt2.options import GPT2Options
-from libgraph_backends.gpt2.tokenizer import SPACE, Coverage, description, end_of_text
+from libgraph_backends.gpt2.tokenizer import (
+    SPACE,
+    Coverage,
+    description,
+    end_of_text,
+    is_random,
+)
 from libgraph_backends.shared.arrays import read_array
 
 if TYPE_CHECKING:
@@ -226,6 +232,11 @@ def sequences(
         problem = trouble or f"The model has no tokenizer for '{source}'"
         raise DataError(f"{problem}: give token ids (.npy).")
     else:
+        if is_random(tokenizer):
+            raise DataError(
+                "The model's tokenizer leaves out merges at random (dropout): take the dropout out "
+                "of its tokenizer.json, or give token ids (.npy)."
+            )
         end = end_of_text(tokenizer, vocabulary)
         if content is None:
             needed = None if most is None else most * length
@@ -236,9 +247,10 @@ def sequences(
             tokens, coverage = _file_tokens(content, form, tokenizer, end)
         _check(coverage)
     if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
-        wrong = int(tokens.max()) if int(tokens.max()) >= vocabulary else int(tokens.min())
+        wrong = int(tokens[(tokens < 0) | (tokens >= vocabulary)][0])
+        shown = f"over {wrong - 1}" if wrong == LARGEST_ID else wrong
         raise DataError(
-            f"'{source}' has token {wrong}, but the model knows tokens 0 to {vocabulary - 1}: "
+            f"'{source}' has token {shown}, but the model knows tokens 0 to {vocabulary - 1}: "
             "the tokenizer or the token ids are not this model's."
         )
     rows = len(tokens) // length

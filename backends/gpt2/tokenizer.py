@@ -120,7 +120,15 @@ def description(tokenizer: PreTrainedTokenizerBase) -> bytes:
     """All that decides which tokens a tokenizer makes."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     text = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return f"{type(tokenizer).__name__} {text}".encode()
+    split = bool(getattr(tokenizer, "split_special_tokens", False))
+    return f"{type(tokenizer).__name__} {split} {text}".encode()
+
+
+def is_random(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text may get other tokens the next time: by dropout of merges."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    model = getattr(fast, "model", None)
+    return bool(getattr(model, "dropout", None))
 
 
 # What it does not know

@@ -177,13 +177,30 @@ def as_numbers(given: object) -> Tensor:
 
 
 def _as_tensor(given: object, what: str) -> Tensor:
-    """Numbers as a dense tensor on the CPU, from a tensor, an array of NumPy or a list."""
+    """Numbers as a dense tensor on the CPU, from a tensor, whatever NumPy makes an array of, or
+    a list of tensors."""
+    if np.ma.isMaskedArray(given) and np.ma.getmaskarray(given).any():
+        raise DataError(f"{what} have masked values: leave their samples out, or fill them.")
     try:
-        tensor = given if isinstance(given, Tensor) else torch.as_tensor(given, device="cpu")
+        if isinstance(given, (list, tuple)) and given and isinstance(given[0], Tensor):
+            given = torch.stack([part.detach().cpu() for part in given])
+        tensor = given if isinstance(given, Tensor) else _from_numpy(np.asarray(given))
         return plain(tensor, what, "Data").cpu()
-    except (BackendError, TypeError, ValueError, RuntimeError):
+    except BackendError as error:
+        raise DataError(str(error).replace("Data: parameter", "Data:")) from None
+    except (TypeError, ValueError, RuntimeError):
         kind = type(given).__name__
         raise DataError(f"{what} have to be a {kind} of numbers, all of one shape.") from None
+
+
+def _from_numpy(array: np.ndarray) -> Tensor:
+    """An array of numbers of any size, byte order and strides; lists are in double precision."""
+    if array.dtype.kind not in "fiubc":
+        raise TypeError
+    if array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(np.float64).itemsize:
+        array = array.astype(np.float64)
+    native = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
+    return torch.from_numpy(native.reshape(array.shape).copy())
 
 
 def read_rows(path: Path) -> Float[Tensor, "n d"]:

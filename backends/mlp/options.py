@@ -135,6 +135,40 @@ def check_options(options: MLPOptions, task: Task, *, has_module: bool) -> None:
             "task=mnist needs a model: -o model=FILE, which "
             "'libgraph train mlp -o task=mnist -o data=DIR' makes."
         )
+    _check_relevance(options, task, has_module=has_module)
+
+
+PLANTED = {
+    "seed", "samples", "activation", "blocks", "width", "layers", "strengths", "interaction",
+    "correlation", "dead", "duplicated", "hide", "weights", "skips",
+}  # fmt: skip
+"""Options of task=modular."""
+
+
+READ = {"model", "sizes", "order", "activation"}
+"""Options of a model that is read."""
+
+
+def _check_relevance(options: MLPOptions, task: Task, *, has_module: bool) -> None:
+    """Raise a `UsageError` for an option that was given and that the task has no use for."""
+    of_task = {
+        "modular": PLANTED,
+        "digits": READ,
+        "mnist": READ | {"data", "download"},
+        "own": READ | {"data", "seed", "samples", "input_names", "output_names"},
+    }[task]
+    relevant = {"task"} | of_task
+    why = f"task={task}"
+    if task in ("digits", "mnist") and options.model is None and not has_module:
+        # Sizes are compared with those of the bundled model.
+        relevant -= {"order", "activation"}
+        why += " without model="
+    if task == "own" and options.data is not None:
+        relevant -= {"seed", "samples"}
+        why += " with data="
+    for name in sorted(options.model_fields_set - relevant):
+        if getattr(options, name) != MLPOptions.model_fields[name].default:
+            raise UsageError(f"{why} has no use for {name}=: leave it out.")
 
 
 def check_source(task: Task, data: Path | None, download: bool) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 from libgraph.backend import BackendError, UsageError
 
@@ -33,14 +34,14 @@ def in_order(
 
     Raises:
         UsageError: if `order` does not name each layer once.
-        BackendError: if no order fits, or more than one.
+        BackendError: if no order fits, or more than one, or a file's own order contradicts numbers.
     """
     names = list(shapes)
     if order is not None:
         _check_order(order, names, where)
         return list(order)
     if keeps_order:
-        return names
+        return _as_kept(names, shapes, where)
     if len({_kind(name) for name in names}) == 1:
         return sorted(names, key=_numbers)
     countable = sizes is None or len(sizes) == len(shapes) + 1
@@ -61,6 +62,29 @@ def in_order(
             f"fits: name {', '.join(names)} in theirs, as order=FIRST,…,LAST."
         )
     return first
+
+
+def _as_kept(names: list[str], shapes: Mapping[str, Sequence[int]], where: str) -> list[str]:
+    """Names in the order of their file, unless their numbers tell of another: 0, 10, 2.
+
+    Whoever sorts a state dict by name writes such files, and models do not name their layers so.
+    """
+    by_number = sorted(names, key=_numbers)
+    if len({_kind(name) for name in names}) > 1 or by_number == names:
+        return names
+    fitting = [order for order in (names, by_number) if _follow(order, shapes)]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise BackendError(
+        f"{where}: the layers are in the order {', '.join(names)}, which is not that of their "
+        "numbers: say which is theirs, as order=FIRST,…,LAST."
+    )
+
+
+def _follow(order: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether each layer reads what the one before it gives."""
+    pairs = pairwise(order)
+    return all(shapes[before][0] == shapes[after][1] for before, after in pairs)
 
 
 def _check_order(order: Sequence[str], names: Sequence[str], where: str) -> None:

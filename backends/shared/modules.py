@@ -42,11 +42,15 @@ AGREEMENT = {
     torch.float16: 5e-3,
     torch.bfloat16: 4e-2,
 }
-"""How far outputs may differ, relative to the largest activation: what precision comes to."""
+"""How far outputs may differ, relative to the largest of them: what precision comes to."""
 
 
 NOISE = 8
 """Times the rounding of the layers themselves by which outputs may differ as well."""
+
+
+SHAKEN = 4
+"""Units in the last place by which inputs are moved, to see how rounding grows on the way."""
 
 
 # Layers
@@ -75,7 +79,9 @@ def from_module(module: nn.Module, inputs: Tensor | None = None) -> list[Layer]:
             problems.append(error)
     else:
         raise problems[-1 if inputs is not None else 0]
-    layers = _layers(calls)
+    # Weights may be computed, and otherwise in training.
+    with _evaluating(module):
+        layers = _layers(calls)
     check_agrees(module, layers, candidate)
     return layers
 
@@ -97,6 +103,11 @@ def _layers(calls: Sequence[tuple[str, nn.Module]]) -> list[Layer]:
     layers: list[Layer] = []
     for name, part in calls:
         if isinstance(part, nn.Linear):
+            if 0 in (part.in_features, part.out_features):
+                raise BackendError(
+                    f"{_capitalised(_where(name))} has {part.in_features} inputs and "
+                    f"{part.out_features} outputs: there is nothing to analyse."
+                )
             if layers and part.in_features != layers[-1].matrix.shape[1]:
                 raise BackendError(
                     f"The model does not call its layers one after the other: {_where(name)} "
@@ -109,7 +120,7 @@ def _layers(calls: Sequence[tuple[str, nn.Module]]) -> list[Layer]:
                     f"The model begins with {_described(part)}: it has to begin with a linear "
                     "layer."
                 )
-            layers[-1] = _then(layers[-1], _plain(part))
+            layers[-1] = _then(layers[-1], _plain(part, _where(name)))
     if not layers:
         raise BackendError("The model has no linear layer.")
     return layers
@@ -127,11 +138,18 @@ def _dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
-def _plain(part: nn.Module) -> nn.Module:
+def _plain(part: nn.Module, where: str) -> nn.Module:
     """The same activation without hooks, and never in place."""
     kind: Callable[..., nn.Module] = next(kind for kind in type(part).__mro__ if kind in POINTWISE)
     names = [name for name in inspect.signature(kind).parameters if name != "inplace"]
-    return kind(**{name: getattr(part, name) for name in names if hasattr(part, name)})
+    settings = {name: getattr(part, name) for name in names if hasattr(part, name)}
+    for name, value in settings.items():
+        if isinstance(value, Tensor):
+            raise BackendError(
+                f"{_capitalised(where)} is {_described(part)} with a {name} that is a tensor: "
+                "activations with parameters have no section."
+            )
+    return kind(**settings)
 
 
 def _then(layer: Layer, part: nn.Module) -> Layer:
@@ -188,10 +206,11 @@ def _run(module: nn.Module, inputs: Tensor) -> Tensor:
     """Outputs of a module in evaluation, which is left as it was, as are the inputs.
 
     Raises:
-        BackendError: if it cannot be run, or has other outputs than one tensor.
+        BackendError: if it cannot be run, changes its own parameters, or has other outputs than
+            one tensor.
     """
     try:
-        with _evaluating(module):
+        with _evaluating(module), _as_it_was(module):
             outputs = module(inputs.clone())
     except (BackendError, NumericalError):
         raise
@@ -203,7 +222,46 @@ def _run(module: nn.Module, inputs: Tensor) -> Tensor:
         ) from error
     if not isinstance(outputs, Tensor):
         raise BackendError(f"The model gives a {type(outputs).__name__}, not one tensor.")
-    return outputs
+    return _dense(outputs)
+
+
+@contextmanager
+def _as_it_was(module: nn.Module) -> Iterator[None]:
+    """Buffers that a run changes are afterwards as before; parameters may not change.
+
+    Raises:
+        BackendError: naming a parameter that the module changes while it runs.
+    """
+    buffers = [
+        (part, name, buffer, None if buffer is None else buffer.clone())
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+    ]
+    before = {name: (p, p._version, p.detach().clone()) for name, p in _plain_parameters(module)}
+    changed = []
+    try:
+        yield
+    finally:
+        for part, name, buffer, content in buffers:
+            part._buffers[name] = buffer
+            if buffer is not None and content is not None and not buffer.equal(content):
+                buffer.detach().copy_(content)
+        for name, (parameter, version, content) in before.items():
+            if parameter._version != version:
+                changed.append(name)
+                parameter.detach().copy_(content)
+    if changed:
+        raise BackendError(
+            f"The model changes its parameter '{changed[0]}' while it runs: there is no function "
+            "to analyse."
+        )
+
+
+def _plain_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters that can be copied and compared; those of inference mode count no changes."""
+    for name, parameter in module.named_parameters():
+        if parameter.layout == torch.strided and not parameter.is_inference():
+            yield name, parameter
 
 
 @contextmanager
@@ -332,16 +390,18 @@ def check_agrees(module: nn.Module, layers: Sequence[Layer], inputs: Tensor) -> 
         check_finite(f"The model's output in {kind}", outputs)
         rows = x.flatten(1)
         check_width(rows, layers)
-        *_, own = _outcomes(layers, rows)
-        outcomes = _outcomes(layers, rows.double())
-        exact, expected = outcomes[-1], outputs.double()
+        # In double precision nothing is more exact: inputs are moved a little instead.
+        rounded = _shaken(rows) if rows.dtype == torch.float64 else rows
+        own, exact = (_outcome(layers, each).double() for each in (rounded, rows.double()))
+        expected = outputs.double()
         if expected.numel() != exact.numel() or len(expected) != len(exact):
             raise BackendError(
                 f"The model gives outputs {tuple(outputs.shape)} for inputs {tuple(x.shape)}, but "
                 f"its last layer gives {tuple(exact.shape)}: it does more than its layers."
             )
-        largest = max(float(y.abs().max()) for y in outcomes)
-        rounding = float((own.double() - exact).abs().max())
+        # Not relative to what is between: large activations may come to small outputs.
+        largest = float(exact.abs().max())
+        rounding = float((own - exact).abs().max())
         error = float((expected.reshape(exact.shape) - exact).abs().max())
         agreement = AGREEMENT.get(x.dtype, AGREEMENT[torch.float32])
         if not error <= agreement * largest + NOISE * rounding:
@@ -353,11 +413,22 @@ def check_agrees(module: nn.Module, layers: Sequence[Layer], inputs: Tensor) -> 
             )
 
 
-def _outcomes(layers: Sequence[Layer], rows: Tensor) -> list[Tensor]:
-    """Of all layers, in the precision of the rows and where they are."""
+def _outcome(layers: Sequence[Layer], rows: Tensor) -> Tensor:
+    """Of the last layer, in the precision of the rows and where they are."""
     with torch.no_grad():
         placed = [layer._replace(matrix=layer.matrix.to(rows)) for layer in layers]
-        return list(forward(placed, rows))
+        *_, outcome = forward(placed, rows)
+        return outcome
+
+
+def _shaken(rows: Tensor) -> Tensor:
+    """The rows, each number a few units in its last place up or down."""
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, rows.shape, generator=generator, dtype=torch.float64) * 2 - 1
+    moved: Tensor = rows.double() * (
+        1 + SHAKEN * torch.finfo(rows.dtype).eps * signs.to(rows.device)
+    )
+    return moved
 
 
 # Words

@@ -31,7 +31,7 @@ def backends(backend: str | None) -> None:
         title = f"libgraph {command} {backend} -o KEY=VALUE"
         table = PlainTable(("key", "default", "what it is"), words={1, 2}, left={1, 2})
         for name, field in options.model_fields.items():
-            default = "" if field.default is None else str(field.default)
+            default = "" if field.default is None or field.is_required() else str(field.default)
             table.add_row(name, default, field.description or "")
         tell(screen, title, style="italic")
         show(screen, table)

@@ -20,7 +20,7 @@ from libgraph.backend.data import Data
 from libgraph.bases.method import MakeBases, Truncation
 from libgraph.bases.pca import pca
 from libgraph.bases.statistics import Statistics
-from libgraph.errors import UsageError
+from libgraph.errors import NumericalError, UsageError
 from libgraph.files.weights import read_weights
 from libgraph.network.basis import Basis
 from libgraph.network.network import Network, NodeLayer
@@ -34,8 +34,15 @@ def dictionary(path: Path) -> MakeBases:
 
     Raises:
         BackendError: if it cannot be read.
+        UsageError: if it holds no tensors, or others than floating-point ones.
     """
     tensors = read_weights(path)
+    if not tensors:
+        raise UsageError(f"'{path}' holds no directions: give LAYER/decoder for some node layer.")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UsageError(f"'{path}': '{name}' is of {kind} numbers: save it in floating point.")
 
     def method(
         network: Network,
@@ -70,6 +77,7 @@ def dictionary_basis(
     """One node layer's basis; d counts its coordinates that are not isolated.
 
     Raises:
+        NumericalError: if a variance along a direction is not finite.
         UsageError: if the shapes do not fit, or an encoder is needed and missing.
     """
     isolated = list(layer.isolated_coordinates)
@@ -78,6 +86,10 @@ def dictionary_basis(
     decoder = decoder.to(covariance)
     encoder = _checked(layer.name, decoder, encoder, len(rest), where).to(covariance)
     variance = ((covariance[rest][:, rest] @ encoder) * encoder).sum(0)
+    if not bool(variance.isfinite().all()):
+        raise NumericalError(
+            f"'{where}': variances along directions of '{layer.name}' are not finite: scale them."
+        )
     order = variance.argsort(descending=True, stable=True)
     order = order[: truncation.count(variance[order])]
     into = covariance.new_zeros(layer.size, len(isolated) + len(order))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from torch import Tensor
 
 from libgraph.errors import BackendError
+
+NOTES = {"hyper_parameters", "hparams", "config", "args", "loops", "callbacks", "lr_schedulers"}
+"""What describes a training, beside a model; weights of classes may be in it."""
 
 
 def state_dict_of(loaded: object, where: str) -> dict[str, Tensor]:
@@ -26,12 +29,17 @@ def state_dict_of(loaded: object, where: str) -> dict[str, Tensor]:
     found = list(_parts(loaded, "", set()))
     if not found:
         return _tensors(loaded)
-    (_, part), *others = found
+    (place, part), *others = found
     if others or not isinstance(part, Mapping):
         places = ", ".join(f"'{name}'" if name else "its top" for name, _ in found)
         raise BackendError(
             f"{where} holds tensors in several places ({places}), which may not be left out: save "
             "the one state dict that is meant alone."
+        )
+    for name in _left_out(loaded, part, "", set()):
+        raise BackendError(
+            f"{where} holds '{name}' beside the state dict{f' {place!r}' if place else ''}, which "
+            "may not be left out: save the state dict alone, whole."
         )
     return _tensors(part)
 
@@ -44,6 +52,37 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if len(set(names.values())) < len(names):
         return dict(tensors)
     return {names[name]: tensor for name, tensor in tensors.items()}
+
+
+def _left_out(value: object, part: object, path: str, seen: set[int]) -> Iterator[str]:
+    """Paths of vectors of numbers, beside a state dict or as lists in it; none of an optimizer's.
+
+    Whole numbers, such as states of random generators, and single ones, such as losses, are notes.
+    """
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        if "param_groups" in value:
+            return
+        items = [(str(key), item) for key, item in value.items() if str(key) not in NOTES]
+    elif isinstance(value, (list, tuple)):
+        items = [(str(number), item) for number, item in enumerate(value)]
+    else:
+        return
+    for key, item in items:
+        name = f"{path}.{key}" if path else key
+        if isinstance(item, Tensor):
+            if value is not part and item.ndim and item.is_floating_point():
+                yield name
+        elif value is part and isinstance(item, (list, tuple)) and _are_numbers(item):
+            yield name
+        else:
+            yield from _left_out(item, part, name, seen)
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return bool(values) and all(isinstance(value, (int, float)) for value in values)
 
 
 def _tensors(mapping: Mapping[object, object]) -> dict[str, Tensor]:

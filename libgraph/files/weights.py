@@ -11,10 +11,11 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         size = path.stat().st_size
         if is_safetensors(path):
-            weights = load_file(path)
+            weights = _with_shared(load_file(path), path)
             weights = {name: weights[name] for name in sorted(weights, key=_by_number)}
         else:
             _check_content(path, size)
@@ -117,6 +118,22 @@ def plain(tensor: Tensor, name: str, where: str) -> Tensor:
     if problem is not None:
         raise BackendError(f"{where}: parameter '{name}' {problem}.")
     return tensor.detach()
+
+
+def _with_shared(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors with those that are in the file once and go by several names.
+
+    `safetensors.torch.save_model` keeps the other names in the metadata, by the name that it keeps
+    the tensor under.
+    """
+    with safe_open(path, "pt") as file:
+        names: Mapping[str, str] = file.metadata() or {}
+    shared = {
+        name: weights[kept]
+        for name, kept in names.items()
+        if name not in weights and kept in weights
+    }
+    return weights | shared
 
 
 def _checkpoint(path: Path) -> object:

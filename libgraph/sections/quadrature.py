@@ -16,6 +16,10 @@ from libgraph.errors import UsageError
 DEFAULT_POINTS = 8
 
 
+MOST_POINTS = 1000
+"""Rules of more are a mistake; making one takes minutes."""
+
+
 @dataclass(frozen=True)
 class Quadrature:
     """Points α in [0, 1] and weights that sum to one; `name` is how it is asked for."""
@@ -60,6 +64,10 @@ class Quadrature:
         name, _, count = text.partition(":")
         if count and not count.isdecimal():
             raise UsageError(f"Integration '{text}': '{count}' is not a number of points.")
+        if count and (len(count) > len(str(MOST_POINTS)) or int(count) > MOST_POINTS):
+            raise UsageError(
+                f"Integration '{text}' asks for more than {MOST_POINTS} points: a few are enough."
+            )
         arguments = (int(count),) if count else ()
         match name:
             case "gradient" if not count:

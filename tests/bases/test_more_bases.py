@@ -220,3 +220,17 @@ def test_a_file_of_directions_on_the_command_line(analyze, tmp_path):
     assert code == 0, err
     assert "MINE / PCA" in out
     fails(analyze("--basis", "none.safetensors", out=tmp_path / "b"), 3, "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({}, "holds no directions"),
+        ({"a/decoder": torch.ones(2, 2, dtype=torch.complex64)}, "'a/decoder' is of complex64"),
+        ({"a/decoder": torch.ones(2, 2, dtype=torch.int64)}, "'a/decoder' is of int64"),
+    ],
+)
+def test_directions_are_floating_point_numbers(tmp_path, tensors, said):
+    torch.save(tensors, tmp_path / "directions.safetensors")
+    with pytest.raises(UsageError, match=said):
+        dictionary(tmp_path / "directions.safetensors")

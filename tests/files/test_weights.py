@@ -10,7 +10,7 @@ import zipfile
 import pytest
 import torch
 from helpers.numbers import normal, seeded
-from safetensors.torch import save, save_file
+from safetensors.torch import save, save_file, save_model
 from torch import nn
 
 from libgraph.errors import BackendError
@@ -229,3 +229,37 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(type(path), "open", refuse)
     with pytest.raises(BackendError, match=r"w\.safetensors' cannot be read \(Permission denied\)"):
         read_weights(path)
+
+
+def test_tensors_that_are_shared_come_back_under_all_their_names(tmp_path):
+    shared = nn.Linear(4, 4)
+    model = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(4, 3))
+    save_model(model, tmp_path / "model.safetensors")
+    weights = read_weights(tmp_path / "model.safetensors")
+    assert list(weights) == sorted(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(weights[name], tensor)
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (
+            {"weights": {"0.weight": torch.ones(3, 2)}, "biases": {"0.bias": torch.ones(3)}},
+            "biases",
+        ),
+        ({**STATE, "2.bias": [1.0, 2.0, 3.0]}, "2.bias"),
+        ({"0.weight": torch.ones(3, 2), "bias": {"0": torch.ones(3)}}, "bias.0"),
+        ({"model": {"0.weight": torch.ones(3, 2)}, "0.bias": torch.ones(3)}, "0.bias"),
+        ({"model": STATE, "mean": torch.ones(2), "std": torch.ones(2)}, "mean"),
+        ({"model": STATE, "norm": {"running_mean": torch.ones(2)}}, "norm.running_mean"),
+    ],
+)
+def test_vectors_beside_a_state_dict_are_not_left_out(tmp_path, value, name):
+    with pytest.raises(BackendError, match=rf"holds '{name}[\w.]*' beside the state dict"):
+        read(tmp_path, value)
+
+
+def test_notes_beside_a_state_dict_are_left_out(tmp_path):
+    notes = {"rng": torch.get_rng_state(), "loss": torch.tensor(0.1), "epoch": 3, "losses": [0.1]}
+    assert list(read(tmp_path, {"model": STATE, **notes})) == ["0.weight", "0.bias"]

@@ -124,7 +124,7 @@ def test_texts_that_cannot_be_used(name, content, message, bridges, tmp_path):
         (np.array([1, 2, -1] * 20), "token -1"),
         (np.ones(40), "not token ids"),
         (np.array([object()]), "not a NumPy array"),
-        (np.array([2**64 - 5] * 40, dtype=np.uint64), "has token 4611686018427387904"),
+        (np.array([2**64 - 5] * 40, dtype=np.uint64), "has token over 4611686018427387903"),
         (np.ones(40, dtype="timedelta64[s]"), "not token ids"),
         (np.array([1, 2, -1] * 20, dtype=">i2"), "token -1"),
         (np.ones(40, dtype=bool), "bool numbers, not token ids"),
@@ -211,3 +211,10 @@ def test_the_text_of_a_token(bridges):
             return "Ã"
 
     assert [token_text(Bytes(), token) for token in (0, 1)] == ["Ã", "a\\x07¦⇥\u200d"]
+
+
+def test_the_first_wrong_token_is_named(bridges, text, tmp_path):
+    np.save(tmp_path / "ids.npy", np.array([3, VOCABULARY + 5, 2, VOCABULARY + 9] * 20))
+    backend = language_model(bridges["gpt2"], str(tmp_path / "ids.npy"))
+    with pytest.raises(DataError, match=f"has token {VOCABULARY + 5}, but"):
+        backend.samples("train")

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import libgraph as lg
-from libgraph.errors import DataError
+from libgraph.errors import DataError, UsageError
 from libgraph.testing import check_backend
 from libgraph_backends.mlp.backend import MLP
+from libgraph_backends.mlp.data import read_rows
 from libgraph_backends.mlp.options import MLPOptions
 
 MODULES = {
@@ -97,7 +98,7 @@ def test_inputs_that_are_no_numbers(inputs):
         with pytest.raises(DataError, match="Targets have to be"):
             MLP(module=module, inputs=ROWS, targets="classes")
         return
-    with pytest.raises(DataError, match="Inputs have to be"):
+    with pytest.raises(DataError, match=r"Inputs'? (have to be|is on)"):
         MLP(module=module, inputs=inputs)
 
 
@@ -135,12 +136,19 @@ def test_a_state_dict_computes_what_its_module_computes(tmp_path, activation, en
     assert_close(backend.network()(x)[:, 0], module(x).detach())
 
 
-def test_the_bundled_network_has_its_own_activation():
-    plain, other = (
-        lg.load_backend("mlp", task="digits", **options)
-        for options in ({}, {"activation": "linear"})
-    )
-    assert plain.network().fingerprint() == other.network().fingerprint()
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"task": "digits", "activation": "linear"}, "task=digits without model="),
+        ({"blocks": 3, "task": "digits"}, "task=digits without model="),
+        ({"sizes": "64,5,10"}, "task=modular"),
+        ({"task": "own", "model": "m.pt", "data": "x.npy", "samples": 7}, "task=own with data="),
+        ({"task": "own", "model": "m.pt", "interaction": 0.3}, "task=own"),
+    ],
+)
+def test_options_that_a_task_has_no_use_for_are_refused(options, why):
+    with pytest.raises(UsageError, match=rf"{why} has no use for \w+=: leave it out"):
+        lg.load_backend("mlp", **options)
 
 
 def test_the_error_is_relative_to_the_variance_of_the_outputs():
@@ -148,3 +156,50 @@ def test_the_error_is_relative_to_the_variance_of_the_outputs():
     outputs = next(iter(backend.batches("train", 8))).targets
     far = backend.score(outputs[:, None] + math.sqrt(float(outputs.var(correction=0))), outputs)
     torch.testing.assert_close(far, torch.ones(8).double(), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.array(ROWS, dtype=">f8"),
+        np.array(ROWS, dtype=">i4"),
+        np.array(ROWS, dtype=np.longdouble),
+        np.array(ROWS[::-1])[::-1],
+        np.asfortranarray(ROWS),
+        [torch.tensor(row) for row in ROWS],
+        np.ma.masked_array(ROWS, mask=False),
+    ],
+)
+def test_numbers_of_any_layout_are_read(given):
+    backend = MLP(module=nn.Sequential(nn.Linear(4, 3)), inputs=given)
+    assert next(iter(backend.batches("train", 5))).inputs.tolist() == ROWS[:2]
+
+
+ROWS_OF_TWO = [[1.0, 2.0], [2.0, 1.0], [3.0, 0.0]]
+
+
+def test_lists_do_not_depend_on_the_default_dtype():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        backend = MLP(
+            module=nn.Sequential(nn.Linear(2, 3).double()), inputs=[[0.1, 1 / 3], *ROWS_OF_TWO]
+        )
+    finally:
+        torch.set_default_dtype(before)
+    assert next(iter(backend.batches("train", 1))).inputs.tolist() == [[0.1, 1 / 3]]
+
+
+def test_masked_values_are_refused():
+    masked = np.ma.masked_array(ROWS, mask=np.equal(ROWS, 0))
+    with pytest.raises(DataError, match="masked values"):
+        MLP(module=nn.Sequential(nn.Linear(4, 3)), inputs=masked)
+
+
+def test_two_arrays_in_a_file_are_refused(tmp_path):
+    path = tmp_path / "two.npy"
+    with path.open("wb") as file:
+        np.save(file, np.ones((20, 4)))
+        np.save(file, np.ones((30, 4)))
+    with pytest.raises(DataError, match="goes on for 1088 bytes after its array"):
+        read_rows(path)

@@ -1,5 +1,7 @@
 """The order of layers in a safetensors file is known or asked for, never the alphabet's."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from helpers.numbers import assert_close, normal, seeded
@@ -100,3 +102,26 @@ def test_a_safetensors_file_is_the_network_of_its_checkpoint(tmp_path):
         lg.load_backend("mlp", task="digits", order="fc_in")
     with pytest.raises(UsageError, match="give it too"):
         lg.load_backend("cifar", data=str(tmp_path), order="fc_in")
+
+
+def test_a_checkpoint_sorted_by_name_is_in_the_order_of_its_numbers(tmp_path):
+    sizes = [3, *[4] * 10, 5]
+    layers = [nn.Linear(a, b).double() for a, b in pairwise(sizes)]
+    module = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))[:-1]
+    x = normal(seeded(0), 20, 3)
+    state = module.state_dict()
+    path = tmp_path / "sorted.pt"
+    torch.save(dict(sorted(state.items())), path)
+    backend = lg.load_backend("mlp", task="own", model=str(path))
+    assert_close(backend.network().double()(torch.as_tensor(x))[:, 0], module(x).detach())
+
+
+def test_an_order_that_numbers_contradict_is_not_known():
+    shapes = {"0": (4, 4), "10": (4, 4), "2": (4, 4)}
+    with pytest.raises(BackendError, match=r"0, 10, 2, which is not that of their numbers"):
+        in_order(shapes, "x.pt", keeps_order=True)
+    assert in_order(shapes, "x.pt", keeps_order=True, order=["0", "2", "10"]) == ["0", "2", "10"]
+    # Names that say no order, and numbers in theirs, are as the file has them.
+    named = {"out": (4, 4), "fc": (4, 4)}
+    assert in_order(named, "x.pt", keeps_order=True) == ["out", "fc"]
+    assert in_order({"2": (4, 3), "1": (3, 5)}, "x.pt", keeps_order=True) == ["1", "2"]

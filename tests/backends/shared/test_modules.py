@@ -320,3 +320,108 @@ def test_biases_keep_their_precision():
     bias = torch.tensor([1.001, 1e-3])
     matrix = affine(torch.ones(2, 3, dtype=torch.bfloat16), bias, "here")
     assert torch.equal(matrix[-1], bias)
+
+
+class Wrapped(nn.Module):
+    """A function after a network whose hidden activations are far larger than its outputs."""
+
+    def __init__(self, scale, function):
+        super().__init__()
+        self.a, self.b = linear(4, 6), linear(6, 3)
+        with torch.no_grad():
+            self.a.weight.mul_(scale)
+            self.b.weight.div_(scale)
+        self.squash = nn.Sigmoid()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.squash(self.b(torch.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [(torch.bfloat16, 10), (torch.float16, 100), (torch.float32, 1e5), (torch.float64, 1e12)],
+)
+def test_large_activations_do_not_hide_what_a_module_does_to_small_outputs(dtype, scale):
+    class Plain(Wrapped):
+        def __init__(self, function):
+            super().__init__(scale, function)
+            self.act = nn.ReLU()
+
+        def forward(self, x):
+            return self.function(self.squash(self.b(self.act(self.a(x)))))
+
+    from_module(Plain(lambda y: y).to(dtype), INPUTS)
+    with pytest.raises(BackendError, match="does not compute"):
+        from_module(Plain(lambda y: 1 - y).to(dtype), INPUTS)
+
+
+def test_weights_that_are_computed_are_those_of_evaluation():
+    spectral_norm = nn.utils.parametrizations.spectral_norm
+    module = nn.Sequential(spectral_norm(linear(4, 6)), nn.ReLU(), spectral_norm(linear(6, 3)))
+    module.eval()
+    before = module(INPUTS).detach()
+    module.train()
+    network = MLP(module=module, inputs=INPUTS).network()
+    assert_close(network(INPUTS)[:, 0], before)
+    module.eval()
+    assert torch.equal(module(INPUTS), before)
+
+
+def test_buffers_are_left_as_they_were():
+    class Counting(nn.Sequential):
+        def __init__(self, *parts):
+            super().__init__(*parts)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    module = Counting(linear(4, 6), nn.ReLU(), linear(6, 3))
+    buffer = module.calls
+    from_module(module, INPUTS)
+    assert module.calls is buffer
+    assert buffer == 0
+
+
+def test_a_module_that_changes_its_parameters_is_refused_and_restored():
+    class Drifting(nn.Sequential):
+        def forward(self, x):
+            with torch.no_grad():
+                self[0].bias.mul_(0.999)
+            return super().forward(x)
+
+    module = Drifting(linear(4, 6), nn.ReLU(), linear(6, 3))
+    before = module[0].bias.detach().clone()
+    with pytest.raises(BackendError, match=r"changes its parameter '0\.bias' while it runs"):
+        from_module(module, INPUTS)
+    assert torch.equal(module[0].bias, before)
+
+
+def test_activations_with_parameters_are_refused():
+    class Slope(nn.LeakyReLU):
+        def __init__(self):
+            super().__init__()
+            self.negative_slope = nn.Parameter(torch.tensor(0.25).double())
+
+        def forward(self, x):
+            return torch.where(x > 0, x, self.negative_slope * x)
+
+    with pytest.raises(BackendError, match="a negative_slope that is a tensor"):
+        from_module(nn.Sequential(linear(4, 6), Slope(), linear(6, 3)), INPUTS)
+
+
+def test_empty_layers_are_refused():
+    with warnings.catch_warnings(action="ignore"):
+        module = nn.Sequential(nn.Linear(4, 0), nn.Tanh(), nn.Linear(0, 3)).double()
+    with pytest.raises(BackendError, match="0 outputs: there is nothing"):
+        from_module(module, INPUTS)
+
+
+def test_sparse_outputs_are_compared():
+    class Sparse(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).to_sparse()
+
+    assert len(from_module(Sparse(linear(4, 6), nn.ReLU(), linear(6, 3)), INPUTS)) == 2
