@@ -81,8 +81,10 @@ class MLP(Backend):
     ) -> None:
         super().__init__(options)
         named = {"input_names": input_names, "output_names": output_names}
-        given = {name: tuple(names) for name, names in named.items() if names is not None}
-        self.options = self.options.model_copy(update=given)
+        given = {name: names for name, names in named.items() if names is not None}
+        if given:
+            before = self.options.model_dump(exclude_unset=True)
+            self.options = self.Options(**{**before, **given})
         if module is None and (inputs is not None or targets is not None):
             raise UsageError("Inputs and targets are for a module of your own: give it too.")
         self.task: Task = self.options.task
@@ -236,10 +238,10 @@ class MLP(Backend):
 
     def _names(self, option: str, count: int) -> Sequence[str]:
         """Names that were given, found to be as many as there are to name."""
-        names: Sequence[str] = getattr(self.options, option) or ()
-        if names and len(names) != count:
+        names: Sequence[str] | None = getattr(self.options, option)
+        if names is not None and len(names) != count:
             raise UsageError(f"{option} has {len(names)} names for {count}: give one each.")
-        return names
+        return names or ()
 
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:

@@ -43,8 +43,13 @@ def input_labels(
             names[i]: value for value, i in zip(values, places, strict=True) if value >= LEAST
         }
         text = " | ".join(f"{percent(value)} {name}" for name, value in concepts.items())
-        labels.append(FeatureLabel(text or "constant", concepts))
+        labels.append(FeatureLabel(text or _without_parts(values), concepts))
     return labels
+
+
+def _without_parts(shares: Sequence[float]) -> str:
+    """The label of a feature of which no part is worth naming."""
+    return "many small parts" if any(share > 0 for share in shares) else "constant"
 
 
 def block_labels(
@@ -76,18 +81,20 @@ def variance_shares(
 ) -> Float[Tensor, "k groups"]:
     """Share of each group of units in the variance of features f = Σ_g p_g; zeros where it is none.
 
-    That is Cov(p_g, f) / Var(f): what two parts have in common is halved between them, and all
-    shares sum to 1; one that lowers the variance has 0.
+    That is Cov(p_g, f) / Var(f): what two parts have in common is halved between them. A part that
+    lowers the variance has 0, and the others share all of it: shares sum to 1.
     """
     by_unit = coefficients * (covariance @ coefficients)
     grouped = one_hot(members, groups).to(by_unit).T @ by_unit
-    total = by_unit.sum(0)
-    shares = torch.where(total > 0, grouped / total, 0)
-    return shares.clamp(0, 1).T
+    positive = grouped.clamp(min=0)
+    shares = torch.where(by_unit.sum(0) > 0, positive / positive.sum(0), 0)
+    return shares.T
 
 
 def _block_label(shares: list[float]) -> FeatureLabel:
     parts = sorted(enumerate(shares), key=lambda part: -part[1])
     parts = [(block, share) for block, share in parts if share > 0]
     text = " | ".join(f"{percent(share)} block {block}" for block, share in parts if share >= LEAST)
-    return FeatureLabel(text or "constant", {str(block): share for block, share in parts})
+    return FeatureLabel(
+        text or _without_parts(shares), {str(block): share for block, share in parts}
+    )

@@ -56,24 +56,25 @@ def fourier_labels(values: Float[Tensor, "p p s k"]) -> list[FeatureLabel]:
     """A label for each of k features; the variance at the s positions is added up."""
     values = values.double()
     return [
-        _label(position, _terms(power, values.shape[0]))
+        _label(position, _terms(power, values.shape[0]), varies=bool(power.any()))
         for position, power in zip(_between_positions(values), _power(values), strict=True)
     ]
 
 
-def _label(position: float, terms: Terms) -> FeatureLabel:
+def _label(position: float, terms: Terms, *, varies: bool) -> FeatureLabel:
     """Shares of the whole variance: of the position, and of the terms in what it leaves.
 
     Args:
         position: share of the variance between positions.
         terms: with shares of the rest.
+        varies: whether there is a rest.
     """
     parts: list[tuple[str, float, str | None]] = []
     if position >= SMALLEST_SHARE:
         parts.append((POSITION, position, POSITION))
     parts += [(term, (1 - position) * share, k) for term, (share, k) in terms.items()]
     if not parts:
-        return FeatureLabel("constant", {})
+        return FeatureLabel("many small terms" if varies else "constant", {})
     concepts: dict[str, float] = {}
     for _, share, concept in parts:
         if concept is not None:

@@ -90,7 +90,7 @@ def lesion_modules(
         progress: Told after every batch.
 
     Raises:
-        UsageError: If the graph has no partition.
+        UsageError: If the graph has no partition, or losses and groups do not fit together.
     """
     if graph.partition is None:
         raise UsageError(
@@ -173,6 +173,17 @@ def _run(network: Network, inputs: Tensor, removers: Removers) -> Float[Tensor, 
 
 
 def _grouped(values: Tensor, members: Int[Tensor, " m"], count: int) -> Float[Tensor, " groups"]:
-    """Sums of values by group."""
+    """Sums of values by group.
+
+    Raises:
+        UsageError: If there is not one group for each value, or one that is not below the count.
+    """
+    if values.numel() != len(members):
+        raise UsageError(
+            f"There are {values.numel()} losses and {len(members)} groups in a batch: give one "
+            "group for each loss, and losses that are not averaged."
+        )
+    if len(members) and not 0 <= int(members.min()) <= int(members.max()) < count:
+        raise UsageError(f"Group {int(members.max())} is none of {count}, from 0 on.")
     sums = torch.zeros(count, dtype=torch.float64, device=members.device)
     return sums.index_add_(0, members, values.flatten().double())

@@ -16,7 +16,7 @@ from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import mean_agreement
-from libgraph.modules.engines import seeded
+from libgraph.modules.engines import improved
 from libgraph.modules.leiden import Leiden, renumber
 from libgraph.modules.objectives import ObjectiveName
 
@@ -115,16 +115,26 @@ def _cluster(shares: FloatArray, sizes: IndexArray, seed: int, seeds: int) -> In
     row, column = np.nonzero(np.triu(weights, 1))
     network = igraph.Graph(n=len(sizes))
     network.add_edges(np.stack([row, column], axis=1))
-    partitions: list[IndexArray] = []
-    for number in range(seed, seed + seeds):
-        with seeded(number):
-            # Modularity written as a Potts model, to which edges inside of groups are no loss.
-            clusters = network.community_leiden(
-                objective_function="CPM",
-                weights=weights[row, column].tolist(),
-                node_weights=degree.tolist(),
-                resolution=1 / max(float(degree.sum()), 1.0),
-                n_iterations=-1,
-            )
-        partitions.append(np.asarray(clusters.membership, dtype=np.int64))
-    return np.stack(partitions)
+    shared, sizes_of = weights[row, column], degree.tolist()
+    total = max(float(degree.sum()), 1.0)
+
+    def iterate(members: IndexArray) -> IndexArray:
+        # Modularity written as a Potts model, to which edges inside of groups are no loss.
+        clusters = network.community_leiden(
+            objective_function="CPM",
+            weights=shared.tolist(),
+            node_weights=sizes_of,
+            resolution=1 / total,
+            n_iterations=1,
+            initial_membership=members.tolist(),
+        )
+        return np.asarray(clusters.membership, dtype=np.int64)
+
+    def quality(members: IndexArray) -> float:
+        inside = float(shared[members[row] == members[column]].sum())
+        together = np.bincount(members, weights=degree)
+        expected = (together**2).sum() - (degree**2).sum()
+        return (2 * inside - float(expected) / total) / total
+
+    runs = range(seed, seed + seeds)
+    return np.stack([improved(len(sizes), iterate, quality, -1, number) for number in runs])

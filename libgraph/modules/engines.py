@@ -71,17 +71,51 @@ def seeded(seed: int) -> Iterator[None]:
 def modularity_search(network: igraph.Graph, resolution: float, iterations: int) -> Search:
     """igraph on the modularity of the whole graph."""
 
-    def search(seed: int) -> IndexArray:
-        with seeded(seed):
-            clusters = network.community_leiden(
-                objective_function="modularity",
-                weights="weight",
-                resolution=resolution,
-                n_iterations=iterations,
-            )
+    def iterate(members: IndexArray) -> IndexArray:
+        clusters = network.community_leiden(
+            objective_function="modularity",
+            weights="weight",
+            resolution=resolution,
+            n_iterations=1,
+            initial_membership=members.tolist(),
+        )
         return np.asarray(clusters.membership, dtype=np.int64)
 
-    return search
+    def quality(members: IndexArray) -> float:
+        partition = members.tolist()
+        return float(network.modularity(partition, weights="weight", resolution=resolution))
+
+    return lambda seed: improved(network.vcount(), iterate, quality, iterations, seed)
+
+
+def improved(
+    vertices: int,
+    iterate: Callable[[IndexArray], IndexArray],
+    quality: Callable[[IndexArray], float],
+    iterations: int,
+    seed: int,
+) -> IndexArray:
+    """Iterations of igraph's Leiden, from singletons on, as long as there is a gain.
+
+    igraph does not find the end by itself: rounding may let it exchange partitions of one quality
+    for ever.
+
+    Args:
+        vertices: How many there are.
+        iterate: One iteration from a partition.
+        quality: Of a partition, at most about 1.
+        iterations: How many at most; −1: until nothing improves.
+        seed: Of igraph's generator.
+    """
+    members, best = np.arange(vertices, dtype=np.int64), -np.inf
+    with seeded(seed):
+        for _ in range(iterations if iterations > 0 else MOST_ITERATIONS):
+            found = iterate(members)
+            value = quality(found)
+            if value <= best + ROUNDING:
+                break
+            members, best = found, value
+    return members
 
 
 def signed_search(
@@ -113,29 +147,23 @@ def signed_search(
     signed.add_edges(edges)
     signed.es["weight"] = excess_weight.tolist()
 
-    def search(seed: int) -> IndexArray:
-        members, quality = np.arange(vertices, dtype=np.int64), -np.inf
-        with seeded(seed):
-            # igraph does not find the end by itself: with weights of both signs, rounding lets it
-            # exchange partitions of one quality for ever.
-            for _ in range(iterations if iterations > 0 else MOST_ITERATIONS):
-                clusters = signed.community_leiden(
-                    objective_function="CPM",
-                    weights="weight",
-                    resolution=0,
-                    n_iterations=1,
-                    initial_membership=members.tolist(),
-                )
-                found = np.asarray(clusters.membership, dtype=np.int64)
-                inside = found[edges[:, 0]] == found[edges[:, 1]]
-                better = float(excess_weight[inside].sum())
-                if better <= quality + ROUNDING * scale:
-                    break
-                members, quality = found, better
-        return members
+    scale = float(np.abs(excess_weight).sum()) or 1.0
 
-    scale = float(np.abs(excess_weight).sum())
-    return search
+    def iterate(members: IndexArray) -> IndexArray:
+        clusters = signed.community_leiden(
+            objective_function="CPM",
+            weights="weight",
+            resolution=0,
+            n_iterations=1,
+            initial_membership=members.tolist(),
+        )
+        return np.asarray(clusters.membership, dtype=np.int64)
+
+    def quality(members: IndexArray) -> float:
+        inside = members[edges[:, 0]] == members[edges[:, 1]]
+        return float(excess_weight[inside].sum()) / scale
+
+    return lambda seed: improved(vertices, iterate, quality, iterations, seed)
 
 
 def multiplex_search(
@@ -236,7 +264,7 @@ def resolution_profile(
 
 def leidenalg_quality(network: igraph.Graph, objective: str, membership: IndexArray) -> float:
     """Surprise or significance of a partition, in leidenalg's units."""
-    members = np.maximum(membership, 0).tolist()
+    members = membership.tolist()
     if objective == "surprise":
         partition = leidenalg.SurpriseVertexPartition(network, members, weights="weight")
     else:

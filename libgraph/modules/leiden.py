@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from libgraph.errors import UsageError
 from libgraph.graph.arrays import FloatArray, IndexArray
+from libgraph.graph.interaction_graph import InteractionGraph, check_graph
 from libgraph.modules.engines import (
     BipartiteBlock,
     Search,
@@ -37,8 +38,6 @@ from libgraph.modules.quality import layered_modularity
 
 if TYPE_CHECKING:
     import igraph
-
-    from libgraph.graph.interaction_graph import InteractionGraph
 
 Engine = Literal["igraph", "leidenalg"]
 
@@ -79,6 +78,7 @@ class Leiden:
         objective: ObjectiveName = "layered",
         engine: Engine | None = None,
     ) -> None:
+        check_graph(graph)
         check_objective(objective, 1.0)
         if engine == "igraph" and objective in WITHOUT_RESOLUTION:
             raise UsageError(f"igraph does not know the objective '{objective}': use leidenalg.")
@@ -119,15 +119,12 @@ class Leiden:
             )
         if not self.connected.any():
             return [None] * len(resolutions)
-        joined = self.network.induced_subgraph(np.flatnonzero(self.connected).tolist())
-        found = resolution_profile(joined, min(resolutions), max(resolutions), seed)
+        found = resolution_profile(self._joined, min(resolutions), max(resolutions), seed)
         starts = [start for start, _ in found]
         partitions: list[IndexArray | None] = []
         for gamma in resolutions:
             place = max(int(np.searchsorted(starts, gamma, side="right")) - 1, 0)
-            members = np.zeros(len(self.connected), dtype=np.int64)
-            members[self.connected] = found[place][1]
-            partitions.append(renumber(members, self.connected))
+            partitions.append(renumber(self._of_all(found[place][1]), self.connected))
         return partitions
 
     def quality(self, membership: IndexArray, resolution: float = 1.0) -> float:
@@ -142,7 +139,8 @@ class Leiden:
                 equal=self.objective == "layered-equal",
             )
         if self.objective in WITHOUT_RESOLUTION:
-            return leidenalg_quality(self.network, self.objective, membership)
+            members = membership[self.connected]
+            return leidenalg_quality(self._joined, self.objective, members)
         # Any number will do for vertices without edges: they add nothing.
         members = np.maximum(membership, 0).tolist()
         return float(self.network.modularity(members, weights="weight", resolution=resolution))
@@ -164,6 +162,11 @@ class Leiden:
     def network(self) -> igraph.Graph:
         """The whole graph, made when it is needed: of millions of edges it takes seconds."""
         return self.graph.to_igraph()
+
+    @cached_property
+    def _joined(self) -> igraph.Graph:
+        """The graph of the features that have edges."""
+        return self.network.induced_subgraph(np.flatnonzero(self.connected).tolist())
 
     def _with_edges(self) -> NDArray[np.bool_]:
         """Which features have an edge."""
@@ -216,7 +219,17 @@ class Leiden:
             return multiplex_search(self.network, self._blocks, resolution, iterations, equal=equal)
         if self.engine == "igraph":
             return modularity_search(self.network, resolution, iterations)
+        if self.objective in WITHOUT_RESOLUTION:
+            # These depend on the number of features: those without edges take no part.
+            search = leidenalg_search(self._joined, self.objective, resolution, iterations)
+            return lambda seed: self._of_all(search(seed))
         return leidenalg_search(self.network, self.objective, resolution, iterations)
+
+    def _of_all(self, members: IndexArray) -> IndexArray:
+        """A partition of all features from one of those with edges."""
+        everything = np.zeros(len(self.connected), dtype=np.int64)
+        everything[self.connected] = members
+        return everything
 
 
 def renumber(membership: IndexArray, connected: NDArray[np.bool_]) -> IndexArray:

@@ -22,7 +22,7 @@ from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.modules.communities import best_partition
 from libgraph.modules.leiden import Leiden
-from libgraph.modules.objectives import ObjectiveName
+from libgraph.modules.objectives import WITHOUT_RESOLUTION, ObjectiveName
 from libgraph.progress import Progress, silent
 
 SAME = 0.95
@@ -132,6 +132,10 @@ def sweep_resolutions(
     if not gammas or any(a >= b for a, b in pairwise(gammas)):
         raise UsageError("The resolutions of a sweep do not increase: sort them, each one once.")
     leiden = Leiden(graph, objective)
+    if objective in WITHOUT_RESOLUTION:
+        raise UsageError(
+            f"The objective '{objective}' has no resolution to sweep: choose another one."
+        )
     known: list[IndexArray | None] = [None] * len(gammas)
     if exact:
         progress("resolutions", 0, len(gammas))

@@ -66,6 +66,9 @@ KEY = (
 MOST_LETTERS = 90
 """Letters of a heading or name at most; a picture has no room for more."""
 
+ABOUT = 40
+"""Letters of what the legend says of a module."""
+
 LEGEND_ENTRIES = 9
 """Modules in the legend at most."""
 
@@ -351,10 +354,10 @@ def _draw_legend(axes: Axes, graph: InteractionGraph, concept: str, top: float) 
         axes.text(x + 0.12, y, f"module {summary.index}", color=INK, weight="bold", **text)
         about = f"{summary.size} features"
         if summary.concept is not None:
-            shown = isolated(short_label(FeatureLabel(summary.concept)))
-            kind = isolated(cut(in_line(concept), MOST_LETTERS))
-            name = concept_name(kind, shown).strip()
-            about = f"{name} ({summary.concept_share:.0%}), {about}"
+            rest = f" ({summary.concept_share:.0%}), {about}"
+            shown = short_label(FeatureLabel(summary.concept))
+            name = concept_name(in_line(concept), shown).strip()
+            about = f"{isolated(cut(name, ABOUT - len(rest)))}{rest}"
         axes.text(x + 0.85, y, about, color=FAINT, **text)
     rest = len(summaries) - LEGEND_ENTRIES
     if rest > 0:

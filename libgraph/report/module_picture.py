@@ -20,7 +20,7 @@ from libgraph.graph.arrays import FloatArray
 from libgraph.graph.interaction_graph import InteractionGraph, check_graph
 from libgraph.modules.summary import ModuleSummary, module_table
 from libgraph.report.appearance import curves, module_colour
-from libgraph.report.fonts import cut, ends
+from libgraph.report.fonts import breadth, cut, ends
 from libgraph.report.graph_picture import Picture
 from libgraph.report.labels import concept_name
 from libgraph.report.style import (
@@ -48,8 +48,11 @@ MOST_ROWS = 70
 LEAST_FLOW = 0.01
 """Share of a layer pair's weight below which no line is drawn."""
 
-LETTERS = 26
-"""Of the name of a node layer."""
+LETTERS, ABOUT = 26, 36
+"""Of the name of a node layer, and of what is said of a module."""
+
+LETTER, TITLE_LETTER = 0.062, 0.115
+"""How wide one of a name is, and one of the title."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,9 @@ def _figure(
     depth, names = _few_rows(depth, modules, concept)
     count, rows = len(depth.layers), len(names)
     step = float(np.clip(7.0 / max(count - 1, 1), *STEPS))
-    upright = step < 0.9
-    longest = max((len(ends(in_line(name), LETTERS)) for name in depth.layers), default=0)
-    head = (0.42 if title else 0.1) + (0.1 + 0.062 * longest if upright else 0.3)
+    longest = max((breadth(ends(in_line(name), LETTERS)) for name in depth.layers), default=0)
+    upright = LETTER * longest > 0.9 * step
+    head = (0.42 if title else 0.1) + (0.1 + LETTER * longest if upright else 0.3)
     foot = 0.8
     width = max(LEFT + step * max(count - 1, 0) + RIGHT + 0.5 * step, 6.0)
     height = head + ROW * max(rows, 1) + foot
@@ -172,10 +175,11 @@ def _figure(
         turned = {"rotation": 90, "ha": "center"} if upright else {"ha": "center"}
         axes.text(x[place], 0.08, shown, size=6.5, color=INK, va="bottom", **turned)
     if title:
-        axes.text(0.2, head - 0.2, title, size=12, weight="bold", color=INK, va="center")
+        shown = cut(in_line(title), int((width - 0.4) / TITLE_LETTER))
+        axes.text(0.2, head - 0.2, shown, size=12, weight="bold", color=INK, va="center")
     notes = [
         "bar: share of the node layer's importance that the module holds, height by its root",
-        "line: share of the layer pair's weight, grey between modules",
+        "line: share of the layer pair's weight, grey between modules and among those in one row",
         f"lines below {LEAST_FLOW:.0%} of their layer pair's weight are left out: {least:.0%} of "
         "all weight",
     ]
@@ -196,8 +200,9 @@ def _few_rows(
     for module in modules[:MOST_ROWS]:
         about = f"{module.size} features"
         if module.concept is not None:
-            shown = isolated(cut(in_line(module.concept), 24))
-            about = f"{concept_name(in_line(concept), shown)} ({module.concept_share:.0%}), {about}"
+            rest = f" ({module.concept_share:.0%}), {about}"
+            shown = concept_name(in_line(concept), in_line(module.concept))
+            about = f"{isolated(cut(shown, ABOUT - len(rest)))}{rest}"
         names.append((f"module {module.index}", about))
     rest = len(modules) - MOST_ROWS
     held, flows = depth.held, depth.flows

@@ -101,3 +101,17 @@ def test_a_graph_without_modules_is_refused(planted):
     graph = run.graph().with_partition(None)
     with pytest.raises(UsageError, match="with_partition"):
         lesion_modules(backend.network(), run.bases(), graph, data, squared_errors, blocks_of, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "count", "said"),
+    [
+        (lambda outputs, targets: squared_errors(outputs, targets).mean(), 2, "not averaged"),
+        (squared_errors, 1, "Group 1 is none of 1"),
+    ],
+)
+def test_losses_and_groups_fit_together(planted, loss, count, said):
+    backend, run, data = planted
+    network = backend.network().double()
+    with pytest.raises(UsageError, match=said):
+        lesion_modules(network, run.bases(), by_blocks(run), data, loss, blocks_of, count)

@@ -12,6 +12,7 @@ from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.modules.communities import find_communities
+from libgraph.modules.consensus import consensus_communities
 from libgraph.modules.leiden import Leiden
 from libgraph.modules.objectives import OBJECTIVES
 from libgraph.modules.quality import layered_modularity
@@ -191,3 +192,33 @@ def test_runs_end_where_rounding_would_go_on_for_ever():
             for pair in (("a", "b"), ("b", "c"))
         }
         assert find_communities(InteractionGraph(layers, edges), seeds=3).size > 1
+
+
+def test_modularity_ends_where_rounding_would_go_on_for_ever():
+    def eye(a, b):
+        return np.eye(max(a, b))[:a, :b]
+
+    matrices = [eye(4, 5), eye(2, 4) + 1 / 9, eye(3, 2) / 9 + 1 / 9]
+    sizes = [5, 4, 2, 3]
+    layers = tuple(LayerFeatures(f"l{i}", np.ones(k), isolated=0) for i, k in enumerate(sizes))
+    edges = {(f"l{i}", f"l{i + 1}"): matrix for i, matrix in enumerate(matrices)}
+    graph = InteractionGraph(layers, edges)
+    assert find_communities(graph, 2.0, 0, 20, "modularity").size > 1
+    assert consensus_communities(graph, 2.0, 0, 20, "modularity").size > 1
+
+
+@pytest.mark.parametrize("objective", ["surprise", "significance"])
+def test_features_without_edges_take_no_part(objective):
+    graph, _ = planted(noise=0.3, seed=1)
+    lonely = {pair: np.pad(matrix, ((0, 30), (0, 30))) for pair, matrix in graph.edges.items()}
+    layers = tuple(LayerFeatures(layer.name, np.ones(layer.size + 30)) for layer in graph.layers)
+    with_more = InteractionGraph(layers, lonely, graph.epsilon)
+    alone, among = (find_communities(g, seeds=5, objective=objective) for g in (graph, with_more))
+    assert among.quality == pytest.approx(alone.quality)
+    for name, members in alone.membership.items():
+        np.testing.assert_array_equal(among.membership[name][: len(members)], members)
+
+
+def test_a_run_is_no_graph():
+    with pytest.raises(UsageError, match="is no interaction graph"):
+        find_communities("run")

@@ -147,3 +147,9 @@ def test_there_is_no_profile_of_layered_modularity(capfd):
     # The library's progress bar stays off the screen.
     sweep_resolutions(graph, [1, 2], seeds=1, objective="modularity", exact=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_objectives_without_a_resolution_have_no_sweep():
+    graph, _ = nested()
+    with pytest.raises(UsageError, match="has no resolution to sweep"):
+        sweep_resolutions(graph, objective="surprise")

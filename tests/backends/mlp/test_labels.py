@@ -92,17 +92,38 @@ def test_inputs_have_names():
     basis = constant(4)
     assert input_labels(x, basis, "abc")[0].text == "constant"
     module = nn.Sequential(nn.Linear(3, 2))
-    backend = MLP(module=module, inputs=x, input_names=["a", "b", "c"], output_names="yn")
+    backend = MLP(module=module, inputs=x, input_names=["a", "b", "c"], output_names=["y", "n"])
     labels = coordinates(backend)["input"]
     assert [label.text for label in labels] == ["100% a", "100% b", "100% c", "constant"]
-    assert backend.output_names() == ("y", "n")
+    assert tuple(backend.output_names()) == ("y", "n")
     encoder = torch.tensor([[1.0], [1.0], [0.0], [0.0]]).double()
     (both,) = input_labels(x, Basis(encoder, encoder.T, torch.ones(1), 0), "abc")
     assert both.text.startswith(("80% b | 2", "79% b | 2", "81% b | 1"))
     assert sum(both.concepts.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("names", [{"input_names": "ab"}, {"output_names": "abc"}])
+def test_shares_of_inputs_that_go_together_sum_to_one():
+    a, b = normal(seeded(0), 2, 400)
+    x = torch.stack([a, b, 0.5 * (a + b) + 0.3 * normal(seeded(1), 400)], dim=1)
+    encoder = torch.tensor([[0.7, 1.0], [1.0, -0.6], [-0.6, 0.2], [0, 0]]).double()
+    labels = input_labels(x, Basis(encoder, encoder.T, torch.ones(2), 0), "abc")
+    for label in labels:
+        assert sum(label.concepts.values()) == pytest.approx(1)
+        assert max(label.concepts.values()) <= 1
+
+
+def test_a_feature_of_many_small_parts_is_no_constant():
+    x = normal(seeded(0), 3000, 1000)
+    encoder = torch.ones(1001, 1).double()
+    (label,) = input_labels(
+        x, Basis(encoder, encoder.T, torch.ones(1), 0), [str(i) for i in range(1000)]
+    )
+    assert (label.text, dict(label.concepts)) == ("many small parts", {})
+
+
+@pytest.mark.parametrize(
+    "names", [{"input_names": ["a", "b"]}, {"output_names": "abc"}, {"output_names": []}]
+)
 def test_names_are_as_many_as_what_they_name(names):
     backend = MLP(module=nn.Sequential(nn.Linear(3, 2)), **names)
     with pytest.raises(UsageError, match=rf"{next(iter(names))} has . names for .: give one each"):

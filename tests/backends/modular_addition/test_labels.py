@@ -143,3 +143,8 @@ def test_labels_find_planted_features():
     texts = ["constant", "100% cos(2x + 2y)", "100% cos(1x) * cos(1y)"]
     assert [label.text for label in labels["ln2.0"]] == texts
     assert [label.text for label in labels["ln1.0"]] == texts[:2]
+
+
+def test_a_feature_of_many_small_terms_is_no_constant():
+    (label,) = fourier_labels(normal(seeded(0), 113, 113, 2, 1))
+    assert (label.text, dict(label.concepts)) == ("many small terms", {})
