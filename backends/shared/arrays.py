@@ -21,7 +21,7 @@ def read_array(file: Path | BytesIO) -> np.ndarray | None:
     # Mapped, so that a header cannot ask for more memory than the file has numbers.
     mode: Literal["r"] | None = "r" if isinstance(file, Path) else None
     try:
-        array = np.load(file, mmap_mode=mode, allow_pickle=False)
+        array: object = np.load(file, mmap_mode=mode, allow_pickle=False)
     except (OSError, MemoryError):
         raise
     except Exception:

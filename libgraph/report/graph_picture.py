@@ -354,10 +354,10 @@ def _draw_legend(axes: Axes, graph: InteractionGraph, concept: str, top: float) 
         axes.text(x + 0.12, y, f"module {summary.index}", color=INK, weight="bold", **text)
         about = f"{summary.size} features"
         if summary.concept is not None:
-            rest = f" ({summary.concept_share:.0%}), {about}"
+            ending = f" ({summary.concept_share:.0%}), {about}"
             shown = short_label(FeatureLabel(summary.concept))
             name = concept_name(in_line(concept), shown).strip()
-            about = f"{isolated(cut(name, ABOUT - len(rest)))}{rest}"
+            about = f"{isolated(cut(name, ABOUT - len(ending)))}{ending}"
         axes.text(x + 0.85, y, about, color=FAINT, **text)
     rest = len(summaries) - LEGEND_ENTRIES
     if rest > 0:

@@ -200,9 +200,9 @@ def _few_rows(
     for module in modules[:MOST_ROWS]:
         about = f"{module.size} features"
         if module.concept is not None:
-            rest = f" ({module.concept_share:.0%}), {about}"
+            ending = f" ({module.concept_share:.0%}), {about}"
             shown = concept_name(in_line(concept), in_line(module.concept))
-            about = f"{isolated(cut(shown, ABOUT - len(rest)))}{rest}"
+            about = f"{isolated(cut(shown, ABOUT - len(ending)))}{ending}"
         names.append((f"module {module.index}", about))
     rest = len(modules) - MOST_ROWS
     held, flows = depth.held, depth.flows
