@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from libgraph.backend import BackendError, NumericalError, own_state
+from libgraph.backend import BackendError, own_state
 from libgraph_backends.shared.layers import ACTIVATIONS, Layer, affine, check_width, forward
+from libgraph_backends.shared.running import (
+    capitalised,
+    dense,
+    evaluating,
+    outputs_of,
+    placed,
+    runnable,
+    where_is,
+)
 from libgraph_backends.shared.state_dicts import check_finite
 
 POINTWISE = (*ACTIVATIONS.values(), nn.Hardtanh, nn.ReLU6, nn.Mish, nn.Softsign, nn.LogSigmoid)
@@ -26,10 +33,6 @@ POINTWISE = (*ACTIVATIONS.values(), nn.Hardtanh, nn.ReLU6, nn.Mish, nn.Softsign,
 
 IGNORED = (nn.Identity, nn.Dropout, nn.AlphaDropout, nn.Flatten)
 """Modules that do nothing to a row of activations when nothing is trained."""
-
-
-WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-"""Modules that compute what the one in them does."""
 
 
 PROBES, TRACED, AT_ONCE = 64, 4, 4096
@@ -69,7 +72,7 @@ def from_module(module: nn.Module, inputs: Tensor | None = None) -> list[Layer]:
             computes something else than its layers.
         NumericalError: naming the parameter that is not finite.
     """
-    module = _callable(module)
+    module = runnable(module)
     problems = []
     for candidate in _candidates(module, inputs):
         try:
@@ -80,7 +83,7 @@ def from_module(module: nn.Module, inputs: Tensor | None = None) -> list[Layer]:
     else:
         raise problems[-1 if inputs is not None else 0]
     # Weights may be computed, and otherwise in training.
-    with _evaluating(module):
+    with evaluating(module):
         layers = _layers(calls)
     check_agrees(module, layers, candidate)
     return layers
@@ -105,22 +108,22 @@ def _layers(calls: Sequence[tuple[str, nn.Module]]) -> list[Layer]:
         if isinstance(part, nn.Linear):
             if 0 in (part.in_features, part.out_features):
                 raise BackendError(
-                    f"{_capitalised(_where(name))} has {part.in_features} inputs and "
+                    f"{capitalised(where_is(name))} has {part.in_features} inputs and "
                     f"{part.out_features} outputs: there is nothing to analyse."
                 )
             if layers and part.in_features != layers[-1].matrix.shape[1]:
                 raise BackendError(
-                    f"The model does not call its layers one after the other: {_where(name)} "
+                    f"The model does not call its layers one after the other: {where_is(name)} "
                     "reads something else than what the one before it gives."
                 )
-            layers.append(Layer(_affine(part, _where(name)), None))
+            layers.append(Layer(_affine(part, where_is(name)), None))
         elif isinstance(part, POINTWISE) and not isinstance(part, IGNORED):
             if not layers:
                 raise BackendError(
                     f"The model begins with {_described(part)}: it has to begin with a linear "
                     "layer."
                 )
-            layers[-1] = _then(layers[-1], _plain(part, _where(name)))
+            layers[-1] = _then(layers[-1], _plain(part, where_is(name)))
     if not layers:
         raise BackendError("The model has no linear layer.")
     return layers
@@ -130,12 +133,7 @@ def _affine(part: nn.Linear, where: str) -> Tensor:
     """Weight and bias, whatever they are computed from."""
     with torch.no_grad():
         weight, bias = part.weight, part.bias
-    return affine(_dense(weight), None if bias is None else _dense(bias), where).cpu()
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return affine(dense(weight), None if bias is None else dense(bias), where).cpu()
 
 
 def _plain(part: nn.Module, where: str) -> nn.Module:
@@ -146,7 +144,7 @@ def _plain(part: nn.Module, where: str) -> nn.Module:
     for name, value in settings.items():
         if isinstance(value, Tensor):
             raise BackendError(
-                f"{_capitalised(where)} is {_described(part)} with a {name} that is a tensor: "
+                f"{capitalised(where)} is {_described(part)} with a {name} that is a tensor: "
                 "activations with parameters have no section."
             )
     return kind(**settings)
@@ -156,138 +154,6 @@ def _then(layer: Layer, part: nn.Module) -> Layer:
     before = layer.activation
     both = nn.Sequential(before, part) if isinstance(before, nn.Module) else part
     return layer._replace(activation=both)
-
-
-# What can be run
-
-
-def _callable(module: nn.Module) -> nn.Module:
-    """The module without a wrapper around it, if it can be run at all."""
-    if not isinstance(module, nn.Module):
-        raise BackendError(f"The model is a {type(module).__name__}, not a torch.nn.Module.")
-    while isinstance(module, WRAPPERS) and not _has_hooks(module):
-        module = module.module
-    for name, part in module.named_modules():
-        where = _where(name)
-        if isinstance(part, torch.jit.ScriptModule):
-            raise BackendError(
-                f"{_capitalised(where)} is TorchScript, whose layers cannot be told apart: give "
-                "the module that it was made of."
-            )
-        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
-            if is_lazy(tensor):
-                raise BackendError(
-                    f"{_capitalised(where)} is {type(part).__name__}, whose sizes are not known "
-                    "yet: run the model once before."
-                )
-            if tensor.is_meta:
-                raise BackendError(
-                    f"{_capitalised(where)} is on the meta device: it has shapes, but no weights."
-                )
-            if tensor.is_floating_point() and tensor.element_size() == 1:
-                raise BackendError(
-                    f"{_capitalised(where)} is in {tensor.dtype}, in which nothing can be "
-                    "compared: give model.float()."
-                )
-    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-        layers = "*model" if isinstance(module, nn.ModuleList) else "*model.values()"
-        raise BackendError(
-            f"The model is a {type(module).__name__}, which does not say what to compute: give "
-            f"torch.nn.Sequential({layers})."
-        )
-    return module
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _run(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Outputs of a module in evaluation, which is left as it was, as are the inputs.
-
-    Raises:
-        BackendError: if it cannot be run, changes its own parameters, or has other outputs than
-            one tensor.
-    """
-    try:
-        with _evaluating(module), _as_it_was(module):
-            outputs = module(inputs.clone())
-    except (BackendError, NumericalError):
-        raise
-    except Exception as error:
-        # Whatever somebody's module runs into.
-        reason = " ".join(str(error).split())[:160].rstrip(". ")
-        raise BackendError(
-            f"The model cannot be run on its inputs ({type(error).__name__}: {reason})."
-        ) from error
-    if not isinstance(outputs, Tensor):
-        raise BackendError(f"The model gives a {type(outputs).__name__}, not one tensor.")
-    return _dense(outputs)
-
-
-@contextmanager
-def _as_it_was(module: nn.Module) -> Iterator[None]:
-    """Buffers that a run changes are afterwards as before; parameters may not change.
-
-    Raises:
-        BackendError: naming a parameter that the module changes while it runs.
-    """
-    buffers = [
-        (part, name, buffer, None if buffer is None else buffer.clone())
-        for part in module.modules()
-        for name, buffer in part._buffers.items()
-    ]
-    before = {name: (p, p._version, p.detach().clone()) for name, p in _plain_parameters(module)}
-    changed = []
-    try:
-        yield
-    finally:
-        for part, name, buffer, content in buffers:
-            part._buffers[name] = buffer
-            if buffer is not None and content is not None and not buffer.equal(content):
-                buffer.detach().copy_(content)
-        for name, (parameter, version, content) in before.items():
-            if parameter._version != version:
-                changed.append(name)
-                parameter.detach().copy_(content)
-    if changed:
-        raise BackendError(
-            f"The model changes its parameter '{changed[0]}' while it runs: there is no function "
-            "to analyse."
-        )
-
-
-def _plain_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters that can be copied and compared; those of inference mode count no changes."""
-    for name, parameter in module.named_parameters():
-        if parameter.layout == torch.strided and not parameter.is_inference():
-            yield name, parameter
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """In evaluation, without gradients, and without compiling anything."""
-    # By hand: `eval` may be overridden, and do more than can be undone.
-    modes = [(part, part.training) for part in module.modules()]
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        set_stance = getattr(torch.compiler, "set_stance", None)
-        if set_stance is not None:
-            stack.enter_context(set_stance("force_eager"))
-        try:
-            for part, _ in modes:
-                part.training = False
-            yield
-        finally:
-            for part, training in modes:
-                part.training = training
-
-
-def _placed(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Inputs in the precision of the module, where it is."""
-    tensors = (*module.parameters(), *module.buffers())
-    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    return inputs.detach().to(like.device, like.dtype)
 
 
 # Calls
@@ -337,14 +203,14 @@ class _Calls:
                     f"{x.shape[-1]} for each sample."
                 )
             raise BackendError(
-                f"{_capitalised(_where(self.names[id(part)]))} takes {part.in_features} inputs, "
+                f"{capitalised(where_is(self.names[id(part)]))} takes {part.in_features} inputs, "
                 f"but the one before it has {self.width} outputs."
             )
         self.width = part.out_features
 
     def _refused(self, part: nn.Module) -> BackendError:
         return BackendError(
-            f"{_capitalised(_where(self.names[id(part)]))} is {_described(part)}, for which there "
+            f"{capitalised(where_is(self.names[id(part)]))} is {_described(part)}, for which there "
             "is no section: a model may call Linear, Flatten, Dropout, Identity and pointwise "
             "activations (others need a backend of their own, docs/backends.md)."
         )
@@ -358,7 +224,7 @@ def _calls_of(module: nn.Module, inputs: Tensor) -> list[tuple[str, nn.Module]]:
         for part in module.modules():
             handles.append(part.register_forward_pre_hook(notes.before))
             handles.append(part.register_forward_hook(notes.after))
-        _run(module, _placed(module, inputs))
+        outputs_of(module, placed(module, inputs))
     finally:
         for handle in handles:
             handle.remove()
@@ -382,10 +248,10 @@ def check_agrees(module: nn.Module, layers: Sequence[Layer], inputs: Tensor) -> 
             layers do not.
         NumericalError: if its outputs are not finite.
     """
-    module = _callable(module)
+    module = runnable(module)
     for part in inputs.split(AT_ONCE):
-        x = _placed(module, part)
-        outputs = _run(module, x)
+        x = placed(module, part)
+        outputs = outputs_of(module, x)
         kind = str(x.dtype).removeprefix("torch.")
         check_finite(f"The model's output in {kind}", outputs)
         rows = x.flatten(1)
@@ -432,14 +298,6 @@ def _shaken(rows: Tensor) -> Tensor:
 
 
 # Words
-
-
-def _where(name: str) -> str:
-    return f"layer '{name}' of the model" if name else "the model"
-
-
-def _capitalised(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _described(part: nn.Module) -> str:

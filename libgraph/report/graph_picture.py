@@ -355,9 +355,10 @@ def _draw_legend(axes: Axes, graph: InteractionGraph, concept: str, top: float) 
         about = f"{summary.size} features"
         if summary.concept is not None:
             ending = f" ({summary.concept_share:.0%}), {about}"
-            shown = short_label(FeatureLabel(summary.concept))
-            name = concept_name(in_line(concept), shown).strip()
-            about = f"{isolated(cut(name, ABOUT - len(ending)))}{ending}"
+            kind = cut(in_line(concept), ABOUT // 2)
+            room = max(ABOUT - len(ending) - breadth(kind), 8)
+            shown = isolated(cut(short_label(FeatureLabel(summary.concept)), room))
+            about = f"{concept_name(isolated(kind), shown).strip()}{ending}"
         axes.text(x + 0.85, y, about, color=FAINT, **text)
     rest = len(summaries) - LEGEND_ENTRIES
     if rest > 0:

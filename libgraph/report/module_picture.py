@@ -201,8 +201,10 @@ def _few_rows(
         about = f"{module.size} features"
         if module.concept is not None:
             ending = f" ({module.concept_share:.0%}), {about}"
-            shown = concept_name(in_line(concept), in_line(module.concept))
-            about = f"{isolated(cut(shown, ABOUT - len(ending)))}{ending}"
+            kind = cut(in_line(concept), ABOUT // 2)
+            room = max(ABOUT - len(ending) - breadth(kind), 8)
+            shown = isolated(cut(in_line(module.concept), room))
+            about = f"{concept_name(isolated(kind), shown).strip()}{ending}"
         names.append((f"module {module.index}", about))
     rest = len(modules) - MOST_ROWS
     held, flows = depth.held, depth.flows
