@@ -28,6 +28,11 @@ LEAST = 0.005
 """Smaller shares are not spoken of: pixels vary far more than classes differ."""
 
 
+POSITIONAL = 0.5
+"""Share of the variance above which the position is what a feature is about: classes explain a few
+hundredths of what varies in a pixel, and a position that explains as much says little."""
+
+
 ROUNDING = 64
 """A standard deviation of so many units in a feature's last place is not taken for variance."""
 
@@ -241,11 +246,13 @@ def _labels(
                 for sign, strongest in zip("+−", places, strict=True)
             ]
             named = [splits[j]]
-            if positional[j] >= LEAST:
+            position = f"{percent(positional[j])} {POSITION}"
+            if positional[j] >= POSITIONAL:
                 concepts[j][POSITION] = positional[j]
-                named.append((positional[j], f"{percent(positional[j])} {POSITION}"))
-            named.sort(key=lambda part: -part[0])
-            parts = [*(text for _, text in named), signs[first[j]], signs[not first[j]]]
+                named.insert(0, position)
+            elif positional[j] >= LEAST:
+                named.append(position)
+            parts = [*named, signs[first[j]], signs[not first[j]]]
             labels.append(FeatureLabel(" | ".join(filter(None, parts)), concepts[j]))
     return labels
 
@@ -278,10 +285,8 @@ def _concepts(separation: Separation, sides: Mapping[Side, str]) -> list[dict[st
     ]
 
 
-def _splits(
-    separation: Separation, sides: Mapping[Side, str], classes: Sequence[str]
-) -> list[tuple[float, str]]:
-    """For each feature the share of its best split, and it in words; none if it says too little."""
+def _splits(separation: Separation, sides: Mapping[Side, str], classes: Sequence[str]) -> list[str]:
+    """For each feature its best split in words; nothing where it says too little."""
 
     def text(ranks: Sequence[int]) -> str:
         side = [separation.present[rank] for rank in ranks]
@@ -290,9 +295,9 @@ def _splits(
 
     order, sizes, shares = separation.split()
     return [
-        (share, f"{percent(share)} {text(ranks[:size])} > {text(ranks[size:][::-1])}")
+        f"{percent(share)} {text(ranks[:size])} > {text(ranks[size:][::-1])}"
         if share >= LEAST
-        else (0.0, "")
+        else ""
         for ranks, size, share in zip(
             order.T.tolist(), sizes.tolist(), shares.tolist(), strict=True
         )
