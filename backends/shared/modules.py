@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from libgraph.backend import BackendError, own_state
 from libgraph_backends.shared.layers import ACTIVATIONS, Layer, affine, check_width, forward
 from libgraph_backends.shared.running import (
+    as_it_was,
     capitalised,
     dense,
     evaluating,
@@ -73,6 +74,11 @@ def from_module(module: nn.Module, inputs: Tensor | None = None) -> list[Layer]:
         NumericalError: naming the parameter that is not finite.
     """
     module = runnable(module)
+    with as_it_was(module):
+        return _read(module, inputs)
+
+
+def _read(module: nn.Module, inputs: Tensor | None) -> list[Layer]:
     problems = []
     for candidate in _candidates(module, inputs):
         try:
@@ -85,7 +91,7 @@ def from_module(module: nn.Module, inputs: Tensor | None = None) -> list[Layer]:
     # Weights may be computed, and otherwise in training.
     with evaluating(module):
         layers = _layers(calls)
-    check_agrees(module, layers, candidate)
+    _compare(module, layers, candidate)
     return layers
 
 
@@ -249,6 +255,11 @@ def check_agrees(module: nn.Module, layers: Sequence[Layer], inputs: Tensor) -> 
         NumericalError: if its outputs are not finite.
     """
     module = runnable(module)
+    with as_it_was(module):
+        _compare(module, layers, inputs)
+
+
+def _compare(module: nn.Module, layers: Sequence[Layer], inputs: Tensor) -> None:
     for part in inputs.split(AT_ONCE):
         x = placed(module, part)
         outputs = outputs_of(module, x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -64,8 +64,10 @@ def outputs_of(module: nn.Module, inputs: Tensor) -> Tensor:
             one tensor.
     """
     try:
-        with evaluating(module), _as_it_was(module):
+        with evaluating(module):
+            versions = {name: p._version for name, p in _plain(module.named_parameters())}
             outputs = module(inputs.clone())
+            _check_unchanged(module, versions)
     except (BackendError, NumericalError):
         raise
     except Exception as error:
@@ -79,43 +81,37 @@ def outputs_of(module: nn.Module, inputs: Tensor) -> Tensor:
     return dense(outputs)
 
 
-@contextmanager
-def _as_it_was(module: nn.Module) -> Iterator[None]:
-    """Buffers that a run changes are afterwards as before; parameters may not change.
+def _check_unchanged(module: nn.Module, versions: Mapping[str, int]) -> None:
+    """Raise a `BackendError` naming a parameter that the module has changed while it ran."""
+    for name, parameter in _plain(module.named_parameters()):
+        if parameter._version != versions.get(name):
+            raise BackendError(
+                f"The model changes its parameter '{name}' while it runs: there is no function to "
+                "analyse."
+            )
 
-    Raises:
-        BackendError: naming a parameter that the module changes while it runs.
-    """
-    buffers = [
-        (part, name, buffer, None if buffer is None else buffer.clone())
-        for part in module.modules()
-        for name, buffer in part._buffers.items()
-    ]
-    before = {name: (p, p._version, p.detach().clone()) for name, p in _plain_parameters(module)}
-    changed = []
+
+@contextmanager
+def as_it_was(module: nn.Module) -> Iterator[None]:
+    """Parameters and buffers are afterwards as before, however often the module runs meanwhile."""
+    buffers = [(part, dict(part._buffers)) for part in module.modules()]
+    named = [*_plain(module.named_parameters()), *_plain(module.named_buffers())]
+    before = [(tensor, tensor._version, tensor.detach().clone()) for _, tensor in named]
     try:
         yield
     finally:
-        for part, name, buffer, content in buffers:
-            part._buffers[name] = buffer
-            if buffer is not None and content is not None and not buffer.equal(content):
-                buffer.detach().copy_(content)
-        for name, (parameter, version, content) in before.items():
-            if parameter._version != version:
-                changed.append(name)
-                parameter.detach().copy_(content)
-    if changed:
-        raise BackendError(
-            f"The model changes its parameter '{changed[0]}' while it runs: there is no function "
-            "to analyse."
-        )
+        for part, tensors in buffers:
+            part._buffers.update(tensors)
+        for tensor, version, content in before:
+            if tensor._version != version:
+                tensor.detach().copy_(content)
 
 
-def _plain_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters that can be copied and compared; those of inference mode count no changes."""
-    for name, parameter in module.named_parameters():
-        if parameter.layout == torch.strided and not parameter.is_inference():
-            yield name, parameter
+def _plain(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors that can change in place; those of inference mode cannot, and count no changes."""
+    for name, tensor in named:
+        if tensor.layout == torch.strided and not tensor.is_inference():
+            yield name, tensor
 
 
 @contextmanager

@@ -228,9 +228,13 @@ def leidenalg_search(
     kind, options = kinds[objective]
 
     def search(seed: int) -> IndexArray:
-        partition = leidenalg.find_partition(
-            network, kind, n_iterations=iterations, seed=seed, **options
-        )
+        partition = kind(network, **options)
+        optimiser = leidenalg.Optimiser()
+        optimiser.set_rng_seed(seed)
+        for _ in range(iterations if iterations > 0 else MOST_ITERATIONS):
+            gain = optimiser.optimise_partition(partition, n_iterations=1)
+            if gain <= ROUNDING * abs(partition.quality()):
+                break
         return np.asarray(partition.membership, dtype=np.int64)
 
     return search

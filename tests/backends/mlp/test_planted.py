@@ -232,7 +232,11 @@ def test_planted_modules_are_found_again_in_lib_and_not_in_pca(seed, run_of):
     run = run_of(seed)
     lib, pca = (run.metrics.bases[name].modules for name in ("lib", "pca"))
     assert lib.homogeneity >= 0.95
-    # In PCA some of it can be seen, in few layers.
+    # Plain modularity sees nothing of it in PCA.
+    plain = _agreement(run.graph("pca"))
+    assert plain["homogeneity"] < 0.1
+    assert abs(plain["adjusted_rand_index"]) < 0.1
+    # Layered modularity does, in few layers.
     assert pca.homogeneity < 0.5
     assert pca.adjusted_rand_index < 0.5 * lib.adjusted_rand_index
     assert pca.modularity < 0.25 * lib.modularity
@@ -253,6 +257,12 @@ def test_planted_modules_are_found_again_in_lib_and_not_in_pca(seed, run_of):
     assert set(truth) == {"0", "1"}
 
 
+def _agreement(graph):
+    """Of plain modularity's modules with the blocks."""
+    found = find_communities(graph, seeds=3, objective="modularity")
+    return agreement_with_concepts(graph.with_partition(found))
+
+
 def test_coarser_modules_are_the_blocks(run_of):
     graph = run_of(1).graph()
     coarse = find_communities(graph, resolution=0.5, seeds=3)
@@ -261,4 +271,5 @@ def test_coarser_modules_are_the_blocks(run_of):
 
 
 def test_neurons_show_nothing(run_of):
+    assert _agreement(run_of(0).graph("neuron"))["homogeneity"] < 0.1
     assert run_of(0).metrics.bases["neuron"].modules.adjusted_rand_index < 0.1
