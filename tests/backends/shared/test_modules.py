@@ -368,14 +368,18 @@ def test_weights_that_are_computed_are_those_of_evaluation():
     assert torch.equal(module(INPUTS), before)
 
 
-def test_buffers_are_left_as_they_were():
+@pytest.mark.parametrize("in_place", [True, False])
+def test_buffers_are_left_as_they_were(in_place):
     class Counting(nn.Sequential):
         def __init__(self, *parts):
             super().__init__(*parts)
             self.register_buffer("calls", torch.zeros(()))
 
         def forward(self, x):
-            self.calls += 1
+            if in_place:
+                self.calls += 1
+            else:
+                self.calls = self.calls + 1
             return super().forward(x)
 
     module = Counting(linear(4, 6), nn.ReLU(), linear(6, 3))
