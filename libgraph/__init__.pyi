@@ -10,6 +10,7 @@ from .backend.registry import backend_names, load_backend
 from .backend.train import train
 from .bases.method import Truncation
 from .comparison.difference import diff
+from .cutting.cut import cut
 from .degeneracy.measure import measure_degeneracy
 from .errors import (
     BackendError,
@@ -65,6 +66,7 @@ __all__ = [
     "backend",
     "backend_names",
     "compare_bases",
+    "cut",
     "diff",
     "draw",
     "draw_modules",
