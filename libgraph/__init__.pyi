@@ -11,6 +11,7 @@ from .backend.train import train
 from .bases.method import Truncation
 from .comparison.difference import diff
 from .cutting.cut import cut
+from .cutting.network import CutNetwork
 from .degeneracy.measure import measure_degeneracy
 from .errors import (
     BackendError,
@@ -45,6 +46,7 @@ __all__ = [
     "BackendError",
     "Basis",
     "Batch",
+    "CutNetwork",
     "DataError",
     "FeatureLabel",
     "Function",
