@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 
+import click
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +27,9 @@ class Block(nn.Module):
         super().__init__()
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.read, self.write = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         self.heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ def main() -> None:
     model = Block(arguments.width, arguments.heads)
     x = torch.randn(arguments.samples, arguments.positions, arguments.width)
     network = lg.cut(model, x)
-    print(network.table())
+    click.echo(network.table())
     quadrature = lg.Quadrature.gradient()
 
     def work(section: Section, x: Tensor) -> None:
@@ -67,19 +70,19 @@ def main() -> None:
         section.interactions(x, features, decoder, quadrature)
 
     totals = [0.0, 0.0]
-    print("section                           closed form  Function  times")
+    click.echo("section                           closed form  Function  times")
     with torch.no_grad():
-        for x, (a, b, section) in zip(
+        for activations, (a, b, section) in zip(
             network.activations(x.double()), network.pairs, strict=False
         ):
             function = Function(section.forward, section.d_in, section.d_out).double()
-            work(section, x)
-            closed = seconds(lambda: work(section, x)) / len(x)  # noqa: B023
-            derived = seconds(lambda: work(function, x[:1]))  # noqa: B023
+            work(section, activations)
+            closed = seconds(lambda: work(section, activations)) / len(x)  # noqa: B023
+            derived = seconds(lambda: work(function, activations[:1]))  # noqa: B023
             totals = [totals[0] + closed, totals[1] + derived]
             name = f"{a.name} → {b.name}"
-            print(f"{name:33} {closed:9.4f} s {derived:8.2f} s {derived / closed:6.0f}")
-    print(f"{'all':33} {totals[0]:9.4f} s {totals[1]:8.2f} s {totals[1] / totals[0]:6.0f}")
+            click.echo(f"{name:33} {closed:9.4f} s {derived:8.2f} s {derived / closed:6.0f}")
+    click.echo(f"{'all':33} {totals[0]:9.4f} s {totals[1]:8.2f} s {totals[1] / totals[0]:6.0f}")
 
 
 if __name__ == "__main__":

@@ -153,10 +153,9 @@ class Torch(Backend):
             return name, self._own_score, self._own_direction
         chosen = self.options.score
         if chosen is None:
-            samples = self._data["train"]
-            chosen = fitting(samples.inputs, samples.targets)
+            chosen = fitting(self._data["train"].targets)
         if chosen in SCORES:
-            function, higher = SCORES[chosen]  # type: ignore[index]
+            function, higher = SCORES[chosen]
             return chosen, function, higher
         own = named(chosen, "score")
         if not callable(own):

@@ -26,7 +26,7 @@ def module_of(model: str, weights: Path | None) -> nn.Module:
         UsageError: if `model` is of no known form.
     """
     if model.endswith(".pt2"):
-        module = _exported(Path(model))
+        module: object = _exported(Path(model))
     else:
         if model.endswith((".pt", ".pth", ".bin", ".safetensors")):
             raise UsageError(

@@ -64,7 +64,7 @@ SCORES: dict[ScoreName, tuple[Score, bool]] = {
 """Each score, and whether more of it is better."""
 
 
-def fitting(outputs: Tensor, targets: Tensor | None) -> ScoreName:
+def fitting(targets: Tensor | None) -> ScoreName:
     """The score that goes with targets: accuracy of classes, cross-entropy of tokens."""
     if targets is None or targets.is_floating_point():
         return "mean-squared-error"

@@ -209,10 +209,10 @@ def check_network(backend: Backend, network: Network, batch: Batch) -> None:
                 )
         scores = attempt("score() of the backend", lambda: backend.score(x, targets))
     check_scores(scores, len(inputs))
-    names, count = backend.output_names(), network.node_layers[-1].size
-    if names and len(names) != count:
+    called, count = backend.output_names(), network.node_layers[-1].size
+    if called and len(called) != count:
         raise BackendError(
-            f"output_names() of the backend gives {len(names)} names for {count} outputs: it has "
+            f"output_names() of the backend gives {len(called)} names for {count} outputs: it has "
             "to give one for each, or none."
         )
 

@@ -88,7 +88,8 @@ class Assembly:
     def side_by_side(self, parts: Sequence[Affine]) -> tuple[Tensor, Tensor] | None:
         """Several maps as one of the same windows, their outputs side by side."""
         total = sum(part.matrices.shape[2] for part in parts)
-        windows, start = [], 0
+        windows: list[Window] = []
+        start = 0
         for part in parts:
             width = part.matrices.shape[2]
             placed = pad(part.matrices, (start, total - start - width))

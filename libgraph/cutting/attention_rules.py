@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from libgraph.cutting import functions
 from libgraph.cutting.values import Value
 from libgraph.cutting.writer import (
@@ -59,7 +61,7 @@ class AttentionRules(Writer):
             if scores.target in SCALAR_OPS and isinstance(rest[0], (int, float)):
                 scale = scale / rest[0] if scores.target in SCALAR_OPS[2:] else scale * rest[0]
             elif scores.target in SCALAR_OPS[::2] and scalar_of(rest[0]) is not None:
-                factor = scalar_of(rest[0])
+                factor = scalar_of(rest[0]) or 0.0
                 scale = scale / factor if scores.target in SCALAR_OPS[2:] else scale * factor
             elif scores.target is aten.add.Tensor and mask is None and is_constant(rest[0]):
                 mask = self._times(rest[0], scale) if scale != 1 else rest[0]
@@ -82,10 +84,11 @@ class AttentionRules(Writer):
             scores = a
         if not isinstance(scores, Value) or len(scores.sources) != 2:
             return None
-        return self._attend(value, *scores.args, v, mask, scale)
+        q, kt = scores.args[:2]
+        return self._attend(value, q, kt, v, mask, scale)
 
     def _times(self, mask: Value, scale: float) -> Value:
-        return self.constant(mask.constant * scale)  # type: ignore[operator]
+        return self.constant(torch.as_tensor(mask.constant * scale))  # type: ignore[operator]
 
     def _attend(
         self, value: Value, q: Value, kt: Value, v: Value, mask: Value | None, scale: float

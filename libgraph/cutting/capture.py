@@ -263,7 +263,8 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Exp
             program = torch.export.export(
                 module, inputs, dynamic_shapes={"inputs": tuple(shapes)}, strict=False
             )
-            return program.run_decompositions(decompositions())
+            plain: torch.export.ExportedProgram = program.run_decompositions(decompositions())
+            return plain
     finally:
         logging.getLogger("torch").setLevel(level)
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 
-def tanh_cell(x: Tensor, h: Tensor, *weights: Tensor | None) -> Tensor:
+def tanh_cell(x: Tensor, h: Tensor, *weights: Any) -> Tensor:
     """The next state tanh(W x + U h + b)."""
     return torch.tanh(_sum(x, h, *weights))
 
 
-def relu_cell(x: Tensor, h: Tensor, *weights: Tensor | None) -> Tensor:
+def relu_cell(x: Tensor, h: Tensor, *weights: Any) -> Tensor:
     """The next state relu(W x + U h + b)."""
     return torch.relu(_sum(x, h, *weights))
 

@@ -345,6 +345,8 @@ class _Cutter:
 class Embed(nn.Module):
     """From what a module takes to the first node layer."""
 
+    like: Tensor
+
     def __init__(self, given: Value, state: State) -> None:
         super().__init__()
         self.program = Program([given], state.values)

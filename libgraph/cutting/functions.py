@@ -42,7 +42,8 @@ def group_centre(x: Tensor, groups: int) -> Tensor:
     """x `(n, c, …)` less its mean over the channels and positions of each group."""
     grouped = x.unflatten(1, (groups, -1))
     dims = list(range(2, grouped.ndim))
-    return (grouped - grouped.mean(dims, keepdim=True)).flatten(1, 2)
+    centred: Tensor = (grouped - grouped.mean(dims, keepdim=True)).flatten(1, 2)
+    return centred
 
 
 def group_square(x: Tensor, groups: int) -> Tensor:
@@ -50,7 +51,8 @@ def group_square(x: Tensor, groups: int) -> Tensor:
     grouped = x.unflatten(1, (groups, -1))
     dims = list(range(2, grouped.ndim))
     means = (grouped * grouped).mean(dims, keepdim=True).squeeze(2)
-    return means.expand(-1, -1, *x.shape[2:])
+    everywhere: Tensor = means.expand(-1, -1, *x.shape[2:])
+    return everywhere
 
 
 def every_channel(x: Tensor, channels: int) -> Tensor:

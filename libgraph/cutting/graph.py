@@ -170,9 +170,9 @@ class _Reader:
         if (same := self._unchanged(node, args)) is not None:
             self.of[node] = same
             return
-        value = Value(
-            node.name, node.target, args, dict(kwargs), place=_place(node), line=_line(node)
-        )  # type: ignore[arg-type]
+        target: Any = node.target
+        place, line = _place(node), _line(node)
+        value = Value(node.name, target, args, dict(kwargs), place=place, line=line)
         value.depends = bool(value.sources) and node.target not in NOT_OF_DATA
         if isinstance(val, Tensor):
             value.shape = self._shape(node)

@@ -339,7 +339,7 @@ def _dense(state: State, wanted: Value, layout: Layout) -> Found | None:
 
     zeros = torch.zeros(1, count, width, dtype=torch.float64)
     with torch.enable_grad():
-        at_zero, pull = vjp(rows, zeros)
+        at_zero, pull = vjp(rows, zeros)[:2]
     units = torch.eye(layout.width, dtype=torch.float64)[:, None, None]
     per_unit = count * width * max(1, math.prod(at_zero.shape))
     size = max(1, AT_ONCE // per_unit)

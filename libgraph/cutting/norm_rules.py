@@ -41,7 +41,9 @@ class NormRules(Writer):
 
     def group_norm(self, value: Value, args: Any, kwargs: dict[str, Any]) -> Value:
         """A GroupNorm."""
-        u, groups, weight, bias, eps, *_ = [*args, *[None, None, 1e-5][max(0, len(args) - 2) :]]
+        u, groups, *rest = args
+        defaults: list[Any] = [None, None, 1e-5]
+        weight, bias, eps, *_ = [*rest, *defaults[len(rest) :]]
         return self._grouped(u, int(groups), weight, bias, float(eps))
 
     def instance_norm(self, value: Value, args: Any, kwargs: dict[str, Any]) -> Value | None:

@@ -100,9 +100,10 @@ class Builder(Assembly):
         reads, matrices = joined
         if is_own(reads) and target.count == self.source.count:
             return Linear(self.constant(matrices[0], constant))
-        matrices = self.with_constant(reads, matrices, constant)
-        if matrices is None:
+        placed = self.with_constant(reads, matrices, constant)
+        if placed is None:
             return None
+        matrices = placed
         inner = matrices.new_zeros(*matrices.shape[:2], 0)
         outer = matrices.new_zeros(0, matrices.shape[2])
         return Convolution(matrices, inner, outer, reads)

@@ -26,7 +26,7 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The function."""
-        (y,) = self.program(x)
+        y: Tensor = self.program(x)[0]
         return y
 
     def extra_repr(self) -> str:

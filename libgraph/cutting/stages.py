@@ -135,7 +135,7 @@ class Surroundings:
         for value in self.order:
             if value in self.affine or not is_elementwise(value):
                 continue
-            roots = set()
+            roots: set[Value] = set()
             for arg in value.sources:
                 root = self.root[arg] if arg in self.affine else source.get(arg)
                 if root is None or root.shape != value.shape:

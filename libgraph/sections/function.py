@@ -42,7 +42,7 @@ class Function(Section):
         return self.function(x.clone())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if not isinstance(self.function, nn.Module):
             self.function = moved(self.function, fn)
         return self
