@@ -24,7 +24,7 @@ from libgraph.cutting.stages import Stage, Surroundings
 from libgraph.cutting.values import Program, Value, run_once
 from libgraph.errors import BackendError, NumericalError, UsageError
 from libgraph.network.network import NodeLayer
-from libgraph.sections import Function, Section, chain
+from libgraph.sections import Chain, Function, Section, chain
 
 log = logging.getLogger("libgraph")
 
@@ -178,11 +178,11 @@ class _Cutter:
                 section = chain(waiting)
                 sections.append(section)
                 layers.append(step.layer)
-                functions = sum(isinstance(part, Function) for part in waiting)
-                rows.append(
-                    Row(step.layer.name, step.state.count, step.state.width,
-                        type(section).__name__, "autodiff" if functions else "closed form")
-                )  # fmt: skip
+                how = "autodiff" if any(isinstance(p, Function) for p in waiting) else "closed form"
+                if how == "closed form" and isinstance(section, Chain) and not section.positionwise:
+                    how = "chain"
+                kind = type(section).__name__
+                rows.append(Row(step.layer.name, step.state.count, step.state.width, kind, how))
                 waiting = []
         embed = Embed(self.graph.input, first)
         last = shown[-1].state.layouts[0]

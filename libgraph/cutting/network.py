@@ -20,7 +20,8 @@ class Row(NamedTuple):
         positions: that it has.
         coordinates: the constant left out.
         section: its kind; nothing for the first node layer.
-        how: `closed form` or `autodiff`.
+        how: `closed form`, `autodiff`, or `chain` of closed forms that mix positions: their
+            derivatives are multiplied, and their Jacobian Grams left to autodiff.
     """
 
     name: str
@@ -67,7 +68,7 @@ class CutNetwork(Network):
             ).rstrip()
             for line in lines
         ]
-        closed = sum(row.how == "closed form" for row in self.rows)
+        closed = sum(row.how in ("closed form", "chain") for row in self.rows)
         text.append(
             f"{closed} of {len(self.rows) - 1} sections have closed forms; outputs agree with the "
             f"model's to {self.error:.0e} of the largest ({self.how})."

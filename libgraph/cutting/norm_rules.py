@@ -41,9 +41,9 @@ class NormRules(Writer):
 
     def group_norm(self, value: Value, args: Any, kwargs: dict[str, Any]) -> Value:
         """A GroupNorm."""
-        u, groups, *rest = args
-        defaults: list[Any] = [None, None, 1e-5]
-        weight, bias, eps, *_ = [*rest, *defaults[len(rest) :]]
+        given = list(args)
+        defaults: list[Any] = [None, None, None, None, 1e-5]
+        u, groups, weight, bias, eps = [*given, *defaults[len(given) :]][:5]
         return self._grouped(u, int(groups), weight, bias, float(eps))
 
     def instance_norm(self, value: Value, args: Any, kwargs: dict[str, Any]) -> Value | None:
