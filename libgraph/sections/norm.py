@@ -8,10 +8,13 @@ for a plain residual stream.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from libgraph.sections.kept_inputs import growing_products
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import LinearMap, Section
 
@@ -87,6 +90,26 @@ class Variance(Section):
             + direction.square() * (squares * gradient.square()).sum(0).unsqueeze(1)
         )
         return total.T
+
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n s d_out"]:
+        """x (S ∘ keep) for all outputs in one product; only where the variance goes it is taken."""
+        y = x @ torch.where(keep, self.skip, 0)
+        changed = self.direction.squeeze(0).nonzero().squeeze(1)
+        masks, owner = torch.unique(keep[:, changed], dim=1, return_inverse=True)
+        for index, mask in enumerate(masks.T):
+            variance = (x[..., mask] @ self.stream[mask]).square().mean(-1, keepdim=True)
+            columns = changed[owner == index]
+            y[..., columns] += variance * self.direction[:, columns]
+        return y
+
+    def nested(
+        self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "n s d_out"]]:
+        """Ever more of x S and x L."""
+        for skip, stream in growing_products(x, [self.skip, self.stream], sizes):
+            yield skip + stream.square().mean(-1, keepdim=True) * self.direction
 
 
 class Division(Section):
@@ -186,6 +209,28 @@ class Division(Section):
             + variance.square() * (squares.T @ bent.square())
         )
         return total.T
+
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n s d_out"]:
+        """x (S ∘ keep) + (v + ε)^{-1/2} x (L B ∘ keep), v of the inputs that hold it and are kept.
+
+        All outputs in two products: mostly one input holds the variance, and is kept or not.
+        """
+        holders = self.variance.squeeze(1).nonzero().squeeze(1)
+        masks, owner = torch.unique(keep[holders], dim=1, return_inverse=True)
+        variance = x[..., holders] @ (self.variance[holders] * masks)
+        scale = (variance + self.epsilon).rsqrt()[..., owner]
+        skip, through = self.skip, self.stream @ self.outer
+        return x @ torch.where(keep, skip, 0) + scale * (x @ torch.where(keep, through, 0))
+
+    def nested(
+        self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "n s d_out"]]:
+        """Ever more of x S, x e and x L B."""
+        factors = [self.skip, self.variance, self.stream @ self.outer]
+        for skip, variance, through in growing_products(x, factors, sizes):
+            yield skip + (variance + self.epsilon).rsqrt() * through
 
     def _local(
         self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature
