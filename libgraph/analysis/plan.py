@@ -71,8 +71,7 @@ LONG = 600.0
 SMALLER = {
     "interactions": "signs=16 estimates interactions",
     "ablation": "ablate=False leaves ablations out",
-    "halves": "halves=False leaves halves out",
-    "significance": "fewer draws=… take less",
+    "significance": "fewer draws=… cost less",
 }
 """What makes a run smaller, by the stage that takes most of its time, beside fewer samples."""
 
