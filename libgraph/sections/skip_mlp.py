@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp
 
+from libgraph.sections.carrying import Carrier
 from libgraph.sections.chunks import chunk_length
 from libgraph.sections.closed_form import SignedForm
 from libgraph.sections.kept_inputs import KeptInputs, growing_products
@@ -48,6 +49,7 @@ class SkipMLP(SignedForm):
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
+        self.carry = Carrier()
         self.register_buffer("inner", inner)
         self.register_buffer("outer", outer)
         self.activation = unchanging(activation)
@@ -59,7 +61,7 @@ class SkipMLP(SignedForm):
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + φ(x A) B."""
         hidden = self.activation(self.product(x, "inner"))
-        return x @ self.skip + self.product(hidden, "outer")
+        return self.carry(x, self.skip) + self.product(hidden, "outer")
 
     def transform(self, left: LinearMap, right: LinearMap) -> SkipMLP:
         """The same with S, A and B changed at their outer ends."""
@@ -202,7 +204,7 @@ class GatedMLP(SkipMLP):
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + (φ(x A) ∘ x G) B."""
         hidden = self._hidden(self.product(x, "inner"), self.product(x, "gate"))
-        return x @ self.skip + self.product(hidden, "outer")
+        return self.carry(x, self.skip) + self.product(hidden, "outer")
 
     def transform(self, left: LinearMap, right: LinearMap) -> GatedMLP:
         """The same with S, A, G and B changed at their outer ends."""

@@ -57,7 +57,8 @@ class Attention(Heads):
         queries = self.queries(x)
         _, z = self.attend(self.project(x), queries)
         attended = z.transpose(1, 2).flatten(-2)
-        return x[:, queries.start - self.before :] @ self.skip + self.product(attended, "output")
+        own = self.carry(x[:, queries.start - self.before :], self.skip)
+        return own + self.product(attended, "output")
 
     def attention_pattern(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n h t s"]:
         """How each position that goes on shares its attention out, the prefix first."""

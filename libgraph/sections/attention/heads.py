@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from libgraph.sections.carrying import Carrier
 from libgraph.sections.chunks import chunks
 from libgraph.sections.closed_form import SignedForm
 
@@ -103,6 +104,7 @@ class Heads(SignedForm):
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
+        self.carry = Carrier()
         self.register_buffer("query", query)
         self.register_buffer("key", key)
         self.register_buffer("value", value)

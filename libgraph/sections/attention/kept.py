@@ -14,14 +14,35 @@ from torch import Tensor
 from libgraph.sections.attention.heads import Heads
 from libgraph.sections.kept_inputs import KeptInputs
 
+BLOCK = 32
+"""Queries at a time where none sees what is behind it: keys that none of them sees are left out."""
+
 
 def attend_to_kept(section: Heads, kept: KeptInputs) -> Float[Tensor, "p n t m"]:
     """What heads add to the outputs `kept.columns`, from the inputs `kept.x` alone."""
     if section.mask.last_only and section.rotary is None and not section.before:
         return _last_to_kept(section, kept)
     x = kept.x.contiguous()
-    scores = _scores(section, x, kept)
-    hidden = _hidden(section, x.shape[2])
+    positions = x.shape[2]
+    if section.mask.last_only:
+        return _attended(section, kept, x, slice(positions - 1, positions))
+    if not section.mask.causal or positions < 2 * BLOCK:
+        return _attended(section, kept, x, slice(0, positions))
+    blocks = [
+        _attended(section, kept, x[:, :, :stop], slice(stop - BLOCK, stop))
+        for stop in range(BLOCK, positions + 1, BLOCK)
+    ]
+    if rest := positions % BLOCK:
+        blocks.append(_attended(section, kept, x, slice(positions - rest, positions)))
+    return torch.cat(blocks, dim=2)
+
+
+def _attended(
+    section: Heads, kept: KeptInputs, x: Float[Tensor, "p n s k"], queries: slice
+) -> Float[Tensor, "p n t m"]:
+    """The same of some queries, which see none but these positions."""
+    scores = _scores(section, x, kept, queries)
+    hidden = _hidden(section, x.shape[2], queries)
     if hidden is not None:
         scores = scores.masked_fill(hidden.unsqueeze(1), -torch.inf)
     to_prefix, to_inputs = scores.softmax(-1).split([section.before, x.shape[2]], dim=-1)
@@ -44,7 +65,8 @@ def elements_under_mask(section: Heads, positions: int, inputs: int) -> int:
     keys = positions + section.before
     if section.mask.last_only:
         return section.heads * keys * inputs
-    return section.heads * positions * max(keys, inputs)
+    queries = BLOCK if section.mask.causal and positions >= 2 * BLOCK else positions
+    return section.heads * max(queries * max(keys, inputs), positions)
 
 
 def _last_to_kept(section: Heads, kept: KeptInputs) -> Float[Tensor, "p n 1 m"]:
@@ -61,7 +83,7 @@ def _last_to_kept(section: Heads, kept: KeptInputs) -> Float[Tensor, "p n 1 m"]:
     else:
         asked, keys = _of_heads(query, x[:, :, -1:]), _of_heads(key, x)
     scores = (asked * keys).sum(2)
-    hidden = _hidden(section, x.shape[2])
+    hidden = _hidden(section, x.shape[2], slice(x.shape[2] - 1, x.shape[2]))
     if hidden is not None:
         scores = scores.masked_fill(hidden.T, -torch.inf)
     values = _of_heads(_output(section, kept).transpose(1, 2) @ value, x)
@@ -77,11 +99,11 @@ def _of_heads(
 
 
 def _scores(
-    section: Heads, x: Float[Tensor, "p n s k"], kept: KeptInputs
+    section: Heads, x: Float[Tensor, "p n s k"], kept: KeptInputs, queries: slice
 ) -> Float[Tensor, "p n t h s"]:
-    """q kᵀ/√d_head of the positions that go on, those of the prefix first among the keys."""
+    """q kᵀ/√d_head of these queries, keys of the prefix first."""
     query, key = _factor(section, "query", kept), _factor(section, "key", kept)
-    own = x[:, :, -1:] if section.mask.last_only else x
+    own = x[:, :, queries]
     if section.rotary is None and _lever_pays(section, x.shape[-1], x.shape[2]):
         lever = _by_head(own, torch.einsum("pkhe,plhe->pkhl", query, key))
         scores = (lever.flatten(2, 3) @ x.mT).unflatten(2, lever.shape[2:4])
@@ -90,7 +112,7 @@ def _scores(
         to_prefix = torch.einsum("pkhe,she->pkhs", query, _prefix(section, "key"))
         return torch.cat([_by_head(own, to_prefix), scores], dim=-1)
     positions = torch.arange(section.before + x.shape[2], device=x.device).unsqueeze(-1)
-    q = section.turn(_by_head(own, query), positions[-own.shape[2] :])
+    q = section.turn(_by_head(own, query), positions[section.before :][queries])
     k = _by_head(x, key)
     if section.prefix_key is not None:
         k = torch.cat([_prefix(section, "key").expand(*k.shape[:2], -1, -1, -1), k], dim=2)
@@ -113,11 +135,10 @@ def _by_head(
     return product.unflatten(2, factor.shape[2:]).unflatten(1, x.shape[1:3])
 
 
-def _hidden(section: Heads, positions: int) -> Tensor | None:
+def _hidden(section: Heads, positions: int, queries: slice) -> Tensor | None:
     """Which keys each query does not see, if there are any; `(t, s)`."""
-    last = section.before + positions
-    places = torch.arange(last, device=section.query.device)
-    here = places[-1:] if section.mask.last_only else places[section.before :]
+    places = torch.arange(section.before + positions, device=section.query.device)
+    here = places[section.before :][queries]
     hidden = section.mask.hidden(here.unsqueeze(1) - places)
     return hidden if bool(hidden.any()) else None
 
