@@ -10,6 +10,8 @@ from .backend.registry import backend_names, load_backend
 from .backend.train import train
 from .bases.method import Truncation
 from .comparison.difference import diff
+from .cutting.cut import cut
+from .cutting.network import CutNetwork
 from .degeneracy.measure import measure_degeneracy
 from .errors import (
     BackendError,
@@ -44,6 +46,7 @@ __all__ = [
     "BackendError",
     "Basis",
     "Batch",
+    "CutNetwork",
     "DataError",
     "FeatureLabel",
     "Function",
@@ -65,6 +68,7 @@ __all__ = [
     "backend",
     "backend_names",
     "compare_bases",
+    "cut",
     "diff",
     "draw",
     "draw_modules",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from libgraph.backend import BackendError, Network, NodeLayer, plain
 from libgraph.sections import Attention, AttentionMask, Linear, SkipMLP
+from libgraph_backends.shared.checkpoints import own_part, renamed
 from libgraph_backends.shared.embedding import Embedding
 from libgraph_backends.shared.state_dicts import (
     check_finite,
@@ -70,7 +71,7 @@ def check(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
             model.
         NumericalError: naming the parameter that is not finite, and its node layer.
     """
-    weights = _without_prefix(weights)
+    weights = own_part(renamed(weights, PARAMETERS), where)
     sizes = {"positions": 3}
     found = {}
     for name, (dimensions, layer) in PARAMETERS.items():
@@ -90,15 +91,6 @@ def check(weights: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
         found[name] = tensor
     _check_rest(weights, where)
     return found
-
-
-def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same where names begin with that of what the model is part of, such as `model.`."""
-    first = next(iter(PARAMETERS))
-    prefixes = [name.removesuffix(first) for name in weights if name.endswith(f".{first}")]
-    if len(prefixes) != 1 or not all(name.startswith(prefixes[0]) for name in weights):
-        return dict(weights)
-    return {name.removeprefix(prefixes[0]): tensor for name, tensor in weights.items()}
 
 
 def _check_rest(weights: Mapping[str, Tensor], where: str) -> None:

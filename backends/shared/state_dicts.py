@@ -5,6 +5,7 @@ In messages `where` is what to call the state dict, such as its path.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file
 from importlib.resources.abc import Traversable
@@ -13,8 +14,19 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from libgraph.backend import BackendError, NumericalError, is_safetensors, read_weights
+from libgraph.backend import (
+    BackendError,
+    NumericalError,
+    is_safetensors,
+    read_weights,
+    reading,
+)
 from libgraph_backends.shared.layer_order import in_order
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+SINGLE = ("model.safetensors", "pytorch_model.bin", "model.pt", "weights.safetensors")
 
 
 class StateDict(NamedTuple):
@@ -31,6 +43,57 @@ class StateDict(NamedTuple):
     keeps_order: bool = True
 
 
+def read_checkpoint(path: Path) -> StateDict:
+    """The tensors of a file, of an index of shards, or of a folder with either.
+
+    Raises:
+        BackendError: if there is nothing of the kind, a shard is missing or damaged, or it holds
+            more than tensors.
+    """
+    with reading(path, BackendError, "The weights "):
+        is_folder = path.is_dir()
+    if is_folder:
+        path = _in_folder(path)
+    if path.name.endswith(".index.json"):
+        return StateDict(_shards(path), str(path), keeps_order=False)
+    return StateDict(read_weights(path), str(path), not is_safetensors(path))
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in (*INDEXES, *SINGLE):
+        if (folder / name).is_file():
+            return folder / name
+    others = sorted(folder.glob("*.index.json")) or sorted(folder.glob("*.safetensors"))
+    if len(others) == 1:
+        return others[0]
+    found = f"{len(others)} files that may be them" if others else "no safetensors file"
+    raise BackendError(
+        f"The folder '{folder}' has {found}: give the file of the parameters, or of their index."
+    )
+
+
+def _shards(index: Path) -> dict[str, Tensor]:
+    """All tensors that an index names, each from the shard that it says."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = dict.fromkeys(places.values())
+        by_shard = {name: [key for key, file in places.items() if file == name] for name in files}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise BackendError(f"'{index}' is no index of shards, with a weight_map.") from None
+    tensors: dict[str, Tensor] = {}
+    for name, keys in by_shard.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise BackendError(f"'{index}' names {name!r}, which is no file beside it.")
+        shard = read_weights(index.parent / name)
+        for key in keys:
+            if key not in shard:
+                raise BackendError(
+                    f"'{index.parent / name}' does not hold '{key}' as its index says."
+                )
+            tensors[key] = shard[key]
+    return tensors
+
+
 def read_own_or_bundled(own: Path | None, bundled: Traversable) -> StateDict:
     """The tensors of a user's file, or those that come with the backend.
 
@@ -38,7 +101,7 @@ def read_own_or_bundled(own: Path | None, bundled: Traversable) -> StateDict:
         BackendError: if the user's file is missing, damaged, or holds more than tensors.
     """
     if own is not None:
-        return StateDict(read_weights(own), str(own), not is_safetensors(own))
+        return read_checkpoint(own)
     with as_file(bundled) as path:
         return StateDict(read_weights(path), "the bundled weights", not is_safetensors(path))
 

@@ -106,6 +106,7 @@ class _Analysis:
 
     def run(self) -> ComputedRun:
         """All stages in order, and what they come to."""
+        self.workload.look()
         stages = AnalysisStages.of(self.options, self.workload.network)
         # Before anything is computed at length, because this may fail where the rest does not.
         began = time.monotonic()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from libgraph.backend.streams import stream as stream
     from libgraph.errors import BackendError as BackendError
     from libgraph.errors import DataError as DataError
+    from libgraph.errors import LibgraphError as LibgraphError
     from libgraph.errors import NumericalError as NumericalError
     from libgraph.errors import UsageError as UsageError
     from libgraph.errors import missing_extra as missing_extra
@@ -54,6 +55,7 @@ else:
         "libgraph.errors": (
             "BackendError",
             "DataError",
+            "LibgraphError",
             "NumericalError",
             "UsageError",
             "missing_extra",

@@ -11,10 +11,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from libgraph.backend.options import TypedOptions
-from libgraph.errors import BackendError
+from libgraph.errors import BackendError, UsageError
 
 if TYPE_CHECKING:
     # Options and a list of backends need no torch.
@@ -78,7 +78,22 @@ class Backend(ABC):
     concept: str = "concept"
     modules_known: bool = False
 
+    def __new__(cls, *_: object, **__: object) -> Self:
+        """An instance, if nothing that every backend must have is missing."""
+        if cls.__abstractmethods__:
+            names = ", ".join(f"{name}()" for name in sorted(cls.__abstractmethods__))
+            raise BackendError(
+                f"The backend {cls.__name__} has no {names}, which every backend must have "
+                "(docs/backends.md)."
+            )
+        return super().__new__(cls)
+
     def __init__(self, options: TypedOptions | None = None) -> None:
+        if options is not None and not isinstance(options, TypedOptions):
+            raise UsageError(
+                f"{type(self).__name__} takes options of the type {self.Options.__name__}, not a "
+                f"{type(options).__name__}."
+            )
         self.options = options if options is not None else self.Options()
 
     def __repr__(self) -> str:

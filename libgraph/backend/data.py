@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from libgraph.backend.checks import check_batch
 from libgraph.backend.contract import Backend, Batch, Split
 from libgraph.backend.state import ordinary
-from libgraph.errors import BackendError, DataError
+from libgraph.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,7 @@ class Data:
         first, every = self.part
         seen, empty = 0, True
         for batch in self.backend.batches(self.split, self.batch_size):
-            if not isinstance(batch, Batch):
-                raise BackendError(
-                    f"batches('{self.split}') of the backend yields a {type(batch).__name__}: it "
-                    "has to yield Batch(inputs, targets) of libgraph.backend."
-                )
+            batch = check_batch(batch, self.split)
             size = len(batch.inputs)
             if left is not None:
                 if left == 0:

@@ -8,9 +8,9 @@ from functools import cached_property
 import torch
 
 from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.backend.checks import check_scores
 from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
-from libgraph.errors import BackendError
 from libgraph.network.network import Network, check_finite
 
 
@@ -50,12 +50,7 @@ def base_score(network: Network, backend: Backend, data: Data) -> float:
         activations = list(network.activations(batch.inputs))
         for layer, x in zip(network.node_layers, activations, strict=True):
             check_finite(x, layer)
-        scores = backend.score(activations[-1], batch.targets)
-        if scores.shape != (len(batch.inputs),):
-            raise BackendError(
-                f"score() of the backend returns shape {tuple(scores.shape)} for "
-                f"{len(batch.inputs)} samples: it has to return one score a sample."
-            )
+        scores = check_scores(backend.score(activations[-1], batch.targets), len(batch.inputs))
         return {"score": scores.sum(), "count": torch.tensor(len(scores))}
 
     return mean_score(accumulate(data, measure))

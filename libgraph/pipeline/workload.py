@@ -16,12 +16,31 @@ import torch
 from pydantic import JsonValue
 
 from libgraph.accumulate.memory import batch_size, memory_budget
+from libgraph.backend.checks import FEW, check_data, check_network, network_of
 from libgraph.backend.contract import Backend, Split
 from libgraph.backend.data import Data
 from libgraph.backend.state import make_ordinary
 from libgraph.errors import BackendError
 from libgraph.network.network import Network
 from libgraph.pipeline.options import ComputingOptions
+
+LOOKED_AT = 1024
+"""Samples in a batch where data are gone through once, before it is known how many fit."""
+
+
+def _check_same(first: Network, again: Network) -> None:
+    """Refuse a network whose weights differ from those that it had before, in other precision."""
+    before = first.state_dict()
+    for name, tensor in again.state_dict().items():
+        other = before.get(name)
+        if other is not None and other.is_floating_point() and tensor.is_floating_point():
+            dtype = min(tensor.dtype, other.dtype, key=lambda kind: torch.finfo(kind).bits)
+            tensor, other = tensor.to(dtype), other.to(dtype)
+        if other is None or not torch.equal(tensor, other):
+            raise BackendError(
+                f"network() of the backend gives other weights the second time ('{name}'): make "
+                "them once, or with a seed, so that every call gives the same."
+            )
 
 
 class Workload:
@@ -39,14 +58,30 @@ class Workload:
 
     def network_in(self, dtype: str) -> Network:
         """The network, cast from the precision that it is stored in."""
-        network = self.backend.network()
+        network = network_of(self.backend)
         if "network" in self.__dict__ and network.shares_modules(self.network):
             raise BackendError(
                 "network() of the backend gives what it gave before: casting it would change both. "
                 "Make a new one with each call, such as of copy.deepcopy(model)."
             )
         make_ordinary(network)
-        return network.to(device=self.options.device, dtype=getattr(torch, dtype))
+        network = network.to(device=self.options.device, dtype=getattr(torch, dtype))
+        if "network" in self.__dict__:
+            _check_same(self.network, network)
+        return network
+
+    def look(self) -> None:
+        """A first look at data, network and scores: what is wrong with a backend is told at once.
+
+        Raises:
+            BackendError: naming the method, split, node layer or section that is wrong.
+            DataError: if a split has no samples.
+        """
+        for split in dict.fromkeys(("train", "test", self.backend.bases_split)):
+            check_data(self.backend, split, self.options.batch_size or LOOKED_AT)
+        options, dtype = self.options, getattr(torch, self.options.dtype)
+        batch = next(iter(Data(self.backend, "train", FEW, FEW, options.device, dtype)))
+        check_network(self.backend, self.network, batch)
 
     @cached_property
     def network(self) -> Network:

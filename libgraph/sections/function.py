@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from libgraph.sections.closures import moved
 from libgraph.sections.section import Section
 
 
@@ -19,7 +21,9 @@ class Function(Section):
         d_out: coordinates out.
         positionwise: set it where the map treats positions alike and apart: it saves much work.
 
-    Like any module it takes the dtype that `.to` gives it, float32 at first.
+    Like any module it takes the dtype that `.to` gives it, float32 at first, and so do tensors and
+    modules that a closure, a bound method or a `functools.partial` holds: the function then works
+    with copies of them. Tensors that it takes from elsewhere stay as they are.
     """
 
     def __init__(
@@ -36,6 +40,12 @@ class Function(Section):
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Call the function, on a copy: it may work in place."""
         return self.function(x.clone())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if not isinstance(self.function, nn.Module):
+            self.function = moved(self.function, fn)
+        return self
 
     def extra_repr(self) -> str:
         """Which function it is, as far as its name tells."""

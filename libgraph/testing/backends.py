@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from libgraph.backend.contract import Backend, Batch, Split
 from libgraph.backend.data import Data
+from libgraph.cutting.capture import doubled, in_double, outputs_of
 from libgraph.network.basis import Basis
 from libgraph.network.network import Network, NodeLayer
-from libgraph.testing.comparison import require, require_close
+from libgraph.testing.comparison import LARGEST, relative_error, require, require_close
 from libgraph.testing.sections import check_section
 
 
-def check_backend(backend: Backend, *, samples: int = 6, batch_size: int = 7) -> None:
+def check_backend(
+    backend: Backend,
+    *,
+    samples: int = 6,
+    batch_size: int = 7,
+    matches: Callable[[Tensor], Tensor] | None = None,
+) -> None:
     """Check data, network, sections, scores and labels of a backend in float64.
 
     Args:
         backend: ready to use.
         samples: how many samples the numerical checks use.
         batch_size: in what batches all data are asked for.
+        matches: the model that the network is of, a module or any function of a batch's inputs:
+            its outputs have to be the network's, in double precision.
 
     Raises:
         AssertionError: saying what does not hold.
@@ -42,11 +52,37 @@ def check_backend(backend: Backend, *, samples: int = 6, batch_size: int = 7) ->
     (batch,) = islice(Data(backend, "train", batch_size=samples, limit=samples), 1)
     with torch.no_grad():
         _check_network(network, batch)
+        if matches is not None:
+            _check_model(network, matches, batch.inputs)
         activations = network.activations(batch.inputs)
         for x, (a, b, section) in zip(activations, network.pairs, strict=False):
             check_section(section, x, name=f"{a.name}->{b.name}")
         _check_scores(backend, network, batch)
         _check_labels(backend, network)
+
+
+def _check_model(network: Network, model: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
+    """The network's last node layer against the model's outputs, channels first or last."""
+    if isinstance(model, nn.Module):
+        expected = outputs_of(doubled(model), (inputs,))
+    else:
+        with in_double():
+            expected = model(inputs.clone())
+    actual = network(inputs)
+    flat = (
+        expected.detach().double().flatten(1) if expected.ndim > 1 else expected[:, None].double()
+    )
+    require(
+        flat.shape == actual.flatten(1).shape,
+        f"the network has {actual.flatten(1).shape[1]} outputs a sample {tuple(actual.shape)}, but "
+        f"the model {flat.shape[1]} {tuple(expected.shape)}",
+    )
+    errors = [relative_error(rows.flatten(1), flat) for rows in (actual, actual.transpose(1, 2))]
+    require(
+        min(errors) <= LARGEST,
+        f"the network computes something else than the model: outputs differ by {min(errors):.1e} "
+        f"of the largest, of which {LARGEST:.0e} is let pass",
+    )
 
 
 def _check_batches(backend: Backend, split: Split, batch_size: int) -> None:

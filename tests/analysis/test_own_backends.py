@@ -47,9 +47,9 @@ class WithTwo(nn.Module):
     [
         (
             Rows(),
-            r"'l0' .* shape \(1, 1, 3\): they need \(samples, positions, 4\)",
+            r"'l0' .* shape \(4, 1, 3\): they need \(samples, positions, 4\)",
         ),
-        (nn.Flatten(), r"'l0' has activations of shape \(1, 3\)"),
+        (nn.Flatten(), r"'l0' has activations of shape \(4, 3\)"),
         (
             WithTwo(),
             r"coordinate of node layer 'l0' is not 1 \(its mean is 2, .*constant=False",
@@ -101,7 +101,7 @@ def test_batches_and_scores_that_are_none(monkeypatch):
     with pytest.raises(BackendError, match=r"yields a tuple: it has to yield Batch"):
         lg.analyze(backend)
     backend = toy(score=lambda outputs, targets: outputs.mean())
-    with pytest.raises(BackendError, match=r"returns shape \(\) for 30 samples: .*one score"):
+    with pytest.raises(BackendError, match=r"returns shape \(\) for 4 samples: .*one score"):
         lg.analyze(backend)
 
 

@@ -37,7 +37,7 @@ SHAPES = {
     **dict.fromkeys(ACTIVATIONS, UNITS),
     **dict.fromkeys(ATTENTIONS, HEADS),
     "attention-grouped": GROUPED,
-    **{key: {} for key in [*NORMS, *FUNCTIONS, "rebased"]},
+    **{key: {} for key in [*NORMS, "group-square", *FUNCTIONS, "rebased"]},
     "chain": inside("parts.0", {"inner": (4, 4), "outer": (4, 3)})
     | inside("parts.2", {"inner": (6, 4), "gate": (6, 4), "outer": (4, 2)}),
     "chain-mixing": inside("parts.1", HEADS | {"output": (8, 5)})

@@ -11,6 +11,7 @@ from libgraph.sections import (
     Division,
     Function,
     GatedMLP,
+    GroupSquare,
     Linear,
     Parallel,
     Pooling,
@@ -53,6 +54,14 @@ def formula(section, x):
             variance = (stream**2).sum(-1) / stream.shape[-1]
             skip = torch.einsum("nsi,io->nso", x, section.skip)
             return skip + torch.einsum("ns,o->nso", variance, section.direction[0])
+        case GroupSquare():
+            means = torch.einsum("nsi->ni", x) / x.shape[1]
+            stream = torch.einsum("nsi,id->nsd", x, section.stream)
+            stream = stream + torch.einsum("ni,id->nd", means, section.centre)[:, None]
+            squares = torch.einsum("nsd->nd", stream**2) / x.shape[1]
+            added = torch.einsum("ni,io->no", means, section.mean)
+            added = added + torch.einsum("nd,do->no", squares, section.outer)
+            return torch.einsum("nsi,io->nso", x, section.skip) + added[:, None]
         case Division():
             stream = torch.einsum("nsi,id,do->nso", x, section.stream, section.outer)
             variance = torch.einsum("nsi,i->ns", x, section.variance[:, 0])

@@ -12,6 +12,7 @@ from libgraph.sections import (
     Division,
     Function,
     GatedMLP,
+    GroupSquare,
     Linear,
     Parallel,
     Section,
@@ -51,7 +52,8 @@ PARALLELS = {
 }
 COMPOSITES = [*CHAINS, *PARALLELS]
 KINDS = [
-    "linear", *ACTIVATIONS, "gated", *NORMS, *ATTENTIONS, *FUNCTIONS, "rebased", *COMPOSITES
+    "linear", *ACTIVATIONS, "gated", *NORMS, "group-square", *ATTENTIONS, *FUNCTIONS, "rebased",
+    *COMPOSITES,
 ]  # fmt: skip
 
 
@@ -126,6 +128,12 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
         return GatedMLP(main(), inner, gate, side(width))
     if kind == "variance":
         return Variance(main(), normal(generator, d_in, width), side(1))
+    if kind == "group-square":
+        parts = [normal(generator, d_in, width) for _ in range(2)]
+        mean = normal(generator, d_in, d_out)
+        if constant:
+            mean[:, -1] = 0
+        return GroupSquare(main(), mean, *parts, side(width))
     if kind == "division":
         # ε keeps what stands under the root positive whatever the input.
         variance = 0.1 * normal(generator, d_in, 1)

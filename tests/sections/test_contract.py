@@ -26,7 +26,16 @@ from libgraph.testing import Jacobians, check_section
 
 GRADIENT = Quadrature.gradient()
 PLAIN = ["chain", "parallel-positionwise"]
-STRUCTURED = ["linear", *ACTIVATIONS, "gated", *NORMS, *ATTENTIONS, *PLAIN, "parallel"]
+STRUCTURED = [
+    "linear",
+    *ACTIVATIONS,
+    "gated",
+    *NORMS,
+    "group-square",
+    *ATTENTIONS,
+    *PLAIN,
+    "parallel",
+]
 POSITIONWISE = ["linear", *ACTIVATIONS, "gated", *NORMS, "positionwise", *PLAIN]
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
