@@ -26,6 +26,34 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
+OTHERS = "Input and output"
+"""Heading of all options that are not of a model."""
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options under headings, those of its model first."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """A section for every heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(getattr(parameter, "group", OTHERS), []).append(record)
+        sections[OTHERS] = sections.pop(OTHERS, [])
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples, each in a line that can be copied."""
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"  {line}\n")
+
+
 # Flags made of options models
 
 
@@ -37,10 +65,17 @@ class FieldOption(click.Option):
         field: name of the option.
         info: what the model says of it.
         default: what the command takes if nothing is said.
+        group: heading that help shows it under.
     """
 
     def __init__(
-        self, declarations: Any = None, *, field: str, info: FieldInfo, default: object
+        self,
+        declarations: Any = None,
+        *,
+        field: str,
+        info: FieldInfo,
+        default: object,
+        group: str = OTHERS,
     ) -> None:
         from libgraph.backend.options import Shown
 
@@ -48,6 +83,7 @@ class FieldOption(click.Option):
         flag = shown.flag or field.replace("_", "-")
         kind, multiple = _kind(info.annotation)
         self.field = field
+        self.group = group
         self.off = default is True
         if kind is bool:
             names = f"--{flag}" if self.off else f"--{flag}/--no-{flag}"
@@ -109,17 +145,23 @@ def options_of(
     """A flag for each option of a model; the command is called with `options`, those given.
 
     Args:
-        model: the options; its own come first, then those of its bases.
+        model: the options, in the order of its groups; others come first.
         without: options that the command does not offer.
         defaults: of the command, where it has others.
     """
-    fields = sorted(model.model_fields, key=lambda name: name not in model.__annotations__)
+    groups = getattr(model, "groups", {})
+    headings = {field: heading for heading, fields in groups.items() for field in fields}
+    order = list(headings)
+    fields = sorted(
+        model.model_fields, key=lambda name: order.index(name) if name in headings else -1
+    )
     flags = [
         click.option(
             cls=FieldOption,
             field=name,
             info=model.model_fields[name],
             default=defaults.get(name, model.model_fields[name].default),
+            group=headings.get(name, OTHERS),
         )
         for name in fields
         if name not in without

@@ -12,6 +12,25 @@ class Progress(Protocol):
         """Take note."""
 
 
+def expect(progress: Progress, seconds: float) -> None:
+    """Tell how long all that is still to come is going to take, where somebody wants to know.
+
+    Whoever listens may have a method `expect` for it, as the command's bars do.
+    """
+    told = getattr(progress, "expect", None)
+    if callable(told):
+        told(seconds)
+
+
+def in_words(seconds: float) -> str:
+    """How long that is, as one says it: 40 s, 12 minutes, 39 hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.0f} hours" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
+
+
 def silent(stage: str, done: int, total: int | None, note: str = "") -> None:
     """Progress that goes nowhere."""
 

@@ -10,6 +10,7 @@ import click
 
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph_cli.options import (
+    GroupedCommand,
     check_figure,
     dry_run_option,
     figure_options,
@@ -23,7 +24,12 @@ FOR_COMPARISONS = {"beside", "seeds", "curves", "halves", "draws"}
 """Options that `analyze` leaves alone: more bases and measures are what `compare` is for."""
 
 
-@click.command()
+EXAMPLES = """\
+libgraph analyze modular-addition
+libgraph analyze mlp -o seed=1 --no-ablation --out runs/mlp"""
+
+
+@click.command(cls=GroupedCommand, epilog=EXAMPLES)
 @click.argument("backend")
 @options_of(AnalysisOptions, without=FOR_COMPARISONS)
 @dry_run_option

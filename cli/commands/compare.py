@@ -16,7 +16,13 @@ import click
 from libgraph.bases.methods import METHODS
 from libgraph.pipeline.options import COMPARED, DRAWS, AnalysisOptions
 from libgraph_cli.commands.analyze import show_plan
-from libgraph_cli.options import dry_run_option, json_option, options_of, request_options
+from libgraph_cli.options import (
+    GroupedCommand,
+    dry_run_option,
+    json_option,
+    options_of,
+    request_options,
+)
 from libgraph_cli.running import Request, Values, run_analysis
 
 if TYPE_CHECKING:
@@ -29,7 +35,13 @@ BASES = ",".join(COMPARED)
 FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}
 
 
-@click.command()
+EXAMPLES = """\
+libgraph compare modular-addition
+libgraph compare mlp --bases lib,pca,sparse --draws 0
+libgraph compare runs/seed0 runs/seed1 --figure seeds.png"""
+
+
+@click.command(cls=GroupedCommand, epilog=EXAMPLES)
 @click.argument("backend_or_runs", metavar="BACKEND | RUN...", nargs=-1, required=True)
 @click.option(
     "--bases",

@@ -5,11 +5,15 @@ from __future__ import annotations
 import click
 
 from libgraph.degeneracy.options import DegeneracyOptions
-from libgraph_cli.options import json_option, options_of, request_options
+from libgraph_cli.options import GroupedCommand, json_option, options_of, request_options
 from libgraph_cli.running import Request, Values
 
+EXAMPLES = """\
+libgraph degeneracy modular-addition
+libgraph degeneracy mlp --volume --samples 200"""
 
-@click.command()
+
+@click.command(cls=GroupedCommand, epilog=EXAMPLES)
 @click.argument("backend")
 @options_of(DegeneracyOptions)
 @json_option("Print degeneracy.json instead of tables.")

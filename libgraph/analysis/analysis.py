@@ -7,6 +7,8 @@ that it depends on has changed (`libgraph.pipeline.stages`).
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from libgraph.analysis.graphs import labelled_graph
 from libgraph.analysis.halves import HALVES, halves_agree, interactions_of_halves
+from libgraph.analysis.plan import FewSamples, announcement
 from libgraph.analysis.rotations import against_rotations
 from libgraph.analysis.stages import ABLATION, AnalysisStages
 from libgraph.backend.contract import Backend
@@ -21,6 +24,7 @@ from libgraph.backend.data import Data
 from libgraph.backend.options import parse_options
 from libgraph.backend.registry import check_backend_kind
 from libgraph.backend.state import own_state
+from libgraph.bars import shown
 from libgraph.bases.method import BasisMethod, Setting, make_bases
 from libgraph.bases.methods import METHODS
 from libgraph.edges.edge_ablation import ablate_edges
@@ -35,12 +39,18 @@ from libgraph.network.basis import Bases
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
-from libgraph.progress import Progress, renamed, silent
+from libgraph.progress import Progress, renamed
 from libgraph.report.graph_files import graph_title, write_graph_files
 from libgraph.runs.measures import run_metrics
 from libgraph.runs.run import Ablation, BasisResult, ComputedRun
 from libgraph.runs.stored import save_ablation
 from libgraph.sections.quadrature import Quadrature
+
+log = logging.getLogger("libgraph")
+
+LOOK_AHEAD = 0.1
+"""Seconds for the score of the model from which on it is worth while to find out beforehand what
+all stages take: that takes a few times as long."""
 
 
 @own_state()
@@ -49,7 +59,7 @@ def analyze(
     *,
     out: str | Path | None = None,
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **options: Any,
 ) -> ComputedRun:
     """Analyse a backend's network: bases, interactions, ablations, graph, modules.
@@ -59,7 +69,7 @@ def analyze(
         out: run directory to write; without it nothing is written.
         force: whether a complete run of that name may be replaced. Its stages are reused where
             nothing they depend on has changed, as are those of an interrupted run.
-        progress: told how far each stage has come.
+        progress: told how far each stage has come; by default bars, on a terminal or in a notebook.
         **options: fields of `AnalysisOptions`.
 
     Raises:
@@ -71,8 +81,8 @@ def analyze(
     check_backend_kind(backend)
     options = {"tolerances": backend.tolerances, **options}
     parsed = parse_options(AnalysisOptions, options, "the analysis")
-    with open_directory(out, force=force) as directory:
-        return _Analysis(backend, parsed, directory, progress).run()
+    with open_directory(out, force=force) as directory, shown(progress) as told:
+        return _Analysis(backend, parsed, directory, told).run()
 
 
 class _Analysis:
@@ -90,14 +100,19 @@ class _Analysis:
         self.directory = directory
         self.progress = progress
         self.workload = Workload(backend, options)
-        self.runner = Stages(directory, options, lambda: self.workload.facts(*self.measured_on))
+        self.runner = Stages(
+            directory, options, lambda: self.workload.facts(*self.measured_on), progress
+        )
 
     def run(self) -> ComputedRun:
         """All stages in order, and what they come to."""
         self.workload.look()
         stages = AnalysisStages.of(self.options, self.workload.network)
         # Before anything is computed at length, because this may fail where the rest does not.
+        began = time.monotonic()
         score = self.scoring.base_score
+        if time.monotonic() - began > LOOK_AHEAD:
+            self._look_ahead(stages)
         bases = self.runner.run(stages.bases, partial(self._bases, stages.methods))
         self._refuse_empty(bases)
         edges, errors = self.runner.run(stages.interactions, partial(self._interactions, bases))
@@ -130,6 +145,14 @@ class _Analysis:
         if self.directory is not None:
             self._export(run, self.directory)
         return run
+
+    def _look_ahead(self, stages: AnalysisStages) -> None:
+        """Find out how long it all is going to take, and say so if that is long."""
+        few = FewSamples.of(self.workload, self.options)
+        seconds = self.runner.plan(stages, few.passes(stages.methods))
+        announced = announcement(seconds, few.samples["train"])
+        if announced is not None:
+            log.warning(announced)
 
     def _halves(
         self,

@@ -12,7 +12,7 @@ from libgraph.bases.methods import basis_name
 from libgraph.comparison.side_by_side import Comparison, compare_run
 from libgraph.errors import UsageError
 from libgraph.pipeline.options import COMPARED, DRAWS
-from libgraph.progress import Progress, silent
+from libgraph.progress import Progress
 
 
 class ComparisonOptions(TypedDict):
@@ -32,7 +32,7 @@ def compare_bases(
     draws: int = DRAWS,
     out: str | Path | None = None,
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
     """Analyse a backend's network once, with every basis measured in that analysis.
@@ -47,7 +47,7 @@ def compare_bases(
         draws: of rotated networks, to tell modules of the main basis from chance; 0: none.
         out: run directory to write; without it nothing is written.
         force: whether a complete run of that name may be replaced; see `analyze`.
-        progress: told how far each stage has come.
+        progress: told how far each stage has come; by default bars, where somebody looks.
         **options: other fields of `AnalysisOptions`.
 
     Raises:

@@ -30,6 +30,7 @@ from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.passes import Passes
 from libgraph.pipeline.workload import Workload
+from libgraph.progress import in_words
 from libgraph.sections import Section, autodiff
 from libgraph.sections.quadrature import Quadrature
 
@@ -63,6 +64,44 @@ class Plan:
     memory: int
 
 
+LONG = 600.0
+"""Seconds above which a run says beforehand how long it is going to take."""
+
+
+SMALLER = {
+    "interactions": "signs=16 estimates interactions",
+    "ablation": "ablate=False leaves ablations out",
+    "significance": "fewer draws=… cost less",
+}
+"""What makes a run smaller, by the stage that takes most of its time, beside fewer samples."""
+
+
+def announcement(seconds: Mapping[str, float], samples: int) -> str | None:
+    """What there is to say before a long run: how long, what takes most, what makes it smaller.
+
+    Args:
+        seconds: of each stage that is going to be computed, by its name.
+        samples: how many there are.
+    """
+    total = sum(seconds.values())
+    if total < LONG:
+        return None
+    kinds: dict[str, float] = {}
+    for name, cost in seconds.items():
+        kind = name.split()[0]
+        kinds[kind] = kinds.get(kind, 0.0) + cost
+    longest = max(kinds, key=kinds.__getitem__)
+    limit = max(2, int(samples * LONG / 2 / total))
+    advice = [
+        f"limit={limit} takes fewer samples",
+        *([SMALLER[longest]] if longest in SMALLER else []),
+    ]
+    return (
+        f"This is going to take about {in_words(total)}, {kinds[longest] / total:.0%} of it for "
+        f"{longest}. To make it smaller: {', or '.join(advice)}."
+    )
+
+
 @own_state()
 def plan(backend: Backend, **options: Any) -> Plan:
     """Layers, shapes, estimated time and memory of `analyze(backend, **options)`.
@@ -74,7 +113,7 @@ def plan(backend: Backend, **options: Any) -> Plan:
     """
     options = {"tolerances": backend.tolerances, **options}
     parsed = parse_options(AnalysisOptions, options, "the analysis")
-    few = _FewSamples.of(backend, parsed)
+    few = FewSamples.of(Workload(backend, parsed), parsed)
     stages = AnalysisStages.of(parsed, few.network)
     passes = few.passes(stages.methods)
     seconds = dict.fromkeys(("statistics", "bases", "interactions", "ablation"), 0.0)
@@ -93,7 +132,7 @@ def plan(backend: Backend, **options: Any) -> Plan:
 
 
 @dataclass(frozen=True)
-class _FewSamples:
+class FewSamples:
     """A few samples of the training split, and what the network makes of them.
 
     Args:
@@ -115,10 +154,10 @@ class _FewSamples:
     bases_split: str
 
     @classmethod
-    def of(cls, backend: Backend, options: AnalysisOptions) -> _FewSamples:
+    def of(cls, workload: Workload, options: AnalysisOptions) -> FewSamples:
         """As many samples as make about `PROBE` positions."""
-        workload = Workload(backend, options)
-        network, dtype = workload.network, getattr(torch, options.dtype)
+        backend, network = workload.backend, workload.network
+        dtype = getattr(torch, options.dtype)
         splits: tuple[Split, ...] = ("train", "test")
         samples: dict[str, int] = {
             split: min(backend.samples(split), options.limit or backend.samples(split))
@@ -162,6 +201,7 @@ class _FewSamples:
             interactions=edges,
             exact_interactions=exact if options.signs else edges,
             masked=masked,
+            sections=len(self.network.sections),
             samples={**self.samples, "bases": self.samples[self.bases_split]},
             beside=beside,
         )

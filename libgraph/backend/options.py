@@ -31,6 +31,7 @@ class TypedOptions(BaseModel):
 
     Attributes:
         whose: options they are, for the error message.
+        groups: headings for people who choose, in order, and the options under each.
 
     Raises:
         UsageError: naming the first option that has a bad value.
@@ -38,6 +39,7 @@ class TypedOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
     whose: ClassVar[str] = ""
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @model_validator(mode="wrap")
     @classmethod

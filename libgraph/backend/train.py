@@ -15,9 +15,10 @@ from libgraph.backend.contract import Backend, Json, Outcome
 from libgraph.backend.options import parse_options
 from libgraph.backend.registry import backend_class
 from libgraph.backend.state import own_state
+from libgraph.bars import shown
 from libgraph.errors import BackendError, UsageError
 from libgraph.files.atomic import explained, write_json
-from libgraph.progress import Progress, silent
+from libgraph.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def train(
     out: Path | str,
     *,
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
 ) -> TrainingRecord:
     """Train a backend's model into a directory.
 
@@ -66,7 +67,7 @@ def train(
         out: directory for `model.safetensors`, and `training.json` with options, versions and
             outcome.
         force: whether a model that is there may be replaced.
-        progress: told after every step.
+        progress: told after every step; by default bars, on a terminal or in a notebook.
 
     Returns:
         What `training.json` holds.
@@ -85,7 +86,8 @@ def train(
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
     try:
-        outcome = kind.train(parsed, directory, progress)
+        with shown(progress) as told:
+            outcome = kind.train(parsed, directory, told)
     finally:
         # A training that ended before its first checkpoint leaves nothing.
         with suppress(OSError):

@@ -24,6 +24,7 @@ from libgraph.backend.data import Data
 from libgraph.backend.options import parse_options
 from libgraph.backend.registry import check_backend_kind
 from libgraph.backend.state import own_state
+from libgraph.bars import shown
 from libgraph.degeneracy.behaviour.behaviour import Probes, behaviour_spectrum
 from libgraph.degeneracy.behaviour.chains import Sampling
 from libgraph.degeneracy.behaviour.lanczos import HessianSpectrum
@@ -53,7 +54,7 @@ from libgraph.errors import TooLarge
 from libgraph.files.run_directory import RunDirectory
 from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
-from libgraph.progress import Progress, silent
+from libgraph.progress import Progress
 from libgraph.report.graphml import write_graphml
 
 DECADES = 12
@@ -71,7 +72,7 @@ def measure_degeneracy(
     *,
     out: str | Path | None = None,
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress | None = None,
     **options: Any,
 ) -> DegeneracyFigures:
     """What of a backend's network does nothing; what `degeneracy.json` holds.
@@ -80,7 +81,7 @@ def measure_degeneracy(
         backend: from `load_backend`, or an instance of your own.
         out: directory to write; without it nothing is written.
         force: whether a complete one of that name may be replaced.
-        progress: told how far each part has come.
+        progress: told how far each part has come; by default bars, where somebody looks.
         **options: fields of `DegeneracyOptions`.
 
     Raises:
@@ -91,8 +92,8 @@ def measure_degeneracy(
     """
     check_backend_kind(backend)
     parsed = parse_options(DegeneracyOptions, options, "the degeneracy analysis")
-    with open_directory(out, force=force) as directory:
-        return _Measurement(backend, parsed, directory, progress).run()
+    with open_directory(out, force=force) as directory, shown(progress) as told:
+        return _Measurement(backend, parsed, directory, told).run()
 
 
 class _Measurement:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field, field_validator
 
 from libgraph.backend.options import Shown
-from libgraph.pipeline.options import ComputingOptions, known_basis
+from libgraph.pipeline.options import COMPUTING, ComputingOptions, known_basis
 
 
 class DegeneracyOptions(ComputingOptions):
     """Everything that decides what a degeneracy analysis computes, beside the backend."""
 
     whose = "the degeneracy analysis"
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Weights and units": ("truncate", "synchrony"),
+        "Behaviour": ("samples", "probes", "steps", "volume", "radius"),
+        "Modules": ("basis", "draws"),
+        "Computing": COMPUTING,
+    }
 
     synchrony: Annotated[float, Shown("TOL")] = Field(
         0.01,

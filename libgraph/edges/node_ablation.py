@@ -16,6 +16,7 @@ from libgraph.edges.curves import sizes_between, sizes_to_try
 from libgraph.edges.score import Scoring
 from libgraph.network.basis import Bases
 from libgraph.progress import Progress, silent
+from libgraph.sections.linear import Linear
 
 
 def ablate_nodes(
@@ -65,17 +66,28 @@ def _scores(
 ) -> dict[str, dict[int, float]]:
     """Scores at these numbers of features, all in one pass over the data."""
     network, backend, data = scoring.network, scoring.backend, scoring.data
-    cast = {layer: basis.to(data.dtype) for layer, basis in bases.items()}
+    cast = {layer: bases[layer].to(data.dtype) for layer in sizes}
+    behind = {
+        source.name: section.rebase(cast[source.name].decoder)
+        for source, _, section in network.pairs
+        if source.name in sizes
+    }
 
     def measure(batch: Batch) -> Sums:
         sums: dict[str, Tensor] = {"count": torch.tensor(len(batch.targets))}
         for index, x in enumerate(network.activations(batch.inputs)):
             layer = network.node_layers[index].name
-            for k in sizes.get(layer, ()):
-                basis = cast[layer]
-                ablated = (x @ basis.encoder[:, :k]) @ basis.decoder[:k]
-                scores = backend.score(network.from_layer(index, ablated), batch.targets)
-                sums[f"{layer} {k}"] = scores.sum()
+            rising = sorted(sizes.get(layer, ()))
+            if not rising:
+                continue
+            features = x @ cast[layer].encoder
+            if layer in behind:
+                ablated = behind[layer].nested(features, rising)
+            else:
+                ablated = Linear(cast[layer].decoder).nested(features, rising)
+            for k, y in zip(rising, ablated, strict=True):
+                outputs = network.from_layer(min(index + 1, len(network.sections)), y)
+                sums[f"{layer} {k}"] = backend.score(outputs, batch.targets).sum()
         return sums
 
     sums = accumulate(data, measure, stage=stage, progress=progress)

@@ -8,7 +8,8 @@ comes from these fields, and comes without torch.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ByteSize, Field, field_validator
 
@@ -94,10 +95,23 @@ class ComputingOptions(TypedOptions):
         return Truncation.parse(self.truncate)
 
 
+COMPUTING = ("limit", "batch_size", "memory", "dtype", "device", "seed")
+"""Options of any analysis that are shown together, as what it takes and where it runs."""
+
+
 class AnalysisOptions(ComputingOptions):
     """Everything that decides what an analysis computes, beside the backend and its options."""
 
     whose = "the analysis"
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "Bases": ("basis", "beside", "truncate"),
+        "Interactions": ("integration", "signs"),
+        "Modules": ("objective", "resolution", "seeds"),
+        "Ablations": ("ablate", "tolerances", "score_dtype", "curves"),
+        "Checks": ("halves", "draws"),
+        "Sparse basis": ("sparse_features", "sparse_power", "sparse_steps", "sparse_starts"),
+        "Computing": COMPUTING,
+    }
 
     basis: Annotated[str, Shown("NAME")] = Field(
         "lib", description=f"of the graph: {', '.join(METHODS)}, or a file of directions, *{FILE}"

@@ -19,6 +19,7 @@ class Passes:
         interactions: as asked for, in one basis.
         exact_interactions: not estimated from random signs.
         masked: a pass that keeps half of all edges.
+        sections: how many there are.
         samples: numbers of samples that bases are made from (`bases`), that interactions come from
             (`train`) and that are scored (`test`).
         beside: seconds that bases take beside passes over the data, by name.
@@ -30,8 +31,14 @@ class Passes:
     interactions: float
     exact_interactions: float
     masked: float
+    sections: int
     samples: Mapping[str, int]
     beside: Mapping[str, float]
+
+    @property
+    def behind(self) -> float:
+        """From behind every node layer in turn to the outputs."""
+        return self.sections / 2 * self.forward
 
     def of_bases(self, methods: Sequence[BasisMethod]) -> float:
         """Of all bases that are made at once."""

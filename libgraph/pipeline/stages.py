@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +21,7 @@ from libgraph.accumulate.ranks import ranks
 from libgraph.errors import BackendError, DataError, MissingExtra, NumericalError, TooLarge
 from libgraph.files.run_directory import RunDirectory, hash_of
 from libgraph.pipeline.passes import Passes
+from libgraph.progress import Progress, expect, silent
 
 Result = TypeVar("Result")
 Facts = Mapping[str, JsonValue]
@@ -77,17 +78,24 @@ class Stages:
         directory: where results are kept; None to keep none.
         options: those that stages read.
         facts: what every stage depends on; asked for where something is kept.
+        progress: told, once a plan has been made, how long the stages to come are going to take.
 
     Attributes:
         seconds: by stage, those of the run that computed it.
     """
 
     def __init__(
-        self, directory: RunDirectory | None, options: BaseModel, facts: Callable[[], Facts]
+        self,
+        directory: RunDirectory | None,
+        options: BaseModel,
+        facts: Callable[[], Facts],
+        progress: Progress = silent,
     ) -> None:
         self.directory = directory
         self.options = options
+        self.progress = progress
         self.seconds: dict[str, float] = {}
+        self._planned: dict[str, float] = {}
         self._find_facts = facts
         self._began = time.time()
 
@@ -95,19 +103,45 @@ class Stages:
         """What `compute` gives, or what an earlier run with the same hash has left."""
         directory = self.directory
         if directory is None:
-            with self.timed(stage.name):
-                return compute()
+            return self._computed(stage, compute)
         digest, path = stage.hash(self.options, self._facts), directory.file(stage.file)
-        # Ranks that wait for each other must not skip stages on their own.
-        if directory.finished(stage.name, digest) and stage.holds(path) and ranks() == (0, 1):
+        if self._finished(stage):
             log.info("Stage '%s' is taken from an earlier run.", stage.name)
             self.seconds[stage.name] = directory.stages[stage.name]["seconds"]
             return stage.load(path)
-        with self.timed(stage.name):
-            result = compute()
+        result = self._computed(stage, compute)
         stage.save(path, result)
         directory.finish(stage.name, digest, self.seconds[stage.name])
         return result
+
+    def plan(self, stages: Iterable[Stage[Any]], passes: Passes) -> dict[str, float]:
+        """Seconds that each stage which is still to be computed is going to take."""
+        self._planned = {
+            stage.name: sum(stage.cost(passes).values())
+            for stage in stages
+            if not self._finished(stage)
+        }
+        return self._planned
+
+    def _finished(self, stage: Stage[Any]) -> bool:
+        # Ranks that wait for each other must not skip stages on their own.
+        if self.directory is None or ranks() != (0, 1):
+            return False
+        digest = stage.hash(self.options, self._facts)
+        return self.directory.finished(stage.name, digest) and stage.holds(
+            self.directory.file(stage.file)
+        )
+
+    def _computed(self, stage: Stage[Result], compute: Callable[[], Result]) -> Result:
+        if stage.name in self._planned:
+            past = [name for name in self._planned if name in self.seconds]
+            planned = sum(self._planned[name] for name in past)
+            # What was planned wrong so far is taken to go on so.
+            off = sum(self.seconds[name] for name in past) / planned if planned > 1 else 1.0
+            left = sum(self._planned.values()) - planned
+            expect(self.progress, off * left)
+        with self.timed(stage.name):
+            return compute()
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -6,10 +6,13 @@ need one second moment per feature.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from libgraph.sections.kept_inputs import growing_products
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Section, Seen
 
@@ -75,3 +78,9 @@ class Linear(Section):
     ) -> Float[Tensor, "n s d_out"]:
         """x (A ∘ keep): all outputs in one product."""
         return x @ torch.where(keep, self.matrix, 0)
+
+    def nested(
+        self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "n s d_out"]]:
+        """Ever more of x A."""
+        return (y for (y,) in growing_products(x, [self.matrix], sizes))

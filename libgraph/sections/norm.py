@@ -8,10 +8,14 @@ for a plain residual stream.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from libgraph.sections.carrying import Carrier
+from libgraph.sections.kept_inputs import growing_products
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import LinearMap, Section
 
@@ -38,13 +42,14 @@ class Variance(Section):
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
+        self.carry = Carrier()
         self.register_buffer("stream", stream)
         self.register_buffer("direction", direction)
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + |x L|²/d b."""
         variance = (x @ self.stream).square().mean(-1, keepdim=True)
-        return x @ self.skip + variance * self.direction
+        return self.carry(x, self.skip) + variance * self.direction
 
     def transform(self, left: LinearMap, right: LinearMap) -> Variance:
         """The same with S, L and b changed at their outer ends."""
@@ -88,6 +93,26 @@ class Variance(Section):
         )
         return total.T
 
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n s d_out"]:
+        """x (S ∘ keep) for all outputs in one product; only where the variance goes it is taken."""
+        y = x @ torch.where(keep, self.skip, 0)
+        changed = self.direction.squeeze(0).nonzero().squeeze(1)
+        masks, owner = torch.unique(keep[:, changed], dim=1, return_inverse=True)
+        for index, mask in enumerate(masks.T):
+            variance = (x[..., mask] @ self.stream[mask]).square().mean(-1, keepdim=True)
+            columns = changed[owner == index]
+            y[..., columns] += variance * self.direction[:, columns]
+        return y
+
+    def nested(
+        self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "n s d_out"]]:
+        """Ever more of x S and x L."""
+        for skip, stream in growing_products(x, [self.skip, self.stream], sizes):
+            yield skip + stream.square().mean(-1, keepdim=True) * self.direction
+
 
 class Division(Section):
     """y = x S + (v + ε)^{-1/2} (x L) B with v = x e: the stream divided by its deviation.
@@ -116,6 +141,7 @@ class Division(Section):
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
+        self.carry = Carrier()
         self.register_buffer("variance", variance)
         self.register_buffer("stream", stream)
         self.register_buffer("outer", outer)
@@ -128,7 +154,7 @@ class Division(Section):
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + (x e + ε)^{-1/2} (x L) B."""
         scale = (x @ self.variance + self.epsilon).rsqrt()
-        return x @ self.skip + scale * (x @ self.stream) @ self.outer
+        return self.carry(x, self.skip) + scale * (x @ self.stream) @ self.outer
 
     def transform(self, left: LinearMap, right: LinearMap) -> Division:
         """The same with S, e, L and B changed at their outer ends."""
@@ -186,6 +212,28 @@ class Division(Section):
             + variance.square() * (squares.T @ bent.square())
         )
         return total.T
+
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n s d_out"]:
+        """x (S ∘ keep) + (v + ε)^{-1/2} x (L B ∘ keep), v of the inputs that hold it and are kept.
+
+        All outputs in two products: mostly one input holds the variance, and is kept or not.
+        """
+        holders = self.variance.squeeze(1).nonzero().squeeze(1)
+        masks, owner = torch.unique(keep[holders], dim=1, return_inverse=True)
+        variance = x[..., holders] @ (self.variance[holders] * masks)
+        scale = (variance + self.epsilon).rsqrt()[..., owner]
+        skip, through = self.skip, self.stream @ self.outer
+        return x @ torch.where(keep, skip, 0) + scale * (x @ torch.where(keep, through, 0))
+
+    def nested(
+        self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "n s d_out"]]:
+        """Ever more of x S, x e and x L B."""
+        factors = [self.skip, self.variance, self.stream @ self.outer]
+        for skip, variance, through in growing_products(x, factors, sizes):
+            yield skip + (variance + self.epsilon).rsqrt() * through
 
     def _local(
         self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature

@@ -5,7 +5,7 @@ It adds the branches' effects, and its Jacobian Gram adds theirs and the product
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from typing import cast
 
@@ -17,6 +17,7 @@ from libgraph.sections import autodiff
 from libgraph.sections.attention.attention import Attention
 from libgraph.sections.closed_form import SignedForm
 from libgraph.sections.estimate import Estimate
+from libgraph.sections.kept_inputs import KeptInputs
 from libgraph.sections.linear import Linear
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Section, Seen
@@ -124,6 +125,21 @@ class Parallel(SignedForm):
         for branch in self.branches:
             total += branch.jacobian_gram(x)
         return total
+
+    def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n t m"]:
+        """The sum of what the branches make of the same inputs."""
+        return reduce(torch.add, (branch.from_kept(kept) for branch in self.branches))
+
+    def nested(
+        self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "n t d_out"]]:
+        """The sum of what the branches make of the same inputs."""
+        branches = (branch.nested(x, sizes) for branch in self.branches)
+        return (reduce(torch.add, outputs) for outputs in zip(*branches, strict=True))
+
+    def elements_per_mask(self, positions: int, inputs: int) -> int:
+        """Those of the branch that has most."""
+        return max(branch.elements_per_mask(positions, inputs) for branch in self.branches)
 
     def elements_per_effect(self, positions: int) -> int:
         """What the largest branch has."""

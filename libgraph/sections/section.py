@@ -10,7 +10,7 @@ activations: y = x @ W.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from libgraph.sections import autodiff
 from libgraph.sections.chunks import chunks
 from libgraph.sections.estimate import Estimate
+from libgraph.sections.kept_inputs import KeptInputs, sort_masks
 from libgraph.sections.quadrature import Quadrature
 
 LinearMap = Callable[[Tensor], Tensor]
@@ -211,17 +212,52 @@ class Section(nn.Module, ABC):
     ) -> Float[Tensor, "n t d_out"]:
         """Map forward with output i seeing only the inputs that `keep[:, i]` names, others zero.
 
-        Outputs that keep the same inputs share one pass, over those inputs alone.
+        Outputs that keep the same inputs share one pass, over those inputs alone, and many such
+        passes are made at once.
         """
-        patterns, owner = torch.unique(keep, dim=1, return_inverse=True)
-        columns, outputs = [], []
-        for pattern in range(patterns.shape[1]):
-            rows = patterns[:, pattern].nonzero().squeeze(1)
-            chosen = (owner == pattern).nonzero().squeeze(1)
-            part = self.transform(_rows(rows), _columns(chosen))
-            columns.append(chosen)
-            outputs.append(part(x[..., rows]))
-        return torch.cat(outputs, dim=-1)[..., torch.cat(columns).argsort()]
+        planes = torch.cat([x.permute(2, 1, 0), x.new_zeros(1, *x.shape[1::-1])])
+        outputs: Tensor | None = None
+        for masks in sort_masks(keep):
+            elements = self.elements_per_mask(x.shape[1], masks.rows.shape[1])
+            for piece, samples in masks.pieces(elements, x):
+                kept = KeptInputs(
+                    planes[piece.rows, :, samples].transpose(1, 3),
+                    piece.rows.clamp(max=self.d_in - 1),
+                    piece.columns,
+                )
+                y = self.from_kept(kept).movedim(-1, 1)
+                if outputs is None:
+                    outputs = y.new_empty(self.d_out, len(x), y.shape[3])
+                outputs[piece.columns[piece.counted], samples] = y[piece.counted]
+        if outputs is None:
+            return self(x)[..., :0]
+        return outputs.permute(1, 2, 0)
+
+    def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n t m"]:
+        """Map forward under several masks: some of the outputs from some of the inputs each."""
+        return torch.stack(
+            [
+                self.transform(_rows(rows), _columns(columns))(x)
+                for x, rows, columns in zip(*kept, strict=True)
+            ]
+        )
+
+    def elements_per_mask(self, positions: int, inputs: int) -> int:
+        """Numbers in the largest intermediate result of `from_kept`, for one sample and mask."""
+        return positions * max(inputs, self.d_out)
+
+    def nested(
+        self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "n t d_out"]]:
+        """Map forward with the first k inputs alone, others zero, for every k of rising sizes.
+
+        What comes out lasts until the next is asked for.
+        """
+        for size in sizes:
+            if size:
+                yield self.transform(_rows(slice(size)), lambda factor: factor)(x[..., :size])
+            else:
+                yield self(torch.zeros_like(x))
 
     # What every section has
 
@@ -275,7 +311,7 @@ class Rebased(Section):
         return Rebased(self.inner, left(self.decoder), right(self.encoder))
 
 
-def _rows(chosen: Tensor) -> LinearMap:
+def _rows(chosen: Tensor | slice) -> LinearMap:
     return lambda factor: factor[..., chosen, :]
 
 

@@ -7,15 +7,17 @@ pre-activation is linear in x, so integrated gradients only average slopes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp
 
+from libgraph.sections.carrying import Carrier
 from libgraph.sections.chunks import chunk_length
 from libgraph.sections.closed_form import SignedForm
+from libgraph.sections.kept_inputs import KeptInputs, growing_products
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Seen
 from libgraph.sections.unchanging import unchanging
@@ -47,6 +49,7 @@ class SkipMLP(SignedForm):
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
+        self.carry = Carrier()
         self.register_buffer("inner", inner)
         self.register_buffer("outer", outer)
         self.activation = unchanging(activation)
@@ -58,7 +61,7 @@ class SkipMLP(SignedForm):
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + φ(x A) B."""
         hidden = self.activation(self.product(x, "inner"))
-        return x @ self.skip + self.product(hidden, "outer")
+        return self.carry(x, self.skip) + self.product(hidden, "outer")
 
     def transform(self, left: LinearMap, right: LinearMap) -> SkipMLP:
         """The same with S, A and B changed at their outer ends."""
@@ -126,6 +129,29 @@ class SkipMLP(SignedForm):
         """The same of every draw, or its signs."""
         return draws * max(positions, max(self._out.shape))
 
+    def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n s m"]:
+        """Batched products with the rows of A and S and the columns of B and S."""
+        x = kept.x.transpose(1, 2).flatten(1, 2)
+        read = (x @ getattr(self, name)[kept.rows] for name in self.readers)
+        y = self._hidden(*read) @ self.outer.T[kept.columns].mT + x @ kept.block(self.skip)
+        return y.unflatten(1, kept.x.shape[2:0:-1]).transpose(1, 2)
+
+    def elements_per_mask(self, positions: int, inputs: int) -> int:
+        """Hidden units, or what is kept."""
+        return positions * max(inputs, self.inner.shape[1])
+
+    def nested(
+        self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "n s d_out"]]:
+        """Ever more of x A and x S."""
+        reading = [getattr(self, name) for name in self.readers]
+        for skip, *read in growing_products(x, [self.skip, *reading], sizes):
+            yield skip + self._hidden(*read) @ self.outer
+
+    def _hidden(self, *read: Float[Tensor, "*q d_hidden"]) -> Float[Tensor, "*q d_hidden"]:
+        """Hidden units, from products with the factors that read: φ(x A)."""
+        return self.activation(*read)
+
     def units(self, x: Float[Tensor, "n s d_in"]) -> tuple[Tensor, Tensor, Tensor]:
         """A, the slopes `(n, s, a)` and B of J = S + A diag(d) B, for those who need J's parts."""
         return self._in, self._slopes(x, Quadrature.gradient()).unflatten(0, x.shape[:2]), self._out
@@ -177,8 +203,8 @@ class GatedMLP(SkipMLP):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + (φ(x A) ∘ x G) B."""
-        hidden = self.activation(self.product(x, "inner")) * self.product(x, "gate")
-        return x @ self.skip + self.product(hidden, "outer")
+        hidden = self._hidden(self.product(x, "inner"), self.product(x, "gate"))
+        return self.carry(x, self.skip) + self.product(hidden, "outer")
 
     def transform(self, left: LinearMap, right: LinearMap) -> GatedMLP:
         """The same with S, A, G and B changed at their outer ends."""
@@ -189,6 +215,11 @@ class GatedMLP(SkipMLP):
             right(self.outer),
             self.activation,
         )
+
+    def _hidden(self, *read: Float[Tensor, "*q d_hidden"]) -> Float[Tensor, "*q d_hidden"]:
+        """φ(x A) ∘ x G."""
+        inner, gate = read
+        return self.activation(inner) * gate
 
     @property
     def _in(self) -> Float[Tensor, "d_in d_slopes"]:

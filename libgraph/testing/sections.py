@@ -282,16 +282,32 @@ def _diagonal_product(case: Case) -> None:
 
 
 def _masked(case: Case) -> None:
-    """With few distinct masks, so that outputs share passes."""
-    section, masks = case.section, case.random(7, case.section.d_in, 3) > 0
-    owner = torch.randint(0, 3, (section.d_out,), generator=stream(case.seed, 8))
-    keep = masks[:, owner.to(masks.device)]
+    """With few distinct masks, so that outputs share passes, and with one for every output."""
+    section = case.section
+    masks, owner = case.random(7, section.d_in, 3) > 0, stream(case.seed, 8)
+    shared = masks[:, torch.randint(0, 3, (section.d_out,), generator=owner).to(masks.device)]
+    of_its_own = case.random(11, section.d_in, section.d_out) > case.random(12, section.d_out)
+
+    for keep in (shared, of_its_own):
+
+        def expected(jacobians: Jacobians, keep: Tensor = keep) -> Tensor:
+            left_in = (case.x * columns for columns in keep.T)
+            return torch.stack([jacobians.map(x)[..., i] for i, x in enumerate(left_in)], -1)
+
+        outputs = section.masked(case.x, keep)
+        case.compare(outputs, expected, "masked differs from leaving inputs out")
+
+
+def _nested(case: Case) -> None:
+    """With no input, some and all of them."""
+    sizes = sorted({0, 1, case.section.d_in // 2, case.section.d_in})
+    outputs = torch.stack([y.clone() for y in case.section.nested(case.x, sizes)])
 
     def expected(jacobians: Jacobians) -> Tensor:
-        left_in = (case.x * columns for columns in keep.T)
-        return torch.stack([jacobians.map(x)[..., i] for i, x in enumerate(left_in)], -1)
+        first = torch.arange(case.section.d_in).to(case.x.device)
+        return torch.stack([jacobians.map(case.x * (first < size)) for size in sizes])
 
-    case.compare(section.masked(case.x, keep), expected, "masked differs from leaving inputs out")
+    case.compare(outputs, expected, "nested differs from leaving inputs out")
 
 
 def _rebase(case: Case) -> None:
@@ -323,6 +339,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "estimate": _estimate,
     "diagonal_product": _diagonal_product,
     "masked": _masked,
+    "nested": _nested,
     "rebase": _rebase,
 }
 """What `check_section` checks, by name."""

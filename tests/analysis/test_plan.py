@@ -3,9 +3,10 @@
 import pytest
 
 import libgraph as lg
+from libgraph.analysis import analysis as analysis_module
 from libgraph.analysis import plan as planning
 from libgraph.analysis.rotations import DRAWN_SAMPLES
-from libgraph.analysis.stages import BISECTION_PASSES, CURVE_PASSES
+from libgraph.analysis.stages import BISECTION_PASSES, CURVE_PASSES, NODE_TRIALS, TRIALS
 from libgraph.bases.sparse.options import BATCH, EVERY, SAMPLES
 
 PAIRS = 5
@@ -36,7 +37,8 @@ def test_passes_over_all_samples(plan):
     assert found.seconds["bases"] == pytest.approx(train * (1 + PAIRS))
     assert found.seconds["interactions"] == pytest.approx(2 * train * 2 * PAIRS)
     # Scores are in float32, which is twice as fast.
-    trials = BISECTION_PASSES * PAIRS + 14 * PAIRS + 35
+    behind = PAIRS / 2
+    trials = BISECTION_PASSES * PAIRS + (TRIALS + NODE_TRIALS) * behind
     assert found.seconds["ablation"] == pytest.approx(2 * test * trials / 2)
     assert set(found.seconds) == {"statistics", "bases", "interactions", "ablation"}
 
@@ -67,7 +69,7 @@ def test_sparse_basis_costs_lib_and_its_steps(plan):
 def test_what_is_asked_for_beside(plan):
     found, samples = plan(basis="lib", beside=("pca",), curves=True, halves=True, draws=4)
     train, test = (samples[split] / planning.PROBE for split in ("train", "test"))
-    trials = (BISECTION_PASSES + CURVE_PASSES + 28) * PAIRS + 35
+    trials = (BISECTION_PASSES + CURVE_PASSES) * PAIRS + (2 * TRIALS + NODE_TRIALS) * PAIRS / 2
     assert found.seconds["ablation"] == pytest.approx(2 * test * trials / 2)
     assert found.seconds["halves"] == pytest.approx(2 * train * 2 * PAIRS)
     drawn = DRAWN_SAMPLES / planning.PROBE
@@ -104,3 +106,50 @@ def test_gradients_are_left_as_they_were(plan):
     assert torch.is_grad_enabled()
     plan(basis="sparse", beside=("global",))
     assert torch.is_grad_enabled()
+
+
+def test_a_long_run_says_so_before_it_starts(caplog, monkeypatch):
+    monkeypatch.setattr(analysis_module, "LOOK_AHEAD", 0.0)
+    monkeypatch.setattr(planning, "LONG", 0.0)
+    told = Listener()
+    backend = lg.load_backend("mlp", seed=0)
+    lg.analyze(backend, basis="lib", beside=(), limit=100, progress=told)
+    (message,) = caplog.messages
+    assert message.startswith("This is going to take about 0 s, ")
+    assert "limit=2 takes fewer samples" in message
+    # Bases, interactions and ablations are still to come, then the last two, then the last.
+    assert len(told.expected) == 3
+    assert min(told.expected) > 0
+
+
+def test_a_short_run_says_nothing(caplog, monkeypatch):
+    monkeypatch.setattr(analysis_module, "LOOK_AHEAD", float("inf"))
+    told = Listener()
+    lg.analyze(lg.load_backend("mlp", seed=0), limit=20, ablate=False, progress=told)
+    assert not caplog.messages
+    assert not told.expected
+
+
+def test_what_makes_a_run_smaller():
+    hours = planning.announcement(
+        {"bases": 60, "ablation lib": 70_000, "ablation pca": 73_940}, 4000
+    )
+    assert hours == (
+        "This is going to take about 40 hours, 100% of it for ablation. To make it smaller: "
+        "limit=8 takes fewer samples, or ablate=False leaves ablations out."
+    )
+    assert "signs=16" in planning.announcement({"interactions": 700.0}, 1000)
+    assert planning.announcement({"bases": 599.0}, 1000) is None
+
+
+class Listener:
+    """Progress that wants to know how long the rest takes."""
+
+    def __init__(self):
+        self.expected = []
+
+    def __call__(self, stage, done, total, note=""):
+        pass
+
+    def expect(self, seconds):
+        self.expected.append(seconds)

@@ -110,6 +110,26 @@ def test_flags_are_the_options_of_the_model(command, model):
     assert "[what fits, at most 1024]" in made["batch_size"].help
 
 
+@pytest.mark.parametrize("model", [AnalysisOptions, DegeneracyOptions])
+def test_every_option_has_its_heading(model):
+    assert sorted(sum(model.groups.values(), ())) == sorted(model.model_fields)
+
+
+@pytest.mark.parametrize("command", ["analyze", "compare", "degeneracy"])
+def test_help_has_headings_and_examples_that_parse(command):
+    out = CliRunner().invoke(cli, [command, "--help"]).output
+    headings = [line[:-1] for line in out.splitlines() if line.endswith(":") and line[0] != " "]
+    assert headings[-3:] == ["Computing", "Input and output", "Examples"]
+    for flag in flags(command).values():
+        assert out.count(f"  {flag.opts[0]}") >= 1
+    loaded = cli.commands[command].load()
+    for line in loaded.epilog.splitlines():
+        program, name, *words = line.split()
+        assert (program, name) == ("libgraph", command)
+        assert f"\n  {line}\n" in out
+        loaded.make_context(command, words)
+
+
 def test_names_and_defaults_of_flags():
     analyze, compare, degeneracy = map(flags, ("analyze", "compare", "degeneracy"))
     assert analyze["no_ablation"].opts == ["--no-ablation"]

@@ -12,14 +12,18 @@ so that sums of its products need head-sized blocks (`gram`), never a Jacobian.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.sections.attention.gram import inner_gram
 from libgraph.sections.attention.heads import Heads, Pattern, Projections
+from libgraph.sections.attention.kept import attend_to_kept, elements_under_mask
 from libgraph.sections.attention.signs import effects_under_signs, elements_under_signs
 from libgraph.sections.chunks import chunks
+from libgraph.sections.kept_inputs import KeptInputs, growing_products
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Seen
 
@@ -53,7 +57,8 @@ class Attention(Heads):
         queries = self.queries(x)
         _, z = self.attend(self.project(x), queries)
         attended = z.transpose(1, 2).flatten(-2)
-        return x[:, queries.start - self.before :] @ self.skip + self.product(attended, "output")
+        own = self.carry(x[:, queries.start - self.before :], self.skip)
+        return own + self.product(attended, "output")
 
     def attention_pattern(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n h t s"]:
         """How each position that goes on shares its attention out, the prefix first."""
@@ -153,6 +158,27 @@ class Attention(Heads):
         moved = at.a.unsqueeze(3) * lever * features.transpose(1, 2)[:, None, None]
         pulled = (moved.flatten(2, 3) @ p.v).unflatten(2, moved.shape[2:4])
         return pulled - moved.sum(-1, keepdim=True) * at.z.unsqueeze(3)
+
+    def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n t m"]:
+        """Heads and residual stream from a few inputs, without queries, keys and values."""
+        own = kept.x[:, :, -1:] if self.mask.last_only else kept.x
+        skip = own.flatten(1, 2) @ kept.block(self.skip)
+        return attend_to_kept(self, kept) + skip.unflatten(1, own.shape[1:3])
+
+    def nested(
+        self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
+    ) -> Iterator[Float[Tensor, "n t d_out"]]:
+        """Ever more of x S, x Q, x K and x V."""
+        queries = self.queries(x)
+        factors = [self.skip, self.query, self.key, self.value]
+        for skip, *projected in growing_products(x, factors, sizes):
+            _, z = self.attend(self.by_head(*projected), queries)
+            own = skip[:, queries.start - self.before :]
+            yield own + z.transpose(1, 2).flatten(-2) @ self.output
+
+    def elements_per_mask(self, positions: int, inputs: int) -> int:
+        """Patterns of all heads."""
+        return elements_under_mask(self, positions, inputs)
 
     def elements_per_effect(self, positions: int) -> int:
         """What heads give to all queries or, where keys turn, weights by query and key."""

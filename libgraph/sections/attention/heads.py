@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from libgraph.sections.carrying import Carrier
 from libgraph.sections.chunks import chunks
 from libgraph.sections.closed_form import SignedForm
 
@@ -103,6 +104,7 @@ class Heads(SignedForm):
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
+        self.carry = Carrier()
         self.register_buffer("query", query)
         self.register_buffer("key", key)
         self.register_buffer("value", value)
@@ -143,14 +145,22 @@ class Heads(SignedForm):
 
     def project(self, x: Float[Tensor, "n s d_in"]) -> Projections:
         """Queries, keys and values of all positions, those of the prefix first (queries 0)."""
+        return self.by_head(*(self.product(x, name) for name in ("query", "key", "value")))
+
+    def by_head(
+        self,
+        q: Float[Tensor, "n s h"],
+        k: Float[Tensor, "n s g"],
+        v: Float[Tensor, "n s g"],
+    ) -> Projections:
+        """The same from products with Q, K and V."""
         width = self.query.shape[1] // self.heads
         shared = self.query.shape[1] // self.key.shape[1]
-        positions = torch.arange(self.before + x.shape[1], device=x.device)
-        q, k, v = (self.product(x, name) for name in ("query", "key", "value"))
+        positions = torch.arange(self.before + q.shape[1], device=q.device)
         if self.prefix_key is not None and self.prefix_value is not None:
             q = self.after_prefix(q)
-            k = torch.cat([self.prefix_key.expand(len(x), -1, -1), k], dim=1)
-            v = torch.cat([self.prefix_value.expand(len(x), -1, -1), v], dim=1)
+            k = torch.cat([self.prefix_key.expand(len(k), -1, -1), k], dim=1)
+            v = torch.cat([self.prefix_value.expand(len(v), -1, -1), v], dim=1)
         q, k, v = (vectors.unflatten(-1, (-1, width)).transpose(1, 2) for vectors in (q, k, v))
         if shared > 1:
             k, v = (vectors.repeat_interleave(shared, dim=1) for vectors in (k, v))
@@ -199,5 +209,7 @@ class Heads(SignedForm):
         """Keys or values of each head, shared ones repeated."""
         width = self.query.shape[1] // self.heads
         shared = self.query.shape[1] // factor.shape[1]
+        if shared == 1:
+            return factor
         heads: Tensor = factor.unflatten(1, (-1, width)).repeat_interleave(shared, dim=1)
         return heads.flatten(1)

@@ -1,0 +1,99 @@
+"""What is carried on: copies in place of products, and only where they are the same."""
+
+import copy
+
+import pytest
+import torch
+from helpers.numbers import normal, seeded
+
+from libgraph.sections import SkipMLP, carrying
+from libgraph.sections.carrying import Carrier, Stretches
+from libgraph.sections.norm import split_norm
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(carrying, "SMALLEST", 1)
+
+
+def matrix(*columns, rows=6):
+    """Column i copies the coordinate `columns[i]`, or none."""
+    factor = torch.zeros(rows, len(columns), dtype=torch.float64)
+    for column, row in enumerate(columns):
+        if row is not None:
+            factor[row, column] = 1
+    return factor
+
+
+@pytest.mark.parametrize(
+    ("factor", "sources"),
+    [
+        (matrix(0, 1, 2), (slice(0, 3),)),
+        (matrix(None, None, 3, 4, None), (2, slice(3, 5), 1)),
+        (matrix(4, 5, 0, 1), (slice(4, 6), slice(0, 2))),
+        (matrix(2, 2, 2), (slice(2, 3), slice(2, 3), slice(2, 3))),
+        (matrix(None), (1,)),
+    ],
+)
+def test_stretches(factor, sources):
+    found = Stretches.of(factor)
+    assert found is not None
+    assert found.sources == sources
+    x = normal(seeded(0), 2, 3, 6)
+    assert torch.equal(found(x, factor), x @ factor)
+    factor[5] = normal(seeded(1), factor.shape[1])
+    biased = Stretches.of(factor)
+    if 5 not in {row for part in sources if isinstance(part, slice) for row in range(6)[part]}:
+        assert biased is not None
+        assert biased.mixed == 5
+        assert torch.allclose(biased(x, factor), x @ factor, rtol=1e-14, atol=1e-14)
+
+
+def test_what_is_no_copy_is_multiplied():
+    two = matrix(0, 1, 2)
+    two[1, 0] = two[2, 0] = 1
+    assert Stretches.of(two) is None
+    assert Stretches.of(normal(seeded(2), 6, 6)) is None
+    assert Stretches.of(2 * matrix(0, 1)) is None
+    scattered = matrix(*(i if i % 2 else None for i in range(40)), rows=40)
+    assert Stretches.of(scattered) is None
+
+
+def test_a_changed_matrix_is_looked_at_again():
+    carry, factor, x = Carrier(), matrix(0, 1, 2), normal(seeded(3), 4, 6)
+    assert torch.equal(carry(x, factor), x[:, :3])
+    factor[0, 0] = 3
+    assert torch.allclose(carry(x, factor), x @ factor)
+    other = matrix(3, 4)
+    assert torch.equal(carry(x, other), x[:, 3:5])
+    assert torch.equal(copy.deepcopy(carry)(x, factor), x @ factor)
+
+
+def test_derivatives_by_the_matrix_are_whole():
+    carry, factor, x = Carrier(), matrix(0, 1, 2), normal(seeded(4), 4, 6)
+    carry(x, factor)
+    gradient = torch.func.grad(lambda m: carry(x, m).square().sum())(factor)
+    assert torch.allclose(gradient, 2 * x.T @ x[:, :3])
+    _, tangent = torch.func.jvp(lambda m: carry(x, m), (factor,), (torch.ones_like(factor),))
+    assert torch.allclose(tangent, x.sum(1, keepdim=True).expand(-1, 3))
+    many = torch.stack([factor, 2 * factor])
+    assert torch.allclose(torch.vmap(lambda m: carry(x, m))(many), x @ many)
+    needed = factor.clone().requires_grad_()
+    carry(x, needed).square().sum().backward()
+    assert torch.allclose(needed.grad, gradient)
+
+
+def test_sections_carry_on():
+    x = torch.cat([normal(seeded(5), 2, 3, 8), torch.ones(2, 3, 1).double()], dim=-1)
+    variance, division = split_norm(8)
+    y = division(variance(x))
+    expected = torch.nn.functional.layer_norm(x[..., :8], (8,))
+    assert torch.allclose(y, torch.cat([expected, x], dim=-1), rtol=1e-12)
+    assert variance.carry._stretches(variance.skip) is not None
+    assert division.carry._stretches(division.skip) is not None
+    skip = matrix(0, 1, 2, 3, 4, 5)
+    skip[5] = normal(seeded(6), 6)
+    mlp = SkipMLP(skip, normal(seeded(7), 6, 4), normal(seeded(8), 4, 6))
+    z = normal(seeded(9), 2, 3, 6)
+    assert mlp.carry._stretches(skip) is not None
+    assert torch.allclose(mlp(z), z @ skip + torch.relu(z @ mlp.inner) @ mlp.outer, rtol=1e-12)
