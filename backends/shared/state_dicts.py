@@ -68,7 +68,7 @@ def _in_folder(folder: Path) -> Path:
         return others[0]
     found = f"{len(others)} files that may be them" if others else "no safetensors file"
     raise BackendError(
-        f"'{folder}' is a directory with {found}: give the file of the parameters or of their index."
+        f"'{folder}' is a directory with {found}: give the file of parameters or of their index."
     )
 
 
