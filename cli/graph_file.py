@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import click
 
 if TYPE_CHECKING:
     from libgraph.graph.interaction_graph import InteractionGraph
     from libgraph.graph.partition import Partition
+    from libgraph.modules.objectives import ObjectiveName
     from libgraph.modules.significance import Significance
 
 DRAWS, NULL = 99, "strengths"
@@ -74,12 +75,10 @@ def _significance(graph: InteractionGraph) -> Significance | None:
     edges = sum(int((weights > 0).sum()) for weights in graph.weights().values())
     if edges > MOST_EDGES or graph.partition is None:
         return None
-    objective = graph.partition.objective
-    if objective not in ("layered", "layered-equal", "modularity"):
-        objective = "layered"
+    objective = cast("ObjectiveName", graph.partition.objective)
     return significance(
         graph, NULL, draws=DRAWS, resolution=graph.partition.resolution, objective=objective
-    )  # type: ignore[arg-type]
+    )
 
 
 def _write(graph: InteractionGraph, path: Path) -> None:

@@ -23,7 +23,7 @@ MODULE = re.compile(r"module[ :]?(\d+)")
 @json_option("Print everything as JSON.")
 @config_option
 def show(run: Path, what: str, basis: str | None, top: int, as_json: bool) -> None:
-    """Show a feature of RUN, such as ln2.0/5: what feeds it, what it is, and where it leads.
+    """Show a feature of RUN, such as ln2.0/5: what feeds it, and where it leads.
 
     WHAT is a feature, a module (module:3), a node layer (ln2.0), or a text to search labels for.
     """

@@ -25,7 +25,7 @@ def node_columns(graph: InteractionGraph) -> dict[str, list[str] | list[int] | l
     ``importance``, ``isolated`` (0 or 1), ``concept`` and ``description``, empty where there is
     none.
     """
-    names, labels, layers, concepts, texts = ([] for _ in range(5))  # type: ignore[var-annotated]
+    names, labels, layers, concepts, texts = ([] for _ in range(5))
     numbers: list[int] = []
     communities: list[int] = []
     isolated: list[int] = []

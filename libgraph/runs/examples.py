@@ -27,11 +27,13 @@ Kind = Literal["up", "down", "ordinary"]
 STRONGEST, ORDINARY = 4, 3
 """Samples that drive a feature most, in each direction, and samples that were not chosen."""
 
-KINDS: tuple[Kind, ...] = (
-    *("up" for _ in range(STRONGEST)),
-    *("down" for _ in range(STRONGEST)),
-    *("ordinary" for _ in range(ORDINARY)),
+_COUNTS: tuple[tuple[Kind, int], ...] = (
+    ("up", STRONGEST),
+    ("down", STRONGEST),
+    ("ordinary", ORDINARY),
 )
+
+KINDS: tuple[Kind, ...] = tuple(kind for kind, count in _COUNTS for _ in range(count))
 """What the examples of a feature are, in order."""
 
 WINDOW, BEFORE = 24, 15

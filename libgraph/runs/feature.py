@@ -312,7 +312,8 @@ def with_graph(run: AnyRun, basis: str, graph: InteractionGraph) -> AnyRun:
 def feature_of(run: Run, name: str, basis: str | None = None) -> Feature:
     """One feature; see `Run.feature`."""
     basis = run.chosen(basis)
-    return Feature(run, basis, *find_feature(graph_once(run, basis), name))
+    place = find_feature(graph_once(run, basis), name)
+    return Feature(run, basis, place.layer, place.index)
 
 
 def search(run: Run, text: str, basis: str | None = None) -> list[Feature]:

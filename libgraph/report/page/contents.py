@@ -7,8 +7,8 @@ feature, which the page lists and does not draw.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -38,6 +38,9 @@ SMALLEST, LARGEST_DOT = 3.0, 15.0
 FOOT = 0.12
 """Share of a column's height for features without edges."""
 
+SPECTRUM = "spectrum, log₁₀ of importance"
+"""What the page calls importance by rank."""
+
 ROOM = 620.0
 """Height of a column in dots, about."""
 
@@ -45,7 +48,8 @@ Values = dict[str, Any]
 """JSON values that only the page reads."""
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True)
+class Rows:
     """Which features are on the page, and where.
 
     Args:
@@ -199,11 +203,13 @@ def _edges(graph: InteractionGraph, rows: Rows) -> EdgeRows:
     order = np.argsort(-weight[inside], kind="stable")[:MOST_EDGES]
     columns = [column[inside][order] for column in (source, target, weight, interaction)]
     beside = _joined(listed)
-    joined = [np.concatenate(parts) for parts in zip(columns, beside, strict=True)]
-    return EdgeRows(*joined, kept=len(order), left_out=len(weight) - len(order))
+    start, end, weights, all_ = (
+        np.concatenate(parts) for parts in zip(columns, beside, strict=True)
+    )
+    return EdgeRows(start, end, weights, all_, len(order), len(weight) - len(order))
 
 
-def _joined(parts: list[tuple[NDArray[Any], ...]]) -> list[NDArray[Any]]:
+def _joined(parts: Sequence[tuple[NDArray[Any], ...]]) -> list[NDArray[Any]]:
     empty = [np.empty(0, dtype=kind) for kind in (np.int64, np.int64, np.float64, np.float64)]
     return [np.concatenate(columns) for columns in zip(empty, *parts, strict=True)]
 
@@ -355,7 +361,7 @@ def _examples(run: Run, examples: Examples, basis: Values) -> Values:
 
 def curves(run: Run) -> Values:
     """Curves by kind, place and basis: x and y."""
-    kinds: dict[str, Values] = {"spectrum": {}, "features kept": {}, "edges kept": {}}
+    kinds: dict[str, Values] = {SPECTRUM: {}, "features kept": {}, "edges kept": {}}
     for name in run.basis_names:
         graph, figures = graph_once(run, name), run.metrics.bases[name]
         ablation = run.ablation(name)
@@ -364,7 +370,7 @@ def curves(run: Run) -> Values:
             spectrum = spectrum[spectrum > 0]
             if layer.rotated and len(spectrum):
                 ranks = list(range(1, len(spectrum) + 1))
-                kinds["spectrum"].setdefault(layer.name, {})[name] = [ranks, spectrum.tolist()]
+                kinds[SPECTRUM].setdefault(layer.name, {})[name] = [ranks, spectrum.tolist()]
         nodes = figures.curves.nodes or ({} if ablation is None else ablation.nodes)
         for place, curve in nodes.items():
             points = sorted((number, score) for number, score in curve.items() if number > 0)

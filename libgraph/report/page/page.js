@@ -180,7 +180,8 @@
         name[row] = b.id(row);
         about[row] = b.moduleName(b.module[row]) + (b.share[row] >= 0 ? `, ${percent(b.share[row])} of its layer` : "");
       }
-      this.nodes.data_source.data = { x: b.x, y: b.y, size: b.size, colour, name, label: b.labels, about };
+      this.columns = { x: b.x, y: b.y, size: b.size, colour, name, label: b.labels, about };
+      this.nodes.data_source.data = this.columns;
       for (const part of ["bright", "veil"]) this[part] = this.get(`${b.name}-${part}`);
       this.label();
       if (b.rows > MANY) this.dot();
@@ -202,6 +203,11 @@
         group.length++;
       }
       for (const group of this.groups.values()) for (const axis of ["x", "y"]) group[axis] = Float64Array.from(group[axis]);
+      // Those alone can be pointed at that have an edge: as many are looked at when all is drawn.
+      this.order = rows;
+      this.place = new Map(Array.from(rows, (row, place) => [row, place]));
+      this.ranks = rows.map((row) => rank[row]);
+      this.columns = Object.fromEntries(Object.entries(this.columns).map(([key, values]) => [key, Array.from(rows, (row) => values[row])]));
       this.nodes.glyph.fill_color = null;
       const places = [...Array(count).keys()];
       this.get(`${b.name}-columns`).data_source.data = { x: places.flatMap((p) => [p, p, NaN]), y: places.flatMap(() => [0, 1, NaN]) };
@@ -232,12 +238,20 @@
     // The strongest edges, so many.
     show(count) {
       this.count = count;
-      for (const group of this.groups.values()) {
-        let low = 0, high = group.length;
+      const below = (edges, length) => {
+        let low = 0, high = length;
         while (low < high) {
           const middle = (low + high) >> 1;
-          if (group.edges[middle] < count) low = middle + 1; else high = middle;
+          if (edges[middle] < count) low = middle + 1; else high = middle;
         }
+        return low;
+      };
+      if (this.order) {
+        const shown = below(this.ranks, this.order.length);
+        this.nodes.data_source.data = Object.fromEntries(Object.entries(this.columns).map(([key, values]) => [key, values.slice(0, shown)]));
+      }
+      for (const group of this.groups.values()) {
+        const low = below(group.edges, group.length);
         if (low === group.drawn) continue;
         group.drawn = low;
         group.renderer.data_source.data = { x: group.x.subarray(0, 3 * low), y: group.y.subarray(0, 3 * low) };
@@ -263,7 +277,10 @@
       }
       const row = lit && lit.row !== undefined ? [lit.row] : [];
       this.ring.data_source.data = { x: row.map((r) => b.x[r]), y: row.map((r) => b.y[r]) };
-      this.pick(this.nodes, row);
+      this.pick(this.nodes, this.order ? row.map((r) => this.place.get(r)).filter((place) => place < this.nodes.data_source.data.x.length) : row);
+    }
+    row(index) {
+      return this.order ? this.order[index] : index;
     }
     // Edges through a feature: all of its own among those shown, and the strongest that go on.
     through(row) {
@@ -361,7 +378,7 @@
     (kind === "graph" ? plots : maps)[name] = plot;
     if (kind === "graph") {
       plot.show(counts[name]);
-      plot.onTap(plot.nodes, (rows) => (rows.length ? go({ basis: name, row: nearest(basis, rows) }) : go(null)));
+      plot.onTap(plot.nodes, (rows) => (rows.length ? go({ basis: name, row: nearest(basis, rows.map((index) => plot.row(index))) }) : go(null)));
     } else {
       plot.onTap(plot.cells, (cells) => { if (cells.length && plot.modules[cells[0]] >= 0) go({ basis: name, module: plot.modules[cells[0]] }); });
     }
@@ -682,12 +699,12 @@
     const kinds = Object.keys(data.curves);
     if (!kinds.length) return;
     $("curves-part").hidden = false;
-    curvePlot = await new Plot().open(data.figures.curves, $("curves").appendChild(make("div", { style: { height: "100%" } })));
+    curvePlot = await new Plot().open(data.figures.curves, $("curve-frame").appendChild(make("div", { style: { height: "100%" } })));
     const options = (select, names) => select.replaceChildren(...names.map((name) => make("option", { value: name }, name)));
     const draw = () => {
       const curves = data.curves[$("curve-kind").value][$("curve-place").value] || {};
       for (const name of Object.keys(bases)) {
-        const [x, y] = curves[name] || [[], []], log = $("curve-kind").value === "spectrum";
+        const [x, y] = curves[name] || [[], []], log = $("curve-kind").value.startsWith("spectrum");
         for (const part of ["curve", "dots"]) curvePlot.get(`${part}-${name}`).data_source.data = { x, y: log ? y.map((v) => Math.log10(v)) : y };
       }
     };
@@ -702,6 +719,8 @@
   for (const b of Object.values(bases)) counts[b.name] = Math.min(b.kept, data.first_edges);
   describe();
   fromAddress();
+  // A link to a feature shows it, where the page would otherwise open on the map.
+  if (state.selected && state.selected.row !== undefined) state.view = "features";
   await arrange();
   describe();
   window.addEventListener("hashchange", fromAddress);

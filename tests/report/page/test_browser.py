@@ -52,6 +52,16 @@ def test_what_is_asked_of_the_page_is_what_the_run_says(page, digits):
     assert f"{figures.modules.modularity:.3f}" in below
     assert str(next(iter(figures.edges_required.values())).popitem()[1]) in below
 
+    # Curves are where they belong.
+    inside = page(
+        "const frame = document.getElementById('curve-frame').getBoundingClientRect();"
+        "const plot = document.querySelector('#curve-frame .bk-Figure').getBoundingClientRect();"
+        "return [plot.top - frame.top, frame.bottom - plot.bottom, plot.height]"
+    )
+    assert inside[0] >= -1
+    assert inside[1] >= -1
+    assert inside[2] > 100
+
     # The slider, in powers of the number of edges.
     page("const r = document.getElementById('count'); r.value = 500;"
          "r.dispatchEvent(new Event('input'));")  # fmt: skip
