@@ -24,11 +24,14 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAP
 COMMANDS = {
     "analyze": "Find the features of BACKEND's model, their interactions and their modules.",
     "backends": "List the installed backends, or the options of one.",
-    "communities": "Find the modules of RUN again, a directory that `libgraph analyze` wrote.",
+    "communities": "Find the modules of RUN again, or of a graph file.",
     "compare": "Compare bases of BACKEND's model on the same data, or finished RUNs.",
     "degeneracy": "Find what in BACKEND's model does nothing: parameters that are free to move.",
     "diff": "Compare finished RUNs in detail: checkpoints, seeds, or two bases.",
+    "export": "Write the graph of RUN, or of a graph file, for other programs.",
+    "show": "Show a feature of RUN, such as ln2.0/5: what feeds it, and where it leads.",
     "train": "Train the model of BACKEND from scratch.",
+    "view": "Open the page of RUN, report.html, in the browser; writes it if there is none.",
 }
 """Every subcommand, each in the module of `commands` that has its name, and its summary."""
 

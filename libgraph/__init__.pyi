@@ -30,10 +30,14 @@ from .modules.significance import significance
 from .network.basis import Basis
 from .network.network import Network, NodeLayer
 from .pipeline.options import AnalysisOptions
-from .report.graph_files import read_graph
+from .report.attribution import write_attribution
+from .report.gexf import write_gexf
+from .report.graph_files import write_graph
 from .report.graph_picture import draw
 from .report.graphml import write_graphml
 from .report.module_picture import draw_modules
+from .report.page.page import write_page
+from .report.reading import read_graph
 from .runs.run import Run
 from .runs.saved_run import open_run
 from .sections.function import Function
@@ -83,5 +87,9 @@ __all__ = [
     "significance",
     "testing",
     "train",
+    "write_attribution",
+    "write_gexf",
+    "write_graph",
     "write_graphml",
+    "write_page",
 ]

@@ -134,6 +134,11 @@ class PlainTable:
         self._rows.append(tuple(in_line(cell) for cell in cells))
         self._bold.append(bold)
 
+    @property
+    def rows(self) -> Sequence[Sequence[str]]:
+        """Cells by row."""
+        return self._rows
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Its lines."""
         headings = [encodable(visible(heading), console.encoding) for heading in self.headings]

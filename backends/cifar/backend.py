@@ -17,7 +17,7 @@ from libgraph.backend import Backend, Batch, UsageError
 from libgraph_backends.cifar.options import CIFAROptions, TrainingOptions, check_source
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float, Int, UInt8
     from torch import Tensor
 
     from libgraph.backend import (
@@ -100,6 +100,10 @@ class CIFAR(Backend):
         from libgraph_backends.cifar.data import CLASSES
 
         return CLASSES if self.network().node_layers[-1].size == len(CLASSES) else ()
+
+    def show(self, inputs: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n h w 3"]:
+        """The images."""
+        return inputs.movedim(1, -1)
 
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:

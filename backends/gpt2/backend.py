@@ -137,6 +137,17 @@ class GPT2(Backend):
         rows = self._splits["train"][:, :-1]
         return text_labels(rows, encode, bases, self.loaded, self.cut.head.unembed)
 
+    def show(self, inputs: Int[Tensor, "n T"]) -> Sequence[Sequence[str]]:
+        """The tokens, each with the space before it that is in no token."""
+        from libgraph_backends.gpt2.text import is_word, token_text
+
+        tokenizer = self.loaded.tokenizer
+        texts = {
+            token: " " * is_word(tokenizer, token) + token_text(tokenizer, token)
+            for token in inputs.unique().tolist()
+        }
+        return [[texts[token] for token in row] for row in inputs.tolist()]
+
     def token_name(self, token: int) -> str:
         """How a token is written in labels: spaces that belong to it can be seen."""
         from libgraph_backends.gpt2.labels import alone

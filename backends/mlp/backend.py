@@ -218,6 +218,14 @@ class MLP(Backend):
             by_layer[first] = labels.input_labels(inputs, bases[first], names)
         return by_layer
 
+    def show(self, inputs: Float[Tensor, "n d"]) -> Sequence[Sequence[str]] | Tensor:
+        """Digits as pictures; of other rows the inputs that are largest, with their names."""
+        from libgraph_backends.mlp import labels
+
+        if self.task in ("digits", "mnist"):
+            return labels.pictures(inputs)
+        return labels.largest_inputs(inputs, self._names("input_names", self.ends[0]))
+
     @property
     def ends(self) -> tuple[int, int]:
         """How many inputs and outputs the network has."""

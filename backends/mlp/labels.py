@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -20,6 +20,9 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 MOST_INPUTS = 5
 """Inputs that a label names at most."""
+
+SHOWN_INPUTS = 4
+"""Inputs of a sample that are shown."""
 
 
 def class_labels(
@@ -98,3 +101,20 @@ def _block_label(shares: list[float]) -> FeatureLabel:
     return FeatureLabel(
         text or _without_parts(shares), {str(block): share for block, share in parts}
     )
+
+
+def pictures(rows: Float[Tensor, "n d"]) -> UInt8[Tensor, "n h w 3"]:
+    """Rows of grey values between 0 and 1 as square pictures, dark on light."""
+    side = round(rows.shape[1] ** 0.5)
+    grey = (255 * (1 - rows.float().clamp(0, 1))).round().to(torch.uint8)
+    return grey.view(-1, side, side, 1).expand(-1, -1, -1, 3)
+
+
+def largest_inputs(rows: Float[Tensor, "n d"], names: Sequence[str]) -> list[list[str]]:
+    """For each row the inputs that are largest either way, with their values, as one text."""
+    count = min(SHOWN_INPUTS, rows.shape[1])
+    places = rows.abs().sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return [
+        [", ".join(f"{names[i] if names else f'input {i}'} {row[i]:.3g}" for i in chosen)]
+        for row, chosen in zip(rows.tolist(), places.tolist(), strict=True)
+    ]

@@ -110,6 +110,10 @@ class ModularAddition(Backend):
         """The sums that logits are of."""
         return [f"sum {number}" for number in range(self.network().node_layers[-1].size)]
 
+    def show(self, inputs: Int[Tensor, "n 3"]) -> Sequence[Sequence[str]]:
+        """The two numbers and the equals sign, with what an equation has between them."""
+        return [[f"{x}", f" + {y}", " ="] for x, y, _ in inputs.tolist()]
+
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
         """Train from scratch with full-batch AdamW; writes `model.safetensors`."""

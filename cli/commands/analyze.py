@@ -50,8 +50,9 @@ def analyze(
 ) -> None:
     """Find the features of BACKEND's model, their interactions and their modules.
 
-    Writes bases and edges (safetensors), ablation.json, metrics.json, run.json, graph.graphml for
-    Gephi, graph.json, graph.png and modules.png. An interrupted run goes on with the same --out.
+    Writes bases, edges and examples (safetensors), ablation.json, metrics.json, run.json,
+    graph.graphml for Gephi, graph.json, graph.png, modules.png and report.html, a page to look
+    around in. An interrupted run goes on with the same --out.
     """
     from libgraph.analysis.analysis import analyze as analyze_model
     from libgraph.report.graph_files import graph_title
@@ -71,7 +72,7 @@ def analyze(
         click.echo(run.metrics.text())
     else:
         print_metrics(screen, run.metrics)
-        screen.say(f"Written to {run.directory}: open graph.graphml in Gephi, look at graph.png.")
+        screen.say(f"Written to {run.directory}: open report.html, or graph.graphml in Gephi.")
     if figure is not None:
         title = graph_title(run.metrics.backend, run.basis)
         draw(run.graph(), figure, title=title, concept=run.concept, max_features=max_features)

@@ -122,10 +122,11 @@ def communities(
     quiet: bool,
     **search: Any,
 ) -> None:
-    """Find the modules of RUN again, a directory that `libgraph analyze` wrote.
+    """Find the modules of RUN again, or of a graph file.
 
     Reads all interactions and takes seconds. Without --write nothing of the run changes, but for
-    resolution.png with --sweep.
+    resolution.png with --sweep. A graph file is JSON, GraphML, GEXF, or an attribution graph of
+    circuit-tracer or Neuronpedia, which --write gives supernodes.
     """
     from libgraph.errors import UsageError
     from libgraph.report.graph_files import graph_title, write_modules
@@ -143,6 +144,15 @@ def communities(
         raise click.UsageError("--exact is for --sweep: one γ has no profile.")
     if connected and not write:
         raise click.UsageError("--connected is for --write: nothing is written without.")
+    if run.is_file():
+        if basis is not None or sweep or figure is not None or connected:
+            raise click.UsageError(
+                "--basis, --sweep, --figure and --connected are for runs: this is a graph file."
+            )
+        from libgraph_cli.graph_file import file_communities
+
+        file_communities(run, Search(**search), write=write, as_json=as_json)
+        return
     saved, wanted = open_run(run), Search(**search)
     name, before = basis or saved.basis, saved.partition
     graph = saved.graph(name)

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from libgraph.analysis.examples import find_examples
 from libgraph.analysis.graphs import labelled_graph
 from libgraph.analysis.halves import HALVES, halves_agree, interactions_of_halves
 from libgraph.analysis.plan import FewSamples, announcement
@@ -41,6 +42,8 @@ from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress, renamed
 from libgraph.report.graph_files import graph_title, write_graph_files
+from libgraph.report.page.page import PAGE, write_page
+from libgraph.runs.examples import Examples
 from libgraph.runs.measures import run_metrics
 from libgraph.runs.run import Ablation, BasisResult, ComputedRun
 from libgraph.runs.stored import save_ablation
@@ -125,6 +128,7 @@ class _Analysis:
                 name: self._graph(name, bases[name], edges[name], ablation.get(name))
                 for name in bases
             }
+        examples = self.runner.run(stages.examples, partial(self._examples, bases))
         halves = self._halves(stages, bases, graphs)
         significance = self._significance(stages)
         results = {
@@ -141,7 +145,7 @@ class _Analysis:
         }
         metrics = run_metrics(self.backend, self.options, results, score, self.runner.seconds)
         path = self.directory.path if self.directory else None
-        run = ComputedRun(self.backend, self.options, results, metrics, path)
+        run = ComputedRun(self.backend, self.options, results, metrics, path, examples)
         if self.directory is not None:
             self._export(run, self.directory)
         return run
@@ -252,6 +256,9 @@ class _Analysis:
         )
         return Ablation(nodes, pairs)
 
+    def _examples(self, bases: Mapping[str, Bases]) -> Examples:
+        return find_examples(self.workload, bases[self.options.main], self.progress)
+
     def _interactions_of_halves(self, bases: Mapping[str, Bases]) -> Interactions:
         return interactions_of_halves(
             self.workload.network,
@@ -287,6 +294,8 @@ class _Analysis:
         with may_be_left_out("graph.png was"):
             concept = self.backend.concept
             write_graph_files(run.graph(), directory.partial, title=title, concept=concept)
+        with may_be_left_out(f"{PAGE} was"):
+            write_page(run, directory.file(PAGE))
         record = self.workload.record(*self.measured_on)
         self.runner.complete({**record, "options": self.options.model_dump(mode="json")})
         self.progress("writing", 1, 1)

@@ -23,7 +23,8 @@ from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.passes import Passes
 from libgraph.pipeline.stages import Stage
-from libgraph.runs.run import Ablation
+from libgraph.runs.examples import Examples, load_examples, save_examples
+from libgraph.runs.run import EXAMPLES, Ablation
 from libgraph.runs.stored import (
     load_ablation,
     load_bases,
@@ -62,6 +63,7 @@ class AnalysisStages:
         bases: of all methods, from one pass for statistics.
         interactions: in all bases.
         ablation: by name of the basis; none where none is asked for.
+        examples: of the features of the main basis.
         halves: interactions on even and on odd samples, if asked for.
         significance: against rotated networks, if asked for.
     """
@@ -70,6 +72,7 @@ class AnalysisStages:
     bases: Stage[dict[str, Bases]]
     interactions: Stage[Interactions]
     ablation: Mapping[str, Stage[Ablation]]
+    examples: Stage[Examples]
     halves: Stage[Interactions] | None
     significance: Stage[Significance] | None
 
@@ -77,6 +80,7 @@ class AnalysisStages:
         yield self.bases
         yield self.interactions
         yield from self.ablation.values()
+        yield self.examples
         if self.halves is not None:
             yield self.halves
         if self.significance is not None:
@@ -100,6 +104,7 @@ class AnalysisStages:
             bases,
             interactions,
             {name: _ablation(interactions, name, pairs, options) for name in names},
+            _examples(bases),
             _halves(bases, list(methods), pairs, options) if options.halves else None,
             _significance(methods, options) if options.draws else None,
         )
@@ -166,6 +171,13 @@ def _ablation(
         after=(interactions,),
         holds=lambda path: path.is_file() and name in read_json(path),
         cost=cost,
+    )
+
+
+def _examples(bases: Stage[dict[str, Bases]]) -> Stage[Examples]:
+    # What is seen of samples depends on the backend and its options, as everything does.
+    return Stage(
+        "examples", EXAMPLES, save_examples, load_examples, reads=("basis",), after=(bases,)
     )
 
 

@@ -149,6 +149,19 @@ class Backend(ABC):
         """What the coordinates of the outputs are called, such as classes; nothing if unknown."""
         return ()
 
+    def show(self, inputs: Tensor) -> Sequence[Sequence[str]] | Tensor:
+        """Raw inputs as people look at them, for examples of what features respond to.
+
+        Args:
+            inputs: of some samples.
+
+        Returns:
+            For each sample its text, position by position (one, if it is a whole), or the pictures
+            of all, red, green and blue in bytes `(n, height, width, 3)`; nothing if there is
+            nothing to see.
+        """
+        return ()
+
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
         """Train a model into `directory/model.safetensors`, going on from what is there.

@@ -47,6 +47,7 @@ STAGE_FILES = (
     "edges.safetensors",
     "halves.safetensors",
     "ablation.json",
+    "examples.safetensors",
     "significance.json",
     "degeneracy.json",
     "run.json",

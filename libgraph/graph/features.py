@@ -49,6 +49,8 @@ class LayerFeatures:
         rotated: ``False`` for a layer left in its neuron basis, such as logits: it takes no part
             in clustering.
         labels: One label per feature, if features were labelled.
+        ids: What features are called, if not ``"<layer>/<index>"``: those of a part of a graph
+            keep the names that they have in the whole.
 
     Raises:
         DataError: If the shapes disagree.
@@ -60,6 +62,7 @@ class LayerFeatures:
     isolated: int = 1
     rotated: bool = True
     labels: tuple[FeatureLabel, ...] | None = None
+    ids: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         importance = np.asarray(self.importance, dtype=np.float64)
@@ -80,6 +83,11 @@ class LayerFeatures:
             raise DataError(
                 f"{self.name} has {self.size} features, {len(self.labels)} labels: pass one each."
             )
+        if self.ids is not None and len(set(self.ids)) != self.size:
+            raise DataError(
+                f"{self.name} has {self.size} features, {len(set(self.ids))} different ids: pass "
+                "one each."
+            )
 
     @property
     def size(self) -> int:
@@ -88,5 +96,18 @@ class LayerFeatures:
 
 
 def feature_ids(layer: LayerFeatures) -> list[str]:
-    """The ids of a layer's features, ``"<layer>/<index>"``."""
+    """The ids of a layer's features, ``"<layer>/<index>"`` unless they have their own."""
+    if layer.ids is not None:
+        return list(layer.ids)
     return [f"{layer.name}/{index}" for index in range(layer.size)]
+
+
+def feature_numbers(layer: LayerFeatures) -> list[int]:
+    """The index in the whole graph of each feature, as far as its id says so; else its place."""
+    start = f"{layer.name}/"
+    return [
+        int(name.removeprefix(start))
+        if name.startswith(start) and name.removeprefix(start).isdecimal()
+        else place
+        for place, name in enumerate(feature_ids(layer))
+    ]

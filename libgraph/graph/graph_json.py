@@ -9,7 +9,7 @@ are in its ``edges.safetensors``. What is here comes back exactly, to the last b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class LayerValues(TypedDict):
     rotated: bool
     importance: list[float]
     labels: list[LabelValues] | None
+    ids: NotRequired[list[str]]
 
 
 # Written as a call, because `in` is a keyword.
@@ -113,7 +114,7 @@ def graph_from_json(document: object, source: str) -> InteractionGraph:
 
 def _layer_values(layer: LayerFeatures) -> LayerValues:
     labels = layer.labels
-    return {
+    values: LayerValues = {
         "name": layer.name,
         "isolated": layer.isolated,
         "rotated": layer.rotated,
@@ -122,6 +123,9 @@ def _layer_values(layer: LayerFeatures) -> LayerValues:
         if labels is None
         else [{"text": label.text, "concepts": dict(label.concepts)} for label in labels],
     }
+    if layer.ids is not None:
+        values["ids"] = list(layer.ids)
+    return values
 
 
 def _edge_values(graph: InteractionGraph, pair: Pair) -> EdgeValues:
@@ -177,6 +181,7 @@ def _layer(entry: Json) -> LayerFeatures:
         labels=None
         if labels is None
         else tuple(FeatureLabel(label["text"], label["concepts"]) for label in labels),
+        ids=tuple(entry["ids"]) if "ids" in entry else None,
     )
 
 

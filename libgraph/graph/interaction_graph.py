@@ -20,8 +20,11 @@ from libgraph.graph.features import FeatureLabel, LayerFeatures, feature_ids
 
 if TYPE_CHECKING:
     import igraph
+    import networkx
 
+    from libgraph.graph.frames import Frames
     from libgraph.graph.partition import Partition
+    from libgraph.graph.selection import Chosen
 
 EDGES_PER_FEATURE = 5
 """Where no ε is known, a layer pair keeps this many times as many edges as it has features."""
@@ -146,14 +149,48 @@ class InteractionGraph:
         weight = np.maximum(_weight(interaction, epsilon), floor)
         return KeptEdges(inputs, outputs, read_only(interaction), read_only(weight))
 
-    def to_igraph(self) -> igraph.Graph:
-        """The undirected ``igraph.Graph`` that is clustered.
+    def to_pandas(self) -> Frames:
+        """Features and kept edges as two data frames, ``nodes`` and ``edges``.
 
-        Every feature is a vertex with ``layer``, ``feature`` and ``name`` (``"ln1.0/3"``), in the
+        Raises:
+            MissingExtra: If pandas is missing.
+        """
+        from libgraph.graph.frames import to_pandas
+
+        return to_pandas(self)
+
+    def to_networkx(self) -> networkx.DiGraph[str]:
+        """Features and kept edges with all their attributes, from input to output."""
+        from libgraph.graph.frames import to_networkx
+
+        return to_networkx(self)
+
+    def subgraph(
+        self,
+        features: Chosen | None = None,
+        *,
+        module: int | Sequence[int] | None = None,
+        layers: Chosen | None = None,
+        between: tuple[Chosen, Chosen] | None = None,
+    ) -> InteractionGraph:
+        """A part of the graph, whose features keep their ids; see ``libgraph.graph.selection``."""
+        from libgraph.graph.selection import subgraph
+
+        return subgraph(self, features, module=module, layers=layers, between=between)
+
+    def to_igraph(self, *, directed: bool = False) -> igraph.Graph:
+        """The undirected ``igraph.Graph`` that is clustered, or the directed one of kept edges.
+
+        The directed one has the attributes of :meth:`to_networkx`. In the undirected one every
+        feature is a vertex with ``layer``, ``feature`` and ``name`` (``"ln1.0/3"``), in the
         order of the layers; edges are those with a positive clustering ``weight``.
         """
         import igraph
 
+        if directed:
+            from libgraph.graph.frames import to_igraph
+
+            return to_igraph(self)
         first = self._first_vertex()
         ends: list[IndexArray] = [np.empty((0, 2), dtype=np.int64)]
         weights: list[FloatArray] = [np.empty(0)]
@@ -265,6 +302,10 @@ def _check(graph: InteractionGraph) -> None:
     sizes = {layer.name: layer.size for layer in graph.layers}
     if len(sizes) != len(graph.layers):
         raise DataError("Two node layers have the same name: give each its own.")
+    if any(layer.ids is not None for layer in graph.layers):
+        names = [name for layer in graph.layers for name in feature_ids(layer)]
+        if len(set(names)) < len(names):
+            raise DataError("Two features have the same id: give each its own.")
     order = {name: index for index, name in enumerate(sizes)}
     for (source, target), matrix in graph.edges.items():
         pair = f"{source}->{target}"

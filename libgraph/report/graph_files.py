@@ -14,15 +14,16 @@ import shutil
 from pathlib import Path
 from tempfile import mkdtemp
 
-from libgraph.errors import DataError
 from libgraph.files.atomic import explained, writing
-from libgraph.graph.graph_json import graph_from_json, graph_to_json
+from libgraph.graph.graph_json import graph_to_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.report.graph_picture import draw
 from libgraph.report.graphml import write_graphml
 from libgraph.report.module_picture import draw_modules
+from libgraph.report.page.page import PAGE, write_page
+from libgraph.runs.feature import with_graph
 from libgraph.runs.measures import partition_metrics
-from libgraph.runs.metrics import ModulesFigures
+from libgraph.runs.metrics import Metrics, ModulesFigures
 from libgraph.runs.saved_run import SavedRun
 
 GRAPHML, JSON, METRICS = "graph.graphml", "graph.json", "metrics.json"
@@ -41,19 +42,6 @@ def write_graph(graph: InteractionGraph, path: str | Path) -> None:
     with writing(Path(path)) as temporary:
         # Half of a pair, which no encoding holds, is escaped as JSON does it.
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def read_graph(path: str | Path) -> InteractionGraph:
-    """Read what :func:`write_graph` wrote; edges that were not kept are zero.
-
-    Raises:
-        DataError: If the file is missing, is not of this schema, or contradicts itself.
-    """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"'{path}' cannot be read as JSON ({error}): check the path.") from error
-    return graph_from_json(document, f"'{path}'")
 
 
 def graph_title(backend: str, basis: str) -> str:
@@ -134,8 +122,17 @@ def write_modules(
                 connected=connected,
             )
             metrics.write(aside / METRICS)
-            for file in (GRAPHML, JSON, PICTURE, MODULES, METRICS):
+            if (run.directory / PAGE).exists():
+                _write_page_of(run, graph, metrics, aside / PAGE)
+            for file in (GRAPHML, JSON, PICTURE, MODULES, PAGE, METRICS):
                 if (aside / file).exists():
                     os.replace(aside / file, run.directory / file)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_page_of(run: SavedRun, graph: InteractionGraph, metrics: Metrics, path: Path) -> None:
+    """The page of a run that is about to have other modules."""
+    other = SavedRun(run.directory)
+    other.metrics = metrics
+    write_page(with_graph(other, run.basis, graph), path)

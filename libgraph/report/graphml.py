@@ -9,11 +9,14 @@ Written edge by edge and then renamed, so a file is complete or not there.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import XMLGenerator
+from xml.sax.saxutils import escape as escape_xml
 from xml.sax.xmlreader import AttributesImpl
 
 import numpy as np
@@ -22,7 +25,8 @@ from numpy.typing import NDArray
 from libgraph.errors import DataError
 from libgraph.files.atomic import writing
 from libgraph.graph.arrays import FloatArray, Pair
-from libgraph.graph.features import feature_ids
+from libgraph.graph.columns import label_of
+from libgraph.graph.features import feature_ids, feature_numbers
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges, check_graph
 from libgraph.report.appearance import column_order, module_colour, relative_importance
 from libgraph.visible import escape
@@ -54,6 +58,20 @@ BETWEEN, APART = 0.25, 12.0
 """Room between two nodes of a column, as a share of their sizes; and between those with edges and
 those without, in the mean size of the column."""
 
+WHOLE = "libgraph"
+"""Key of what is known of the whole graph; see :func:`about`."""
+
+AT_ONCE = 4096
+"""Edges made into text at a time."""
+
+QUOTED = {'"': "&quot;", "\n": "&#10;", "\r": "&#13;", "\t": "&#9;"}
+"""What stands in attributes for characters that end or change them, beside &, < and >."""
+
+EDGE = (
+    '\n<edge source="%s" target="%s" id="%s-&gt;%s">'
+    '<data key="weight">%r</data><data key="interaction">%r</data></edge>'
+)
+
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 Attributes = Mapping[str, Mapping[str, NDArray[Any]]]
@@ -83,10 +101,7 @@ def write_graphml(
     """
     check_graph(graph)
     kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
-    names = [_legal(layer.name) for layer in graph.layers]
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f"Two node layers are called '{name}' in GraphML: rename one of them.")
+    check_names(graph, "GraphML")
     with writing(Path(path)) as temporary, temporary.open("wb") as file:
         xml = XMLGenerator(file, "utf-8", short_empty_elements=True)
         xml.startDocument()
@@ -98,20 +113,78 @@ def write_graphml(
                 _newline(xml)
                 _start(xml, "key", described)
                 xml.endElement("key")
+        # Gephi reads keys of nodes and edges alone, and leaves this to those who read it all.
+        described = {"id": WHOLE, "for": "graph", "attr.name": WHOLE, "attr.type": "string"}
+        _newline(xml)
+        _start(xml, "key", described)
+        xml.endElement("key")
         _newline(xml)
         _start(xml, "graph", {"id": "libgraph", "edgedefault": "directed"})
         _write_nodes(xml, graph, kept, further, connected=connected)
-        for (source, target), edges in kept.items():
-            columns = (column.tolist() for column in edges)
-            for i, j, interaction, weight in zip(*columns, strict=True):
-                ends = {"source": _legal(f"{source}/{i}"), "target": _legal(f"{target}/{j}")}
-                ends["id"] = f"{ends['source']}->{ends['target']}"
-                _element(xml, "edge", ends, {"weight": weight, "interaction": interaction})
+        for lines in edge_lines(graph, kept, EDGE):
+            xml.ignorableWhitespace(lines)
+        _newline(xml)
+        _start(xml, "data", {"key": WHOLE})
+        xml.characters(about(graph))
+        xml.endElement("data")
         _newline(xml)
         xml.endElement("graph")
         xml.endElement("graphml")
         _newline(xml)
         xml.endDocument()
+
+
+def check_names(graph: InteractionGraph, form: str) -> None:
+    """Raise a :class:`DataError` if two node layers have one name when theirs are escaped."""
+    names = [legal(layer.name) for layer in graph.layers]
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"Two node layers are called '{name}' in {form}: rename one of them.")
+
+
+def about(graph: InteractionGraph) -> str:
+    """What nodes and edges do not say, as JSON: node layers, ε, and how modules were found."""
+    layers = [
+        {"name": layer.name, "isolated": layer.isolated, "rotated": layer.rotated}
+        for layer in graph.layers
+    ]
+    epsilon = [
+        {"input": pair[0], "output": pair[1], "epsilon": graph.epsilon.get(pair)}
+        for pair in graph.edges
+    ]
+    found: dict[str, object] | None = None
+    if graph.partition is not None:
+        found = {
+            field.name: getattr(graph.partition, field.name)
+            for field in fields(graph.partition)
+            if field.name != "membership"
+        }
+    whole = {"layers": layers, "pairs": epsilon, "partition": found}
+    return json.dumps(whole, separators=(",", ":"))
+
+
+def edge_lines(graph: InteractionGraph, kept: Mapping[Pair, KeptEdges], form: str) -> Iterator[str]:
+    """The edges as lines, some thousands at a time, so that memory does not grow with them.
+
+    Args:
+        graph: whose features they join.
+        kept: the edges.
+        form: of a line, for source, target, both again, weight and interaction.
+    """
+    names = {
+        layer.name: [escape_xml(legal(name), QUOTED) for name in feature_ids(layer)]
+        for layer in graph.layers
+    }
+    for (source, target), edges in kept.items():
+        sources, targets = names[source], names[target]
+        for start in range(0, len(edges.weight), AT_ONCE):
+            columns = (column[start : start + AT_ONCE].tolist() for column in edges)
+            yield "".join(
+                [
+                    form % (sources[i], targets[j], sources[i], targets[j], weight, e)
+                    for i, j, e, weight in zip(*columns, strict=True)
+                ]
+            )
 
 
 def _types(attributes: Attributes) -> dict[str, str]:
@@ -130,17 +203,18 @@ def _write_nodes(
     *,
     connected: bool,
 ) -> None:
-    places = _places(graph, kept, connected=connected)
+    placed = places(graph, kept, connected=connected)
     for layer in graph.layers:
         community = graph.membership(layer.name).tolist()
+        numbers = feature_numbers(layer)
         for feature, name in enumerate(feature_ids(layer)):
-            x, y, size = places[layer.name][feature].tolist()
+            x, y, size = placed[layer.name][feature].tolist()
             if size == 0:
                 continue
             label = layer.labels[feature] if layer.labels is not None else None
             r, g, b = module_colour(community[feature])
             values: dict[str, str | float] = {
-                "label": name if label is None else f"{name}  {label.text.split(' | ')[0]}",
+                "label": label_of(layer, feature, name),
                 "x": x,
                 "y": y,
                 "size": size,
@@ -148,7 +222,7 @@ def _write_nodes(
                 "g": g,
                 "b": b,
                 "layer": layer.name,
-                "feature": feature,
+                "feature": numbers[feature],
                 "community": community[feature],
                 "importance": float(layer.importance[feature]),
                 "concept": (label.concept or "") if label is not None else "",
@@ -159,10 +233,10 @@ def _write_nodes(
                 for key, by_layer in attributes.items()
                 if layer.name in by_layer
             }
-            _element(xml, "node", {"id": _legal(name)}, values)
+            _element(xml, "node", {"id": legal(name)}, values)
 
 
-def _places(
+def places(
     graph: InteractionGraph, kept: Mapping[Pair, KeptEdges], *, connected: bool
 ) -> dict[str, FloatArray]:
     """x, y and size of every feature of a layer, ``(features, 3)``; size 0 if it is left out.
@@ -216,7 +290,7 @@ def _element(
     _start(xml, name, attributes)
     for key, value in values.items():
         _start(xml, "data", {"key": key})
-        xml.characters(_legal(value) if isinstance(value, str) else repr(value))
+        xml.characters(legal(value) if isinstance(value, str) else repr(value))
         xml.endElement("data")
     xml.endElement(name)
 
@@ -225,7 +299,8 @@ def _start(xml: XMLGenerator, name: str, attributes: Mapping[str, str]) -> None:
     xml.startElement(name, AttributesImpl(attributes))
 
 
-def _legal(text: str) -> str:
+def legal(text: str) -> str:
+    """The text with escapes for characters that XML cannot hold."""
     return _ILLEGAL.sub(lambda match: escape(match.group()), text)
 
 

@@ -7,10 +7,10 @@ of the basis, the main one being that of the modules.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from libgraph.backend.contract import Backend
 from libgraph.edges.edge_ablation import EdgeAblation
@@ -24,6 +24,19 @@ from libgraph.network.basis import Bases
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.runs.metrics import Metrics, Required, SparsityFigures
 from libgraph.runs.tables import print_metrics, text_of
+
+if TYPE_CHECKING:
+    import igraph
+    import networkx
+
+    from libgraph.graph.frames import Frames
+    from libgraph.graph.selection import Chosen
+    from libgraph.runs.examples import Example, Examples
+    from libgraph.runs.feature import Feature, Module
+
+
+EXAMPLES = "examples.safetensors"
+"""File of a run in which examples are."""
 
 
 def arrow(pair: Pair) -> str:
@@ -173,6 +186,79 @@ class Run(ABC):
             UsageError: if the run has no such basis.
         """
 
+    @abstractmethod
+    def all_examples(self) -> Examples | None:
+        """Examples of all features of the main basis; None for a run of an earlier version."""
+
+    def examples(self, feature: str) -> list[Example]:
+        """Samples that drive a feature of the main basis most, and some that do not.
+
+        Raises:
+            UsageError: if there is no such feature, or the run is of an earlier version.
+        """
+        return self.feature(feature).examples()
+
+    def feature(self, name: str, basis: str | None = None) -> Feature:
+        """One feature, by its id such as `ln2.0/5`.
+
+        Raises:
+            UsageError: if the run has no such feature, or no such basis.
+        """
+        from libgraph.runs.feature import feature_of
+
+        return feature_of(self, name, basis)
+
+    def search(self, text: str, basis: str | None = None) -> list[Feature]:
+        """Features with a text in their id or label, whichever the case of its letters."""
+        from libgraph.runs.feature import search
+
+        return search(self, text, basis)
+
+    def module(self, number: int, basis: str | None = None) -> Module:
+        """One module of a basis.
+
+        Raises:
+            UsageError: if there is no such module.
+        """
+        from libgraph.runs.feature import module_of
+
+        return module_of(self, number, basis)
+
+    def subgraph(
+        self,
+        features: Chosen | None = None,
+        *,
+        module: int | Sequence[int] | None = None,
+        layers: Chosen | None = None,
+        between: tuple[Chosen, Chosen] | None = None,
+        basis: str | None = None,
+    ) -> InteractionGraph:
+        """Part of the graph of a basis; features keep their ids.
+
+        Args:
+            features: ids, or node layers.
+            module: features of this module, or of these.
+            layers: node layers, `"A:B"` for all from A to B.
+            between: features on a path of kept edges from the first of these to the second.
+            basis: whose graph.
+
+        Raises:
+            UsageError: if a name is none of the graph's, or nothing is left.
+        """
+        return self.graph(basis).subgraph(features, module=module, layers=layers, between=between)
+
+    def to_pandas(self, basis: str | None = None) -> Frames:
+        """Features and kept edges as data frames, `nodes` and `edges`."""
+        return self.graph(basis).to_pandas()
+
+    def to_networkx(self, basis: str | None = None) -> networkx.DiGraph[str]:
+        """Features and kept edges, directed, with all their attributes."""
+        return self.graph(basis).to_networkx()
+
+    def to_igraph(self, basis: str | None = None) -> igraph.Graph:
+        """Features and kept edges, directed, with all their attributes."""
+        return self.graph(basis).to_igraph(directed=True)
+
     def chosen(self, name: str | None) -> str:
         """That basis if the run has it, the main one for None.
 
@@ -218,6 +304,7 @@ class ComputedRun(Run):
         results: by name of the basis.
         metrics: what `metrics.json` holds.
         directory: where the results were written, if anywhere.
+        of_features: examples of the features of the main basis.
     """
 
     backend: Backend
@@ -225,6 +312,7 @@ class ComputedRun(Run):
     results: Mapping[str, BasisResult]
     metrics: Metrics
     directory: Path | None = None
+    of_features: Examples | None = None
 
     def __repr__(self) -> str:
         main, *beside = (name.upper() for name in self.basis_names)
@@ -260,3 +348,7 @@ class ComputedRun(Run):
     def graph(self, name: str | None = None) -> InteractionGraph:
         """The graph of a basis, with labels and modules; see `Run.graph`."""
         return self.results[self.chosen(name)].graph
+
+    def all_examples(self) -> Examples | None:
+        """Examples of all features of the main basis; see `Run.all_examples`."""
+        return self.of_features

@@ -25,8 +25,9 @@ from libgraph.graph.graph_json import graph_from_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.network.basis import Bases, Basis
+from libgraph.runs.examples import Examples, load_examples
 from libgraph.runs.metrics import Metrics
-from libgraph.runs.run import Ablation, Run, arrow
+from libgraph.runs.run import EXAMPLES, Ablation, Run, arrow
 from libgraph.runs.stored import ERROR, PARTS, load_ablation
 
 
@@ -116,6 +117,19 @@ class SavedRun(Run):
             return load_ablation(self.directory / "ablation.json", name, self.pairs)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._damaged("ablation.json", repr(error)) from None
+
+    def all_examples(self) -> Examples | None:
+        """Examples of all features of the main basis; see `Run.all_examples`."""
+        if not (self.directory / EXAMPLES).is_file():
+            return None
+        return self._examples
+
+    @cached_property
+    def _examples(self) -> Examples:
+        try:
+            return load_examples(self.directory / EXAMPLES)
+        except (UsageError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(EXAMPLES, str(error)) from None
 
     def graph(self, name: str | None = None) -> InteractionGraph:
         """The graph of a basis, with all edges and ε; labels and modules of the main basis alone.

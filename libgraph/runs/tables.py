@@ -47,17 +47,23 @@ def print_metrics(console: Console, metrics: Metrics) -> None:
     score = metrics.score
     tell(console, (metrics.backend, "bold"), f": test {score.name} {score.test:.4f}")
     console.print()
+    for title, table in metric_tables(metrics).items():
+        print_table(console, title, table)
+    if metrics.signs:
+        tell(console, _estimated(metrics))
+
+
+def metric_tables(metrics: Metrics) -> dict[str, PlainTable]:
+    """Features, edges, sparsity and modules, by the titles of the tables."""
     names = " / ".join(name.upper() for name in metrics.bases)
     tables = {f"Features, {names}": _features(metrics)}
     if any(figures.edges_required for figures in metrics.bases.values()):
         tables[f"Edges needed, {names}"] = _edges(metrics)
     tables[f"Sparsity of all interactions, {names}"] = _sparsity(metrics)
-    for title, table in tables.items():
-        print_table(console, title, table)
     for name, figures in metrics.bases.items():
-        print_modules(console, figures.modules, name, metrics.node_layers, metrics.concept)
-    if metrics.signs:
-        tell(console, _estimated(metrics))
+        title = _modules_title(figures.modules, name, metrics.concept)
+        tables[title] = _modules(figures.modules, metrics.node_layers, metrics.concept)
+    return tables
 
 
 def print_modules(

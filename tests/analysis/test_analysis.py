@@ -71,7 +71,10 @@ def test_results_read_back_are_the_results_computed(tiny, tmp_path):
         ({"resolution": 2.0}, set()),
         ({"tolerances": (0.1,)}, {"ablation lib", "ablation pca"}),
         ({"integration": "trapezoid:2"}, {"interactions", "ablation lib", "ablation pca"}),
-        ({"truncate": "rel:1e-6"}, {"bases", "interactions", "ablation lib", "ablation pca"}),
+        (
+            {"truncate": "rel:1e-6"},
+            {"bases", "interactions", "ablation lib", "ablation pca", "examples"},
+        ),
     ],
 )
 def test_only_stages_that_depend_on_a_change_run_again(tiny, tmp_path, change, again):

@@ -126,7 +126,8 @@ STAGES = {
     "node ablation, lib": 2,
     "edge ablation, pca": 3,
     "modules, lib": 4,
-    "writing": 4,
+    "examples": 4,
+    "writing": 5,
 }
 """How many stages are finished and kept when an analysis is interrupted in one."""
 
@@ -172,7 +173,8 @@ def test_without_matplotlib_all_but_the_picture_is_there(analyze, finished, monk
     code, _, err = analyze("--force")
     assert code == 0
     assert "libgraph[report]" in " ".join(err.split())
-    assert {file.name for file in finished.iterdir()} == RUN_FILES - {"graph.png", "modules.png"}
+    left_out = {"graph.png", "modules.png"}
+    assert {file.name for file in finished.iterdir()} == RUN_FILES - left_out
 
 
 def test_train(run, tmp_path):
@@ -261,3 +263,12 @@ def test_a_real_interrupt_leaves_no_half_written_file(tmp_path):
     assert process.wait(60) == 130, rest
     assert "Traceback" not in rest
     assert not (tmp_path / "run").exists()
+
+
+def test_without_bokeh_all_but_the_page_is_there(analyze, finished, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bokeh.resources", None)
+    code, _, err = analyze("--force")
+    assert code == 0
+    assert "report.html was not drawn" in " ".join(err.split())
+    assert "libgraph[report]" in " ".join(err.split())
+    assert {file.name for file in finished.iterdir()} == RUN_FILES - {"report.html"}

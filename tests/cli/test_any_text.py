@@ -23,7 +23,7 @@ from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.registry import ENTRY_POINTS
 from libgraph.graph.features import FeatureLabel
 from libgraph.network.network import Network
-from libgraph.report.graph_files import read_graph
+from libgraph.report.reading import read_graph
 from libgraph_cli.main import COMMANDS, main
 from libgraph_cli.progress import ProgressDisplay
 

@@ -11,10 +11,12 @@ def fails(result: tuple[int, str, str], code: int, *parts: str) -> None:
         assert part in text
 
 
-STAGE_FILES = {"bases.safetensors", "edges.safetensors", "ablation.json"}
+STAGE_FILES = {
+    "bases.safetensors", "edges.safetensors", "ablation.json", "examples.safetensors",
+}  # fmt: skip
 
 
 RUN_FILES = STAGE_FILES | {
     "metrics.json", "run.json", "graph.graphml", "graph.json", "graph.png",
-    "modules.png",
+    "modules.png", "report.html",
 }  # fmt: skip

@@ -10,7 +10,8 @@ from helpers.graphs import planted
 import libgraph as lg
 from libgraph.errors import MissingExtra, TooLarge, UsageError
 from libgraph.modules.communities import find_communities
-from libgraph.report.graph_files import read_graph, write_graph_files
+from libgraph.report.graph_files import write_graph_files
+from libgraph.report.reading import read_graph
 from libgraph_backends.modular_addition.backend import ModularAddition
 
 pytest.importorskip("matplotlib")

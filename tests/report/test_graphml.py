@@ -14,8 +14,9 @@ from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.report.appearance import module_colour, relative_importance
-from libgraph.report.graph_files import read_graph, write_graph
+from libgraph.report.graph_files import write_graph
 from libgraph.report.graphml import write_graphml
+from libgraph.report.reading import read_graph
 
 ODD_TEXT = "a < b & \"c\" > 'd' \n τ 𝄞"
 

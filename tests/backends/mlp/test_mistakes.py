@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from libgraph.errors import BackendError, DataError, UsageError
-from libgraph.report.graph_files import read_graph
+from libgraph.report.reading import read_graph
 from libgraph_backends.mlp.backend import MLP
 
 

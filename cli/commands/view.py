@@ -1,0 +1,45 @@
+"""`libgraph view`: the page of a run, opened in the browser."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+import click
+
+from libgraph_cli.options import config_option
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--feature", metavar="ID", help="Open it at a feature, ln2.0/5, or module:3.")
+@click.option("--fresh", is_flag=True, help="Write the page again.")
+@click.option("--no-open", is_flag=True, help="Write the page and say where it is.")
+@config_option
+def view(run: Path, feature: str | None, fresh: bool, no_open: bool) -> None:
+    """Open the page of RUN, report.html, in the browser; writes it if there is none.
+
+    RUN may be a graph file too: .graphml, .gexf, JSON or an attribution graph.
+    """
+    from urllib.parse import quote
+
+    from libgraph.report.page.page import PAGE, write_page
+    from libgraph.report.reading import read_graph
+    from libgraph.runs.saved_run import open_run
+    from libgraph.screen import Screen
+
+    if run.is_file():
+        page = run.with_suffix(".html")
+        if fresh or not page.exists():
+            write_page(read_graph(run), page, title=run.name)
+    else:
+        saved, page = open_run(run), run / PAGE
+        if feature is not None and not feature.startswith("module:"):
+            saved.feature(feature)
+        if fresh or not page.exists():
+            write_page(saved, page)
+    address = page.resolve().as_uri() + (f"#{quote(feature, safe='/:')}" if feature else "")
+    if no_open or not webbrowser.open(address):
+        Screen().say(f"Open {address} in a browser.")
+    else:
+        Screen().say(f"Opened {address}.")
