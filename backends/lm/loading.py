@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 
 from libgraph.backend import BackendError, missing_extra, unreadable
-from libgraph_backends.gpt2.libraries import OWN_CODE, quiet, reason
-from libgraph_backends.gpt2.tokenizer import read_tokenizer
+from libgraph_backends.lm.libraries import OWN_CODE, quiet, reason
+from libgraph_backends.lm.tokenizer import read_tokenizer
 from libgraph_backends.shared.state_dicts import check_finite
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("libgraph")
 
 
-BUNDLED = files("libgraph_backends.gpt2") / "weights"
+BUNDLED = files("libgraph_backends.lm") / "weights"
 
 
 ADAPTER = "adapter_config.json"
@@ -95,7 +95,7 @@ def load_model(name: str, revision: str | None) -> LanguageModel:
         from transformer_lens.model_bridge import TransformerBridge  # noqa: F401
     except ImportError as error:
         need = f"Language models need TransformerLens ({error})"
-        raise BackendError(missing_extra(need, "gpt2")) from error
+        raise BackendError(missing_extra(need, "lm")) from error
     with quiet():
         model = _from_pretrained(name, revision)
         for parameter, values in model.named_parameters():

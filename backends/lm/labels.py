@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from libgraph.backend import POSITION, Bases, Basis, Encode, FeatureLabel
-from libgraph_backends.gpt2.loading import LanguageModel
-from libgraph_backends.gpt2.network import LARGEST_LOGITS
-from libgraph_backends.gpt2.text import is_word, token_text
+from libgraph_backends.lm.loading import LanguageModel
+from libgraph_backends.lm.network import LARGEST_LOGITS
+from libgraph_backends.lm.text import is_word, token_text
 from libgraph_backends.shared.shares import percent
 
 EXAMPLES = 3

@@ -26,7 +26,7 @@ from libgraph.sections import (
     SkipMLP,
     split_norm,
 )
-from libgraph_backends.gpt2.loading import config_of
+from libgraph_backends.lm.loading import config_of
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -8,12 +8,12 @@ from helpers.language_models import VOCABULARY, language_model, tokenizer_of
 from tokenizers import decoders, models, pre_tokenizers
 
 from libgraph.errors import DataError
-from libgraph_backends.gpt2.backend import GPT2
-from libgraph_backends.gpt2.labels import Written, _context
-from libgraph_backends.gpt2.loading import LanguageModel
-from libgraph_backends.gpt2.options import GPT2Options
-from libgraph_backends.gpt2.text import is_word, sequences, token_text
-from libgraph_backends.gpt2.tokenizer import Coverage, read_tokenizer
+from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.labels import Written, _context
+from libgraph_backends.lm.loading import LanguageModel
+from libgraph_backends.lm.options import LMOptions
+from libgraph_backends.lm.text import is_word, sequences, token_text
+from libgraph_backends.lm.tokenizer import Coverage, read_tokenizer
 
 UNKNOWN = "[UNK]"
 
@@ -157,7 +157,7 @@ def test_a_damaged_tokenizer_is_not_none(
     assert not (tmp_path / "ran").exists()
 
     def backend(source):
-        made = GPT2(GPT2Options(text=str(source), n_ctx=9), model=bridges["gpt2"])
+        made = LM(LMOptions(text=str(source), n_ctx=9), model=bridges["gpt2"])
         made.loaded = LanguageModel(bridges["gpt2"], tokenizer, trouble)
         return made
 
@@ -248,7 +248,7 @@ def parts_of_words(tmp_path):
 )
 def test_tokens_with_a_space_are_others(make, names, bridges, tmp_path):
     tokenizer = make(tmp_path)
-    backend = GPT2(model=bridges["gpt2"])
+    backend = LM(model=bridges["gpt2"])
     backend.loaded = LanguageModel(bridges["gpt2"], tokenizer)
     assert [backend.token_name(i) for i in range(len(names))] == names
     assert backend.token_name(1000) == "⟨1000⟩"

@@ -1,4 +1,4 @@
-"""The backend `gpt2`: language models of Hugging Face, and a small one of characters bundled.
+"""The backend `lm`: language models of Hugging Face, and a small one of characters bundled.
 
 `loading` gets the model (a hub name, a folder, the bundled one), `network` cuts it into sections,
 `text` makes sequences of tokens, `labels` says what features respond to. The score is the
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from libgraph.backend import Backend, Batch
-from libgraph_backends.gpt2.options import GPT2Options, TrainingOptions
+from libgraph_backends.lm.options import LMOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
         Split,
         TypedOptions,
     )
-    from libgraph_backends.gpt2.loading import LanguageModel
-    from libgraph_backends.gpt2.network import CutTransformer
+    from libgraph_backends.lm.loading import LanguageModel
+    from libgraph_backends.lm.network import CutTransformer
 
 
 CHECKED = 4
 """Sequences on which the logits of the sections are compared with the model's own."""
 
 
-class GPT2(Backend):
+class LM(Backend):
     """Language models.
 
     Args:
@@ -49,11 +49,11 @@ class GPT2(Backend):
             unprocessed; in place of `options.model`.
     """
 
-    name = "gpt2"
-    summary = "language models: GPT-2, TinyStories, Pythia, or a small one of characters"
-    Options = GPT2Options
+    name = "lm"
+    summary = "language models: GPT-2, Llama, Pythia, Qwen, … or a small one of characters"
+    Options = LMOptions
     Training = TrainingOptions
-    options: GPT2Options
+    options: LMOptions
     score_name = "cross-entropy"
     higher_is_better = False
     tolerances = (0.05,)
@@ -73,7 +73,7 @@ class GPT2(Backend):
             BackendError: if it cannot be found or loaded, saying what to do.
             NumericalError: if its parameters are not finite.
         """
-        from libgraph_backends.gpt2 import loading
+        from libgraph_backends.lm import loading
 
         if self._given is not None:
             return loading.LanguageModel(self._given, self._given.tokenizer)
@@ -86,7 +86,7 @@ class GPT2(Backend):
         """The model in sections, found to compute the same logits."""
         import torch
 
-        from libgraph_backends.gpt2.network import check_logits, cut_transformer
+        from libgraph_backends.lm.network import check_logits, cut_transformer
 
         bridge = self.loaded.bridge
         prefix = self.loaded.first_token() if self.options.skip_first else None
@@ -106,7 +106,7 @@ class GPT2(Backend):
 
     @cached_property
     def _splits(self) -> Mapping[Split, Int[Tensor, "n length"]]:
-        from libgraph_backends.gpt2.text import read_splits
+        from libgraph_backends.lm.text import read_splits
 
         is_bundled = self._given is None and self.options.model is None
         return read_splits(self.options, self.loaded, is_bundled=is_bundled)
@@ -132,21 +132,28 @@ class GPT2(Backend):
 
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
         """Tokens in context, tokens or position that carry the variance, and effects on logits."""
-        from libgraph_backends.gpt2.labels import text_labels
+        from libgraph_backends.lm.labels import text_labels
 
         rows = self._splits["train"][:, :-1]
         return text_labels(rows, encode, bases, self.loaded, self.cut.head.unembed)
 
     def token_name(self, token: int) -> str:
         """How a token is written in labels: spaces that belong to it can be seen."""
-        from libgraph_backends.gpt2.labels import alone
-        from libgraph_backends.gpt2.text import token_text
+        from libgraph_backends.lm.labels import alone
+        from libgraph_backends.lm.text import token_text
 
         return alone(token_text(self.loaded.tokenizer, token))
 
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
         """Train a character-level GPT-2 on a text file, into a Hugging Face folder."""
-        from libgraph_backends.gpt2.training import train
+        from libgraph_backends.lm.training import train
 
         return train(TrainingOptions.model_validate(options), directory, progress)
+
+
+class GPT2(LM):
+    """The backend `lm` by the name that it had: runs of that name go on."""
+
+    name = "gpt2"
+    summary = "the same as lm, which it was called before"

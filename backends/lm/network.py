@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from libgraph.backend import BackendError, Network, NodeLayer, UsageError
 from libgraph.sections import Attention, Parallel, Section, chain
-from libgraph_backends.gpt2.blocks import (
+from libgraph_backends.lm.blocks import (
     ACTIVATIONS,
     Step,
     block_steps,
@@ -30,8 +30,8 @@ from libgraph_backends.gpt2.blocks import (
     unembedding,
     weight_of,
 )
-from libgraph_backends.gpt2.loading import AGREEMENT, config_of
-from libgraph_backends.gpt2.options import Cuts, GPT2Options
+from libgraph_backends.lm.loading import AGREEMENT, config_of
+from libgraph_backends.lm.options import Cuts, LMOptions
 from libgraph_backends.shared.embedding import Embedding
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class CutTransformer:
 
 
 def cut_transformer(
-    bridge: TransformerBridge, options: GPT2Options, prefix: int | None
+    bridge: TransformerBridge, options: LMOptions, prefix: int | None
 ) -> CutTransformer:
     """Cut a `TransformerBridge` in compatibility mode, weights unprocessed, into sections.
 
