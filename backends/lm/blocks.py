@@ -1,55 +1,35 @@
-"""The blocks of a transformer as sections, through the names that TransformerLens gives.
+"""The blocks of a transformer as sections, in double precision.
 
-Pre-norm blocks of attention and an MLP, one after the other (GPT-2, GPT-Neo) or side by side
-(GPT-NeoX): absolute or rotary positions, LayerNorm or RMSNorm, plain or gated MLPs, grouped heads,
-local attention. Scale and shift of each norm are folded into what reads it. Node layers are called
-by TransformerLens's hooks: `0.ln1.scale` is `blocks.0.ln1.hook_scale`.
+Blocks of attention and an MLP, one after the other (GPT-2, Llama) or side by side (GPT-NeoX, Phi),
+with norms before them, after them or both (Gemma 2). Scale and shift of a norm before are folded
+into what reads it, those of a norm after into what it writes. Node layers are called by
+TransformerLens's hooks: `0.ln1.scale` is `blocks.0.ln1.hook_scale`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import gelu, pad, silu
+from torch.nn.functional import pad
 
-from libgraph.backend import BackendError, NodeLayer
+from libgraph.backend import NodeLayer
 from libgraph.sections import (
     Attention,
     AttentionMask,
+    Division,
     GatedMLP,
+    NormedAttention,
     Parallel,
     Section,
     SkipMLP,
+    Variance,
     split_norm,
 )
-from libgraph_backends.lm.loading import config_of
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
-
-
-def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU by its tanh approximation, as GPT-2 has it."""
-    return gelu(x, approximate="tanh")
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": gelu_tanh,
-    "gelu_fast": gelu_tanh,
-    "gelu_pytorch_tanh": gelu_tanh,
-    "gelu": gelu,
-    "relu": torch.relu,
-    "silu": silu,
-    "swish": silu,
-}
-
-
-Component: TypeAlias = Any
-"""A part of a model; TransformerLens gives it the parameters by their names."""
+from libgraph_backends.lm.parts import AttentionParts, Block, MLPParts, Model, Norm
 
 
 class Step(NamedTuple):
@@ -59,168 +39,204 @@ class Step(NamedTuple):
     layer: NodeLayer
 
 
-def block_steps(bridge: TransformerBridge, i: int) -> Iterator[Step]:
+def block_steps(model: Model, i: int) -> Iterator[Step]:
     """The steps of one block, from the residual stream before it to the one after it."""
-    block, width = bridge.blocks[i], bridge.cfg.d_model + 1
-    after = f"{i}.resid_post" if i + 1 == bridge.cfg.n_layers else f"{i + 1}.resid_pre"
-    yield from norm_steps(bridge, f"{i}.ln1")
-    if bridge.cfg.parallel_attn_mlp:
-        yield Step(_side_by_side(bridge, i), NodeLayer(after, width))
+    block, width = model.block(i), model.shape.width + 1
+    after = f"{i}.resid_post" if i + 1 == model.shape.blocks else f"{i + 1}.resid_pre"
+    before, written, before_mlp, written_mlp = block.norms
+    if block.parallel:
+        if before is not None:
+            yield from norm_steps(before, f"{i}.ln1", width - 1)
+        yield Step(_side_by_side(block), NodeLayer(after, width))
         return
-    yield Step(_attention(bridge, i), NodeLayer(f"{i}.resid_mid", width))
-    yield from norm_steps(bridge, f"{i}.ln2")
-    skip = _residual(_bias(block.mlp, "b_out", width - 1))
-    yield Step(_mlp(bridge, i, block.ln2, skip), NodeLayer(after, width))
+    if before is not None:
+        yield from norm_steps(before, f"{i}.ln1", width - 1)
+    bias = _bias(block.attention.biases[3], width - 1)
+    attention = _attention(block.attention, before, _residual(bias, before, written))
+    if written is None:
+        yield Step(attention, NodeLayer(f"{i}.resid_mid", width))
+    else:
+        yield Step(attention, NodeLayer(f"{i}.attn_out", 2 * width - 1))
+        yield from _written_steps(written, f"{i}.ln1_post", NodeLayer(f"{i}.resid_mid", width))
+    if before_mlp is not None:
+        yield from norm_steps(before_mlp, f"{i}.ln2", width - 1)
+    bias = _bias(block.mlp.biases[2], width - 1)
+    mlp = _mlp(block.mlp, before_mlp, _residual(bias, before_mlp, written_mlp))
+    if written_mlp is None:
+        yield Step(mlp, NodeLayer(after, width))
+    else:
+        yield Step(mlp, NodeLayer(f"{i}.mlp_out", 2 * width - 1))
+        yield from _written_steps(written_mlp, f"{i}.ln2_post", NodeLayer(after, width))
 
 
-def norm_steps(bridge: TransformerBridge, name: str, keep: bool = True) -> Iterator[Step]:
+def norm_steps(norm: Norm, name: str, d: int, keep: bool = True) -> Iterator[Step]:
     """The residual stream to its variance and itself, then to both streams, or one normalised."""
-    d = bridge.cfg.d_model
-    centred = bridge.cfg.normalization_type == "LN"
-    first, second = split_norm(d, epsilon=bridge.cfg.eps, centred=centred, keep=keep)
+    first, second = split_norm(d, epsilon=norm.epsilon, centred=norm.centred, keep=keep)
     yield Step(first, NodeLayer(f"{name}.scale", d + 2, isolated=(0,)))
     yield Step(second, NodeLayer(f"{name}.normalized", 2 * d + 1 if keep else d + 1))
 
 
-def unembedding(bridge: TransformerBridge) -> Float[Tensor, "d_plus_1 vocabulary"]:
+def _written_steps(norm: Norm, name: str, layer: NodeLayer) -> Iterator[Step]:
+    """What attention or MLP writes beside the stream, (o, r, 1), to (r + norm(o), 1)."""
+    d = layer.size - 1
+    stream = torch.eye(d, dtype=torch.float64)
+    stream = stream - 1 / d if norm.centred else stream
+    eye = torch.eye(2 * d + 1, dtype=torch.float64)
+    scale, shift = norm.scale(stream[0]), _bias(norm.bias, d)
+    yield Step(
+        Variance(pad(eye, (1, 0)), pad(stream, (0, 0, 0, d + 1)), torch.eye(1, 2 * d + 2).to(eye)),
+        NodeLayer(f"{name}.scale", 2 * d + 2, isolated=(0,)),
+    )
+    goes_on = torch.cat([torch.zeros(d + 1, d + 1).to(eye), torch.eye(d + 1).to(eye)])
+    goes_on[-1, :-1] = shift
+    yield Step(
+        Division(
+            goes_on,
+            torch.eye(2 * d + 2, 1).to(eye),
+            pad(stream, (0, 0, 1, d + 1)),
+            pad(torch.diag(scale), (0, 1)),
+            norm.epsilon,
+        ),
+        layer,
+    )
+
+
+def unembedding(model: Model) -> Float[Tensor, "d_plus_1 vocabulary"]:
     """The normalised stream and the constant to logits."""
-    bias = _bias(bridge, "b_U", bridge.cfg.d_vocab)
-    return _folded(bridge.ln_final, torch.cat([weight_of(bridge, "W_U"), bias[None]]))
+    weight, bias = model.unembedding()
+    whole = torch.cat([weight.detach().double(), _bias(bias, weight.shape[1])[None]])
+    folded = _folded(model.final_norm(), whole)
+    return folded if model.logit_scale == 1.0 else folded * model.logit_scale
 
 
 # What is read of a model
 
 
-def weight_of(part: Component, name: str) -> Tensor:
-    """A parameter in float64, in which norms are folded.
-
-    Raises:
-        BackendError: if the part of the model does not have it.
-    """
-    tensor = _parameter(part, name)
-    if tensor is None:
-        raise BackendError(f"The model has no parameter '{name}' that a section needs.")
-    return tensor
-
-
-def _bias(part: Component, name: str, size: int) -> Float[Tensor, " size"]:
+def _bias(bias: Tensor | None, size: int) -> Float[Tensor, " size"]:
     """A parameter in float64; zeros where there is none."""
-    tensor = _parameter(part, name)
-    return torch.zeros(size, dtype=torch.float64) if tensor is None else tensor
+    return torch.zeros(size, dtype=torch.float64) if bias is None else bias.detach().cpu().double()
 
 
-def _parameter(part: Component, name: str) -> Tensor | None:
-    try:
-        value = getattr(part, name)
-    except AttributeError:
-        return None
-    return None if value is None else value.detach().cpu().double()
-
-
-def _folded(norm: Component, weight: Float[Tensor, "d_plus_1 m"]) -> Float[Tensor, "d_plus_1 m"]:
+def _folded(norm: Norm, weight: Float[Tensor, "d_plus_1 m"]) -> Float[Tensor, "d_plus_1 m"]:
     """A weight with its bias in the last row, seen from before the norm's scale and shift."""
-    scale = weight_of(norm, "weight").unsqueeze(1)
-    shift = _bias(norm, "bias", len(scale))
+    scale = norm.scale(weight[:-1, 0]).unsqueeze(1)
+    shift = _bias(norm.bias, len(scale))
     bias = shift @ weight[:-1] + weight[-1]
     return torch.cat([scale * weight[:-1], bias[None]])
 
 
-def _reader(norm: Component, weight: Tensor, bias: Tensor) -> Float[Tensor, "d_in m"]:
-    """A weight that reads (y, r, 1) through a norm: nothing is read from r."""
-    folded = _folded(norm, torch.cat([weight, bias[None]]))
+def _reader(norm: Norm | None, weight: Tensor, bias: Tensor) -> Float[Tensor, "d_in m"]:
+    """A weight that reads (y, r, 1) through a norm, nothing of r; or (r, 1) without one."""
+    whole = torch.cat([weight, bias[None]])
+    if norm is None:
+        return whole
+    folded = _folded(norm, whole)
     return torch.cat([folded[:-1], torch.zeros_like(weight), folded[-1:]])
 
 
-def _residual(bias: Float[Tensor, " d"]) -> Float[Tensor, "d_in d_out"]:
-    """(y, r, 1) to (r + bias, 1)."""
+def _residual(
+    bias: Float[Tensor, " d"], before: Norm | None, after: Norm | None
+) -> Float[Tensor, "d_in d_out"]:
+    """(y, r, 1), or (r, 1), to (r + bias, 1); to (bias, r, 1) where a norm comes after."""
     d = len(bias)
-    skip = torch.cat([torch.zeros(d, d + 1), torch.eye(d + 1)]).double()
-    skip[-1, :-1] = bias
+    skip = torch.eye(d + 1, dtype=torch.float64)
+    if before is not None:
+        skip = torch.cat([torch.zeros(d, d + 1), torch.eye(d + 1)]).double()
+    if after is not None:
+        skip = pad(skip, (d, 0))
+    skip[-1, :d] = bias
     return skip
 
 
 # Attention and MLP
 
 
-def _side_by_side(bridge: TransformerBridge, i: int) -> Parallel:
+def _side_by_side(block: Block) -> Parallel:
     """Attention and MLP that both read the residual stream before the block."""
-    block = bridge.blocks[i]
+    before, _, before_mlp, _ = block.norms
+    d = block.attention.output.shape[2]
     # Both norms have the same mean and variance, and differ in what is folded only.
-    norm = block.ln2 if hasattr(block, "ln2") else block.ln1
-    bias = _bias(block.mlp, "b_out", bridge.cfg.d_model)
+    skip = torch.zeros_like(_residual(_bias(None, d), before, None))
     # Attention passes the stream on; the MLP adds its bias alone.
-    skip = torch.zeros_like(_residual(bias))
-    skip[-1, :-1] = bias
-    return Parallel([_attention(bridge, i), _mlp(bridge, i, norm, skip)])
-
-
-def _attention(bridge: TransformerBridge, i: int) -> Attention:
-    cfg, block = bridge.cfg, bridge.blocks[i]
-    order, rotary = _rotary(bridge)
-    query, key, value = (_heads(block, which, order) for which in "QKV")
-    if config_of(bridge).model_type == "gpt_neo":
-        # GPT-Neo does not divide by √d_head, a section does.
-        query = cfg.d_head**0.5 * query
-    return Attention(
-        _residual(_bias(block.attn, "b_O", cfg.d_model)),
-        query,
-        key,
-        value,
-        pad(weight_of(block.attn, "W_O").flatten(0, 1), (0, 1)),
-        heads=cfg.n_heads,
-        mask=AttentionMask(window=_window(bridge, i)),
-        rotary=rotary,
+    skip[-1, :-1] = _bias(block.mlp.biases[2], d)
+    residual = _residual(_bias(block.attention.biases[3], d), before, None)
+    return Parallel(
+        [_attention(block.attention, before, residual), _mlp(block.mlp, before_mlp, skip)]
     )
 
 
-def _heads(block: Component, which: str, order: Tensor | None) -> Float[Tensor, "d_in m"]:
-    """Queries, keys or values of all heads, seen from before the norm."""
-    weight = weight_of(block.attn, f"W_{which}")
-    heads, _, size = weight.shape
-    bias = _bias(block.attn, f"b_{which}", heads * size).reshape(heads, size)
-    if which in "QK" and order is not None:
-        weight, bias = weight[..., order], bias[..., order]
-    return _reader(block.ln1, weight.transpose(0, 1).flatten(1), bias.flatten())
-
-
-def _window(bridge: TransformerBridge, i: int) -> int | None:
-    """How many positions attention reads, itself included; None for all before it."""
-    config = config_of(bridge)
-    kinds = getattr(config, "attention_layers", None)
-    if kinds is not None and kinds[i] != "local":
-        return None
-    window: int | None = None if kinds is None else getattr(config, "window_size", None)
-    return window or getattr(config, "sliding_window", None)
-
-
-def _rotary(bridge: TransformerBridge) -> tuple[Tensor | None, Tensor | None]:
-    """The order of a head's coordinates in which planes are neighbours, and the planes' angles."""
-    cfg = bridge.cfg
-    if cfg.positional_embedding_type != "rotary":
-        return None, None
-    buffers = bridge.original_model.named_buffers()
-    frequencies = [buffer for name, buffer in buffers if name.endswith("inv_freq")]
-    same = len({len(buffer) for buffer in frequencies}) == 1
-    if not same or cfg.rotary_adjacent_pairs:
-        raise BackendError(
-            "The model has rotary positions of a kind for which there is no section."
+def _attention(parts: AttentionParts, before: Norm | None, skip: Tensor) -> Section:
+    """Attention that reads through the norm before it; `skip` says where its output goes."""
+    heads, _, size = parts.query.shape
+    order = None if parts.rotary is None else parts.rotary.order
+    query, key, value = (
+        _heads(weight, bias, before, order if which < 2 else None)
+        for which, (weight, bias) in enumerate(
+            zip((parts.query, parts.key, parts.value), parts.biases[:3], strict=True)
         )
-    angles = frequencies[0].detach().cpu().double()
-    turned = len(angles)
-    # Planes are coordinates i and i + turned; what comes after them is at rest.
-    order = torch.arange(2 * turned).reshape(2, -1).T.flatten()
-    order = torch.cat([order, torch.arange(2 * turned, cfg.d_head)])
-    return order, pad(angles, (0, cfg.d_head // 2 - turned))
+    )
+    angles = None
+    if parts.rotary is not None:
+        angles = parts.rotary.angles.detach().cpu().double()
+        angles = pad(angles, (0, size // 2 - len(angles)))
+    output = pad(_double(parts.output).flatten(0, 1), (0, skip.shape[1] - parts.output.shape[2]))
+    mask = AttentionMask(window=parts.window)
+    factor = size**0.5 * parts.scale
+    if parts.query_norm is not None or parts.key_norm is not None:
+        return NormedAttention(
+            skip, query, key, value, output,
+            heads=heads, mask=mask, rotary=angles, scale=factor, soft_cap=parts.soft_cap,
+            query_norm=_head_norm(parts.query_norm, order),
+            key_norm=_head_norm(parts.key_norm, order),
+        )  # fmt: skip
+    if not _is_one(factor):
+        # A section divides by √d_head.
+        query = factor * query
+    return Attention(
+        skip, query, key, value, output,
+        heads=heads, mask=mask, rotary=angles, soft_cap=parts.soft_cap,
+    )  # fmt: skip
 
 
-def _mlp(bridge: TransformerBridge, i: int, norm: Component, skip: Tensor) -> SkipMLP:
-    cfg, mlp = bridge.cfg, bridge.blocks[i].mlp
-    weight = weight_of(mlp, "W_in")
-    outer = pad(weight_of(mlp, "W_out"), (0, 1))
-    inner = _reader(norm, weight, _bias(mlp, "b_in", weight.shape[1]))
-    activation = ACTIVATIONS[cfg.act_fn]
-    if not cfg.gated_mlp:
-        return SkipMLP(skip, inner, outer, activation)
-    gate = weight_of(mlp, "W_gate")
-    acted = _reader(norm, gate, _bias(mlp, "b_gate", gate.shape[1]))
-    return GatedMLP(skip, acted, inner, outer, activation)
+def _is_one(factor: float) -> bool:
+    return abs(factor - 1) < 1e-12
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().double()
+
+
+def _heads(
+    weight: Float[Tensor, "h d e"], bias: Tensor | None, before: Norm | None, order: Tensor | None
+) -> Float[Tensor, "d_in m"]:
+    """Queries, keys or values of all heads, seen from before the norm."""
+    heads, _, size = weight.shape
+    weight = _double(weight)
+    bias = _bias(None if bias is None else bias.flatten(), heads * size).reshape(heads, size)
+    if order is not None:
+        weight, bias = weight[..., order], bias[..., order]
+    return _reader(before, weight.transpose(0, 1).flatten(1), bias.flatten())
+
+
+def _head_norm(norm: Norm | None, order: Tensor | None) -> tuple[Tensor, float] | None:
+    """The scale of a norm of queries or keys in the order of their coordinates, and its ε."""
+    if norm is None:
+        return None
+    if norm.weight is None:
+        raise ValueError("A norm of queries or keys without a scale.")
+    scale = norm.scale(_double(norm.weight))
+    if order is not None:
+        scale = scale.unflatten(0, (-1, len(order)))[:, order].flatten()
+    return scale, norm.epsilon
+
+
+def _mlp(parts: MLPParts, before: Norm | None, skip: Tensor) -> SkipMLP:
+    weight = _double(parts.inner)
+    outer = _double(parts.outer)
+    outer = pad(outer, (0, skip.shape[1] - outer.shape[1]))
+    inner = _reader(before, weight, _bias(parts.biases[0], weight.shape[1]))
+    if parts.gate is None:
+        return SkipMLP(skip, inner, outer, parts.activation)
+    gate = _double(parts.gate)
+    acted = _reader(before, gate, _bias(parts.biases[1], gate.shape[1]))
+    return GatedMLP(skip, acted, inner, outer, parts.activation)

@@ -1,131 +1,58 @@
-"""Cutting a transformer of Hugging Face into sections: a network, and what follows it.
+"""Cutting a transformer into sections: a network of the blocks asked for, between node layers.
 
-`blocks` makes sections of a model; here they are put together between the node layers that were
-asked for, and the logits that come out are compared with the model's own. A model with a part for
-which there is no section is refused, by name where it is known, and else by that comparison.
+`blocks` makes sections of a block; here they are put together between the node layers that were
+asked for. Blocks outside are never cut: `embedding` and `head` run them as they are. Sections are
+compared with the block that they are made of, and the logits that come out with those of the
+library that the model comes from.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
-from copy import deepcopy
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from libgraph.backend import BackendError, Network, NodeLayer, UsageError
-from libgraph.sections import Attention, Parallel, Section, chain
-from libgraph_backends.lm.blocks import (
-    ACTIVATIONS,
-    Step,
-    block_steps,
-    norm_steps,
-    unembedding,
-    weight_of,
-)
-from libgraph_backends.lm.loading import AGREEMENT, config_of
+from libgraph.sections import Attention, NormedAttention, Parallel, Section, chain
+from libgraph_backends.lm.blocks import Step, block_steps, norm_steps
+from libgraph_backends.lm.embedding import EarlierBlocks, Embedding, Tables, with_constant
+from libgraph_backends.lm.head import Head
 from libgraph_backends.lm.options import Cuts, LMOptions
-from libgraph_backends.shared.embedding import Embedding
-
-if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
+from libgraph_backends.lm.parts import Model
+from libgraph_backends.lm.plain import run_block
 
 log = logging.getLogger("libgraph")
 
 
 CUTS: dict[Cuts, tuple[str, ...]] = {
-    "all": ("resid_pre", "resid_mid", "scale", "normalized"),
+    "all": ("resid_pre", "resid_mid", "scale", "normalized", "attn_out", "mlp_out"),
     "sublayers": ("resid_pre", "resid_mid"),
     "blocks": ("resid_pre",),
 }
 """Which node layers there are: all of them, those around each attention and MLP, or each block."""
 
 
-LARGEST_LOGITS = 2**25
-"""Logits computed at a time: vocabularies are larger than node layers."""
+AGREEMENT = 1e-4
+"""How far logits may differ, relative to the largest: models compute in single precision."""
 
 
-class Head:
-    """What follows a network: later blocks, the final norm and the unembedding.
-
-    Args:
-        sections: up to the normalised stream.
-        unembed: normalised stream and constant to logits `(d + 1, vocabulary)`.
-    """
-
-    def __init__(
-        self, sections: Sequence[Section], unembed: Float[Tensor, "d_plus_1 vocabulary"]
-    ) -> None:
-        self.sections = tuple(sections)
-        self.unembed = unembed
-        self._copies: dict[tuple[torch.dtype, torch.device], tuple[list[Section], Tensor]] = {}
-
-    def logits(self, outputs: Float[Tensor, "n t d"]) -> Float[Tensor, "n t vocabulary"]:
-        """Logits from the network's outputs, in their dtype and on their device."""
-        key = (outputs.dtype, outputs.device)
-        if key not in self._copies:
-            sections = [deepcopy(section).to(outputs) for section in self.sections]
-            self._copies[key] = sections, self.unembed.to(outputs)
-        sections, unembed = self._copies[key]
-        for section in sections:
-            outputs = section(outputs)
-        return outputs @ unembed
-
-    def losses(
-        self, outputs: Float[Tensor, "n t d"], targets: Int[Tensor, "n t"]
-    ) -> Float[Tensor, " n"]:
-        """Mean cross-entropy of the targets in each row, in nats."""
-        return self.token_losses(outputs, targets).mean(1)
-
-    def token_losses(
-        self, outputs: Float[Tensor, "n t d"], targets: Int[Tensor, "n t"]
-    ) -> Float[Tensor, "n t"]:
-        """Cross-entropy of each target, in nats."""
-        rows = max(1, LARGEST_LOGITS // (targets.shape[1] * self.unembed.shape[1]))
-        losses = [
-            cross_entropy(self.logits(part).flatten(0, 1), wanted.flatten(), reduction="none")
-            for part, wanted in zip(outputs.split(rows), targets.split(rows), strict=True)
-        ]
-        by_token: Tensor = torch.cat(losses).unflatten(0, targets.shape)
-        return by_token
-
-    def fingerprint(self) -> str:
-        """SHA-256 over structure and parameters."""
-        sections = nn.ModuleList(self.sections)
-        digest = hashlib.sha256(repr(sections).encode())
-        for name, tensor in [*sorted(sections.state_dict().items()), ("unembed", self.unembed)]:
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+EXACT = 1e-6
+"""How far sections may differ from their block, relative to the largest: both in double."""
 
 
-@dataclass(frozen=True)
+PROBED = 8
+"""Positions on which sections are compared with their block."""
+
+
 class CutTransformer:
-    """A transformer cut into sections.
+    """A transformer of which some blocks are sections.
 
     Args:
-        network: the blocks asked for; earlier ones are part of its embedding.
-        head: what follows them.
-    """
-
-    network: Network
-    head: Head
-
-
-def cut_transformer(
-    bridge: TransformerBridge, options: LMOptions, prefix: int | None
-) -> CutTransformer:
-    """Cut a `TransformerBridge` in compatibility mode, weights unprocessed, into sections.
-
-    Args:
-        bridge: the model.
+        model: the whole.
         options: which blocks, and which node layers there are.
         prefix: a token that stands before every sequence and is no position of the network: what
             attention reads there is a constant. None for none.
@@ -134,42 +61,114 @@ def cut_transformer(
         BackendError: naming the part of the model that has no section here.
         UsageError: if the model does not have the blocks asked for.
     """
-    first, last = _range(options.layers, bridge.cfg.n_layers)
-    _check_supported(bridge)
-    blocks = [list(block_steps(bridge, i)) for i in range(bridge.cfg.n_layers)]
-    embed, blocks = _embedding(bridge, blocks, prefix)
-    parts = blocks[:first], blocks[first:last], blocks[last:]
-    before, inside, after = ([step for block in part for step in block] for part in parts)
-    # The final norm belongs to the network if its last block does.
-    (after if after else inside).extend(norm_steps(bridge, "ln_final", keep=False))
-    stream = NodeLayer(f"{first}.resid_pre", bridge.cfg.d_model + 1)
-    start = nn.Sequential(embed, *(step.section for step in before)) if before else embed
-    network = _network(start, stream, inside, options.cuts)
-    return CutTransformer(network, Head([step.section for step in after], unembedding(bridge)))
 
+    def __init__(self, model: Model, options: LMOptions, prefix: int | None) -> None:
+        self.model, self.cuts, self.prefix = model, options.cuts, prefix
+        self.first, self.last = _range(options.layers, model.shape.blocks)
+        model.check_supported()
+        self._is_whole = self.last == model.shape.blocks
+        self._before: Tensor | None = None
+        self._after: Tensor | None = None
+        self._checked = False
+        with torch.no_grad():
+            if prefix is not None:
+                self._run_prefix(prefix)
+            after = None if self._is_whole else self._after
+            self.head = Head(model, self.last, normalised=self._is_whole, prefix=after)
 
-def check_logits(
-    cut: CutTransformer, bridge: TransformerBridge, inputs: Int[Tensor, "n t"], prefix: int | None
-) -> None:
-    """Compare the logits of the sections with the model's own.
-
-    Raises:
-        BackendError: if they differ: the model has something that sections do not.
-    """
-    tokens = inputs
-    if prefix is not None:
-        tokens = torch.cat([torch.full_like(inputs[:, :1], prefix), inputs], dim=1)
-    with torch.no_grad():
-        expected = bridge(tokens)[:, -inputs.shape[1] :].double()
-        actual = cut.head.logits(cut.network(inputs))
-    error = float((actual - expected).abs().max() / expected.abs().max())
-    if not error < AGREEMENT:
-        kind = config_of(bridge).model_type
-        raise BackendError(
-            f"Cut into sections the model '{kind}' gives other logits (by {error:.1e} of the "
-            "largest): it has a part for which there is no section."
+    def _run_prefix(self, prefix: int) -> None:
+        """The prefix's residual stream before the network and after it, with the constant."""
+        stream = EarlierBlocks(Tables(self.model), self.first, None).stream(
+            torch.tensor([[prefix]])
         )
-    log.info("Sections and model agree on logits to %.1e of the largest.", error)
+        x = self._before = with_constant(stream.double())
+        for section, _ in self._steps():
+            x = section(x)
+        self._after = x[..., :-1]
+
+    def network(self) -> Network:
+        """A new network of the blocks asked for, in double precision."""
+        with torch.no_grad():
+            steps = list(self._steps())
+            if not self._checked:
+                self._check_blocks()
+                self._checked = True
+            if self.prefix is not None:
+                steps = self._with_prefix(steps)
+        if self._is_whole:
+            # The final norm belongs to the network if its last block does.
+            steps += norm_steps(self.model.final_norm(), "ln_final", self._width, keep=False)
+        self.model.release()
+        tables = Tables(self.model, int(self.prefix is not None and not self.first))
+        stream = NodeLayer(f"{self.first}.resid_pre", self._width + 1)
+        embed = (
+            EarlierBlocks(Tables(self.model), self.first, self.prefix)
+            if self.first
+            else Embedding(tables)
+        )
+        return _network(embed, stream, steps, self.cuts)
+
+    @property
+    def _width(self) -> int:
+        return self.model.shape.width
+
+    def _steps(self) -> Sequence[Step]:
+        return [step for i in range(self.first, self.last) for step in block_steps(self.model, i)]
+
+    def _with_prefix(self, steps: Sequence[Step]) -> list[Step]:
+        """The steps, with what attention reads from the prefix as a constant."""
+        x = self._before
+        prefixed = []
+        for section, layer in steps:
+            assert x is not None  # noqa: S101
+            prefixed.append(Step(_with_prefix(section, x), layer))
+            x = section(x)
+        return prefixed
+
+    def _check_blocks(self) -> None:
+        """Compare the sections of each block with the block itself, on random activations.
+
+        Raises:
+            BackendError: if they differ.
+        """
+        x = torch.randn(1, PROBED, self._width, generator=torch.Generator().manual_seed(0))
+        x = x.double()
+        for i in range(self.first, self.last):
+            actual = with_constant(x)
+            for section, _ in block_steps(self.model, i):
+                actual = section(actual)
+            expected = run_block(self.model.block(i), x)
+            error = _difference(actual[..., :-1], expected)
+            if not error < EXACT:
+                raise BackendError(
+                    f"Cut into sections block {i} of the model '{self.model.shape.kind}' gives "
+                    f"something else (by {error:.1e} of the largest): it has a part for which "
+                    "there is no section."
+                )
+
+    def check_logits(self, inputs: Int[Tensor, "n t"]) -> None:
+        """Compare the logits of sections and other blocks with the library's.
+
+        Raises:
+            BackendError: if they differ: the model has something that sections do not.
+        """
+        tokens = inputs
+        if self.prefix is not None:
+            tokens = torch.cat([torch.full_like(inputs[:, :1], self.prefix), inputs], dim=1)
+        with torch.no_grad():
+            expected = self.model.logits(tokens)[:, -inputs.shape[1] :].double()
+            actual = self.head.logits(self.network()(inputs))
+        error = _difference(actual, expected)
+        if not error < AGREEMENT:
+            raise BackendError(
+                f"Cut into sections the model '{self.model.shape.kind}' gives other logits (by "
+                f"{error:.1e} of the largest): it has a part for which there is no section."
+            )
+        log.info("Sections and model agree on logits to %.1e of the largest.", error)
+
+
+def _difference(actual: Float[Tensor, "*n d"], expected: Float[Tensor, "*n d"]) -> float:
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def _range(layers: str | None, count: int) -> tuple[int, int]:
@@ -184,7 +183,9 @@ def _range(layers: str | None, count: int) -> tuple[int, int]:
     return first, last
 
 
-def _network(embed: nn.Module, first: NodeLayer, steps: Sequence[Step], cuts: Cuts) -> Network:
+def _network(
+    embed: torch.nn.Module, first: NodeLayer, steps: Sequence[Step], cuts: Cuts
+) -> Network:
     """Chains of steps between the node layers that are asked for, the first and the last one."""
     layers = [first, *(step.layer for step in steps)]
     chosen = {i for i, layer in enumerate(layers) if _is_cut(layer.name, cuts)}
@@ -198,82 +199,11 @@ def _is_cut(name: str, cuts: Cuts) -> bool:
     return kind in CUTS[cuts] or kind == "resid_post" or name == "ln_final.normalized"
 
 
-# A token before every sequence
-
-
-def _embedding(
-    bridge: TransformerBridge, blocks: list[list[Step]], prefix: int | None
-) -> tuple[Embedding, list[list[Step]]]:
-    """The embedding, and the blocks with what attention reads from the prefix as a constant."""
-    absolute = bridge.cfg.positional_embedding_type == "standard"
-    tokens = weight_of(bridge, "W_E")
-    positions = weight_of(bridge, "W_pos") if absolute else None
-    embed = Embedding(tokens, positions)
-    if prefix is None:
-        return embed, blocks
-    x: Tensor = embed(torch.tensor([[prefix]]))
-    prefixed: list[list[Step]] = []
-    for block in blocks:
-        prefixed.append([])
-        for section, layer in block:
-            prefixed[-1].append(Step(_with_prefix(section, x), layer))
-            x = section(x)
-    return Embedding(tokens, None if positions is None else positions[1:]), prefixed
-
-
 def _with_prefix(section: Section, x: Float[Tensor, "1 1 d"]) -> Section:
     """A section whose attention reads the activations `x` before all others."""
     if isinstance(section, Parallel):
         first, *others = section.branches
         return Parallel([_with_prefix(first, x), *others])
-    return section.with_prefix(x[0]) if isinstance(section, Attention) else section
-
-
-# What has no section
-
-
-def _check_supported(bridge: TransformerBridge) -> None:
-    """Refuse what is known not to fit, by name; the rest is found by comparing logits."""
-    kind = config_of(bridge).model_type
-    # What is left of logits in half precision is too little to compare.
-    halves = {p.dtype for p in bridge.parameters()} & {torch.half, torch.bfloat16}
-    if halves:
-        raise BackendError(
-            f"The model '{kind}' computes in {str(halves.pop()).removeprefix('torch.')}: load it "
-            "with dtype=torch.float32, which holds the same parameters."
-        )
-    for part, is_there in _unsupported(bridge).items():
-        if is_there:
-            raise BackendError(
-                f"The model '{kind}' has {part}, for which there is no section: use "
-                "GPT-2, GPT-Neo, GPT-NeoX or a model built like one of them."
-            )
-
-
-def _unsupported(bridge: TransformerBridge) -> dict[str, bool]:
-    """Structures without a section, and whether the model has them."""
-    cfg, config, blocks = bridge.cfg, config_of(bridge), bridge.blocks
-    positions, norms = cfg.positional_embedding_type, cfg.normalization_type
-    caps = ("attn_scores_soft_cap", "output_logits_soft_cap")
-    return {
-        f"positions of the kind '{positions}'": positions not in ("standard", "rotary"),
-        f"norms of the kind '{norms}'": norms not in ("LN", "RMS"),
-        f"the activation '{cfg.act_fn}'": cfg.act_fn not in ACTIVATIONS,
-        "cross-attention": bool(
-            getattr(config, "is_encoder_decoder", False)
-            or getattr(config, "add_cross_attention", False)
-        ),
-        "a mixture of experts": bool(getattr(cfg, "num_experts", None)),
-        "norms of queries and keys": bool(getattr(cfg, "use_qk_norm", False)),
-        "a soft cap on attention or logits": any((getattr(cfg, cap, 0) or 0) > 0 for cap in caps),
-        "attention scaled otherwise": bool(
-            getattr(config, "scale_attn_by_inverse_layer_idx", False)
-            or not getattr(config, "scale_attn_weights", True)
-        ),
-        "blocks without attention, MLP or norms": not all(
-            hasattr(block, part) for block in blocks for part in ("ln1", "attn", "mlp")
-        ),
-        "norms after attention or MLP": any(
-            hasattr(block, part) for block in blocks for part in ("ln1_post", "ln2_post")
-        ),
-    }
+    if isinstance(section, Attention | NormedAttention):
+        return section.with_prefix(x[0])
+    return section

@@ -45,6 +45,12 @@ class LMOptions(TypedOptions):
     skip_first: bool = Field(
         False, description="begin-of-text stands before every row and is left out"
     )
+    # No result depends on it.
+    check: bool = Field(
+        False,
+        exclude=True,
+        description="compare logits with the library's again, also where they agreed before",
+    )
 
     _is_encoding = field_validator("encoding")(_is_encoding)
 

@@ -145,8 +145,8 @@ def read_splits(
         DataError: if the text cannot be used, or is too short.
         UsageError: if there is no text, or the model knows fewer positions.
     """
-    cfg = model.bridge.cfg
-    positions = _positions(options, cfg.n_ctx, is_bundled)
+    shape = model.model.shape
+    positions = _positions(options, shape.positions, is_bundled)
     with as_file(BUNDLED / "text.txt") as bundled:
         source = options.text or (str(bundled) if is_bundled else None)
         if source is None:
@@ -159,7 +159,7 @@ def read_splits(
             model.tokenizer,
             length=positions + 1,
             most=_most_rows(options, source),
-            vocabulary=cfg.d_vocab,
+            vocabulary=shape.vocabulary,
             column=options.column,
             encoding=options.encoding,
             trouble=model.trouble,

@@ -2,6 +2,7 @@
 
 from libgraph.sections.attention.attention import Attention
 from libgraph.sections.attention.heads import AttentionMask
+from libgraph.sections.attention.normed import NormedAttention
 from libgraph.sections.chains import Chain, chain
 from libgraph.sections.convolution import Convolution
 from libgraph.sections.function import Function
@@ -22,6 +23,7 @@ __all__ = [
     "Function",
     "GatedMLP",
     "Linear",
+    "NormedAttention",
     "Parallel",
     "Pooling",
     "Section",

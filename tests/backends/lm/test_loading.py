@@ -17,7 +17,7 @@ from libgraph import load_backend
 from libgraph.errors import BackendError
 from libgraph_backends.lm.backend import LM
 from libgraph_backends.lm.libraries import quiet
-from libgraph_backends.lm.loading import _stand_in, load_model
+from libgraph_backends.lm.loading import load_model
 from libgraph_backends.lm.options import LMOptions
 from libgraph_backends.lm.training import character_tokenizer
 
@@ -60,17 +60,12 @@ def not_finite(folder):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def unscaled(folder):
-    change_configuration(folder, scale_attn_weights=False)
-
-
 @pytest.mark.parametrize(
     ("damage", "code", "message"),
     [
         (no_tensors, 3, "undamaged"),
         (without_a_weight, 3, "no parameter 'transformer.h.1.mlp.c_fc.weight'"),
         (not_finite, 5, "'transformer.h.1.mlp.c_fc.weight' of the model"),
-        (unscaled, 3, "than Hugging Face"),
     ],
 )
 def test_models_that_are_not_what_they_say(damage, code, message, run, ids, tmp_path):
@@ -169,7 +164,7 @@ def test_files_of_every_form(save, tmp_path):
     tokens = torch.arange(9)[None]
     with torch.no_grad():
         expected = model(tokens).logits
-        assert_close(load_model(str(tmp_path / "model"), None).bridge(tokens), expected, 1e-5)
+        assert_close(load_model(str(tmp_path / "model"), None).model.logits(tokens), expected, 1e-5)
 
 
 def half(kind, dtype):
@@ -193,9 +188,9 @@ def test_half_precision_is_read_as_it_is(kind, dtype, ids, tmp_path):
     assert_close(logits, expected, 1e-6)
 
 
-def test_half_precision_of_a_model_that_is_given(ids):
+def test_half_precision_of_a_model_that_is_given(ids, tokenizer):
     bridge = TransformerBridge.boot_transformers(
-        "gpt2", hf_model=half("gpt2", torch.bfloat16), tokenizer=_stand_in(), device="cpu"
+        "gpt2", hf_model=half("gpt2", torch.bfloat16), tokenizer=tokenizer, device="cpu"
     )
     bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
     with pytest.raises(BackendError, match="computes in bfloat16: load it with"):
@@ -209,19 +204,20 @@ def test_an_output_of_its_own_counts_where_both_are_there(ids, tmp_path):
     unembedding = torch.randn(30, 8, generator=generator)
     add(folder, **{"lm_head.weight": unembedding})
     backend = LM(LMOptions(model=str(folder), text=str(ids), n_ctx=9))
-    model = backend.loaded.bridge
-    scale = model.ln_final.weight.detach().double()
+    scale = backend.loaded.model.final_norm().weight.double()
     assert_close(backend.cut.head.unembed[:-1], (unembedding.double() * scale).T, 1e-9)
 
 
 def test_a_later_block_that_is_another_is_noticed(ids, tmp_path):
     folder = saved("gpt2", tmp_path / "model")
     backend = LM(LMOptions(model=str(folder), text=str(ids), n_ctx=9, layers="0:1"))
-    backend.loaded.bridge.original_model.transformer.h[1].mlp.register_forward_hook(
+    backend.loaded.model.model.transformer.h[1].mlp.register_forward_hook(
         lambda module, inputs, output: 2 * output
     )
+    (batch,) = backend.batches("test", 100)
+    outputs = backend.network()(batch.inputs)
     with pytest.raises(BackendError, match="other logits"):
-        backend.network()
+        backend.score(outputs, batch.targets)
 
 
 def test_scores_depend_on_later_blocks(ids, tmp_path):

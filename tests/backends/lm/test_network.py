@@ -102,7 +102,7 @@ def test_activations_are_those_of_the_hooks(bridges, ids):
 @pytest.mark.parametrize("options", [{}, {"layers": "0:1"}])
 def test_the_score_is_the_loss_of_the_next_token(options, at_once, bridges, ids, monkeypatch):
     # Whether logits are computed of all rows at a time or of each.
-    monkeypatch.setattr("libgraph_backends.lm.network.LARGEST_LOGITS", at_once)
+    monkeypatch.setattr("libgraph_backends.lm.head.LARGEST_LOGITS", at_once)
     backend = language_model(bridges["gpt2"], ids, **options)
     (batch,) = backend.batches("test", 100)
     with torch.no_grad():
