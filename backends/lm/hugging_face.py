@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from libgraph.backend import BackendError
+from libgraph_backends.lm.adapters import adapter_of
 from libgraph_backends.lm.memory import digest_of, evaluating, in_single_precision
 from libgraph_backends.lm.parts import (
     ACTIVATIONS,
@@ -63,7 +64,7 @@ class HuggingFaceModel(Model):
         self._identity, self._let_go = identity, let_go
         self._names = {id(p): key for key, p in model.named_parameters(remove_duplicate=False)}
         self._checked: set[int] = set()
-        adapter = _adapter(name, model)
+        adapter = adapter_of(name, model)
         self.cfg, self.mapping = adapter.cfg, adapter.component_mapping
         config, cfg = self.config, self.cfg
         self.shape = Shape(
@@ -384,32 +385,3 @@ class HuggingFaceModel(Model):
         """Give back the pages of its files."""
         if self._let_go is not None:
             self._let_go()
-
-
-def _adapter(name: str, model: Any) -> Any:
-    """What TransformerLens knows of models of this kind."""
-    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
-    from transformer_lens.utilities.architectures import classify_model_config
-
-    config = model.config
-    # What it is, not what its configuration says that it is.
-    config.architectures = [type(model).__name__]
-    if classify_model_config(config) != "causal_lm" or hasattr(config, "original_architecture"):
-        raise other_kind(name, model, "it does more than go on with a text")
-    try:
-        cfg = build_bridge_config_from_hf(config, type(model).__name__, name, torch.float32)
-        return ArchitectureAdapterFactory.select_architecture_adapter(cfg)
-    except Exception as error:
-        # Whatever a model of another structure leads these libraries to.
-        from libgraph_backends.lm.libraries import reason
-
-        raise other_kind(name, model, f"TransformerLens cannot take it: {reason(error)}") from error
-
-
-def other_kind(name: str, model: Any, why: str) -> BackendError:
-    """The error for a model of a kind that is not known."""
-    return BackendError(
-        f"The model '{name}' is of the kind '{model.config.model_type}' ({why}): use GPT-2, Llama "
-        "or a model built like one of those in docs/language-models.md."
-    )
