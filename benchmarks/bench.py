@@ -357,7 +357,7 @@ def bench_precision(runs: int) -> list[dict[str, Any]]:
     with at least a thousandth of the largest Λ.
     """
     rows = []
-    for name, limit in (("modular-addition", None), ("gpt2", 64)):
+    for name, limit in (("modular-addition", None), ("lm", 64)):
         backend = lg.load_backend(name)
         found = {}
         for dtype in (torch.float64, torch.float32):

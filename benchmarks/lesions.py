@@ -1,6 +1,6 @@
 """What a network loses without a module: module × token, or class, beside random modules.
 
-    .venv/bin/python benchmarks/lesions.py runs/gpt2 gpt2
+    .venv/bin/python benchmarks/lesions.py runs/lm lm
     .venv/bin/python benchmarks/lesions.py runs/cifar cifar -o data=cifar10 --samples 2000
 
 RUN is a finished analysis of the same backend with the same options. Every module in turn has its
@@ -35,7 +35,7 @@ FEWEST = 30
 
 def setting(backend: lg.Backend) -> tuple[Loss, Groups, list[str]]:
     """Loss, group and names of groups for a backend."""
-    if backend.name == "gpt2":
+    if backend.name in ("lm", "gpt2"):
         head, vocabulary = backend.cut.head, backend.cut.head.unembed.shape[1]  # type: ignore[attr-defined]
         names = [backend.token_name(token) for token in range(vocabulary)]  # type: ignore[attr-defined]
         return head.token_losses, lambda batch: batch.inputs, names

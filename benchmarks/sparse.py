@@ -126,7 +126,7 @@ def models(console: Console, reference: Path | None) -> dict[str, Any]:
     if CIFAR.is_dir():
         cases["CIFAR-10, MLP"] = ("cifar", {"data": str(CIFAR), "arch": "mlp"}, {})
         cases["CIFAR-10, conv net"] = ("cifar", {"data": str(CIFAR)}, {})
-    cases["characters"] = ("gpt2", {}, {})
+    cases["characters"] = ("lm", {}, {})
     result = read().get("models", {})
     for name, (backend, given, options) in cases.items():
         if name in result:

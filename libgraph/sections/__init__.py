@@ -2,6 +2,7 @@
 
 from libgraph.sections.attention.attention import Attention
 from libgraph.sections.attention.heads import AttentionMask
+from libgraph.sections.attention.normed import NormedAttention
 from libgraph.sections.chains import Chain, chain
 from libgraph.sections.convolution import Convolution
 from libgraph.sections.function import Function
@@ -24,6 +25,7 @@ __all__ = [
     "GatedMLP",
     "GroupSquare",
     "Linear",
+    "NormedAttention",
     "Parallel",
     "Pooling",
     "Section",

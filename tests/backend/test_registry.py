@@ -37,14 +37,14 @@ def install(monkeypatch):
 
 def test_names_are_listed_without_importing_anything(install):
     install(Entry("broken", "a:B", ImportError("no")))
-    assert {"broken", "cifar", "gpt2", "mlp", "modular-addition"} <= set(backend_names())
+    assert {"broken", "cifar", "gpt2", "lm", "mlp", "modular-addition"} <= set(backend_names())
     assert backend_names() == sorted(backend_names())
 
 
 def test_an_unknown_name_has_near_ones():
     with pytest.raises(BackendError, match=r"no backend 'gpt'; did you mean 'gpt2'\?"):
         backend_class("gpt")
-    with pytest.raises(BackendError, match=r"no backend 'x'; installed are cifar, gpt2, mlp, mod"):
+    with pytest.raises(BackendError, match=r"no backend 'x'; installed are cifar, gpt2, lm, mlp"):
         backend_class("x")
 
 

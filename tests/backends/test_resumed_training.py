@@ -13,7 +13,7 @@ OPTIONS = {
     "modular-addition": {"modulus": 7, "d_model": 8, "d_mlp": 16, "heads": 2},
     "mlp": {"hidden": "5"},
     "cifar": {"channels": "3,2", "kernels": "5,3", "strides": "5,4", "batch_size": 8},
-    "gpt2": {"n_ctx": 12, "layers": 1, "d_model": 8, "heads": 2, "batch_size": 4},
+    "lm": {"n_ctx": 12, "layers": 1, "d_model": 8, "heads": 2, "batch_size": 4},
 }
 STEPS = 8
 
@@ -23,7 +23,7 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(name, tmp_path)
     options = {**OPTIONS[name], "steps": STEPS}
     if name == "cifar":
         options["data"] = write_batches(tmp_path)
-    if name == "gpt2":
+    if name == "lm":
         pytest.importorskip("transformer_lens")
         options["text"] = tmp_path / "text.txt"
         options["text"].write_text("the cat sat on the mat\n" * 20)

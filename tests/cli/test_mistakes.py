@@ -308,7 +308,7 @@ LOCKED = "locked/x"
         (("analyze", "mlp", "--basis", "{}.safetensors"), 3),
         (("train", "mlp", "-o", "task=mnist", "-o", "data={}"), 4),
         (("analyze", "cifar", "-o", "data={}"), 4),
-        (("analyze", "gpt2", "-o", "model={}"), 3),
+        (("analyze", "lm", "-o", "model={}"), 3),
         (("analyze", "mlp", "--config", "{}"), 2),
         (("communities", "{}"), 2),
         (("compare", "{}"), 2),
@@ -320,7 +320,7 @@ def test_what_cannot_be_read_is_not_what_cannot_be_written(
     run, tmp_path, monkeypatch, name, words, code
 ):
     """Folders that may not be looked into, and names that are too long."""
-    if "gpt2" in words:
+    if "lm" in words:
         pytest.importorskip("transformer_lens")
     looked = os.stat
 

@@ -82,12 +82,8 @@ def test_lists_reach_a_backend(run, config):
 
 def test_one_option_in_each_line_of_a_variable(monkeypatch):
     monkeypatch.setenv("ANALYZE_OPTION", "text=a b/t=x.txt\r\n\nn_ctx=8\n")
-    context = cli.commands["analyze"].make_context(
-        "analyze", ["gpt2"], auto_envvar_prefix="ANALYZE"
-    )
+    context = cli.commands["analyze"].make_context("analyze", ["lm"], auto_envvar_prefix="ANALYZE")
     assert context.params["option"] == {"text": "a b/t=x.txt", "n_ctx": "8"}
     monkeypatch.setenv("ANALYZE_TOLERANCE", "0.5 0.1")
-    context = cli.commands["analyze"].make_context(
-        "analyze", ["gpt2"], auto_envvar_prefix="ANALYZE"
-    )
+    context = cli.commands["analyze"].make_context("analyze", ["lm"], auto_envvar_prefix="ANALYZE")
     assert len(context.params["tolerance"]) == 2

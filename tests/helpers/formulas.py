@@ -117,8 +117,10 @@ def attended(section, x):
                     [key @ rotation(section.rotary, s) for s, key in enumerate(keys, start=start)]
                 )
                 query = query @ rotation(section.rotary, here)
-            scores = keys @ query
-            weights = torch.exp((scores - scores.max()) / math.sqrt(width))
+            scores = keys @ query / math.sqrt(width)
+            if section.soft_cap is not None:
+                scores = section.soft_cap * torch.tanh(scores / section.soft_cap)
+            weights = torch.exp(scores - scores.max())
             mixed = (weights / weights.sum()) @ values
             y = y + mixed @ section.output[part]
         rows.append(y)

@@ -2,8 +2,8 @@
 
 import transformers
 
-from libgraph_backends.gpt2.backend import GPT2
-from libgraph_backends.gpt2.options import GPT2Options
+from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.options import LMOptions
 
 VOCABULARY, CONTEXT = 30, 16
 
@@ -42,7 +42,7 @@ CONFIGURATIONS = {
 
 def language_model(bridge, text, **options):
     """A backend of rows of nine positions."""
-    return GPT2(GPT2Options(text=str(text), n_ctx=9, **options), model=bridge)
+    return LM(LMOptions(text=str(text), n_ctx=9, **options), model=bridge)
 
 
 def tokenizer_of(model, folder, *, pre_tokenizer=None, decoder=None, **special):

@@ -38,6 +38,8 @@ ATTENTIONS = {
     "attention-rotary-last": AttentionMask(last_only=True),
     "attention-prefix": AttentionMask(),
     "attention-rotary-prefix": AttentionMask(window=3),
+    "attention-capped": AttentionMask(),
+    "attention-rotary-capped": AttentionMask(window=2),
 }
 FUNCTIONS = ["positionwise", "mixing", "pooling"]
 NORMS = ["variance", "division"]
@@ -146,8 +148,9 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
             rotary = normal(generator, width // 2)
         q, k, v = (normal(generator, d_in, heads * width // by) for by in (1, shared, shared))
         section = Attention(
-            main(), q, k, v, side(heads * width), heads=heads, mask=mask, rotary=rotary
-        )
+            main(), q, k, v, side(heads * width), heads=heads, mask=mask, rotary=rotary,
+            soft_cap=1.5 if "capped" in kind else None,
+        )  # fmt: skip
         return section.with_prefix(normal(generator, 2, d_in)) if "prefix" in kind else section
     if kind == "convolution-of-3":
         reads = windows((3,), kernel=3, padding=1)

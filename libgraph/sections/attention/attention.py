@@ -41,21 +41,17 @@ class Attention(Heads):
         mask: which positions go on, and what they see; causal, all that is before them, if None.
         rotary: angles `(d_head/2,)` by which queries and keys turn from one position to the next
             in the planes of coordinates (0, 1), (2, 3), …; None for none, 0 for a plane at rest.
+        soft_cap: c where scores s become c·tanh(s/c), or None. Where scores are differentiated
+            a_ts then stands times the slope of that, 1 − tanh²(s_ts/c).
     """
 
     readers = ("query", "key", "value")
     writers = ("output",)
 
-    def extra_repr(self) -> str:
-        """Heads and mask."""
-        mask = self.mask
-        sight = f"causal={mask.causal}, window={mask.window}, last_only={mask.last_only}"
-        return f"heads={self.heads}, {sight}"
-
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Attend; queries are computed only for the positions that go on."""
         queries = self.queries(x)
-        _, z = self.attend(self.project(x), queries)
+        _, z, _ = self.attend(self.project(x), queries)
         attended = z.transpose(1, 2).flatten(-2)
         own = self.carry(x[:, queries.start - self.before :], self.skip)
         return own + self.product(attended, "output")
@@ -75,6 +71,7 @@ class Attention(Heads):
             heads=self.heads,
             mask=self.mask,
             rotary=self.rotary,
+            soft_cap=self.soft_cap,
         )
         section.prefix_key, section.prefix_value = self.prefix_key, self.prefix_value
         return section
@@ -147,15 +144,15 @@ class Attention(Heads):
         """κ_t ∘ g_t: what features do by changing where attention goes."""
         if self.rotary is None:
             carried = (features[:, None, :, :, None] * p.v.unsqueeze(3)).flatten(-2)
-            pulled: Tensor = (at.a @ carried).unflatten(-1, (features.shape[-1], -1))
-            attended = at.a @ features.unsqueeze(1)
+            pulled: Tensor = (at.steep @ carried).unflatten(-1, (features.shape[-1], -1))
+            attended = at.steep @ features.unsqueeze(1)
             lever = p.q[:, :, queries] @ k_hat.transpose(1, 2)
             return lever.unsqueeze(-1) * (pulled - attended.unsqueeze(-1) * at.z.unsqueeze(3))
         # Turning keys leave no lever that all positions share: weights by query, feature and key.
         positions = torch.arange(features.shape[1], device=features.device)
         turned = self.turn(k_hat.unsqueeze(2), positions)
         lever = torch.einsum("hkse,nhte->nhtks", turned, p.q[:, :, queries])
-        moved = at.a.unsqueeze(3) * lever * features.transpose(1, 2)[:, None, None]
+        moved = at.steep.unsqueeze(3) * lever * features.transpose(1, 2)[:, None, None]
         pulled = (moved.flatten(2, 3) @ p.v).unflatten(2, moved.shape[2:4])
         return pulled - moved.sum(-1, keepdim=True) * at.z.unsqueeze(3)
 
@@ -172,7 +169,7 @@ class Attention(Heads):
         queries = self.queries(x)
         factors = [self.skip, self.query, self.key, self.value]
         for skip, *projected in growing_products(x, factors, sizes):
-            _, z = self.attend(self.by_head(*projected), queries)
+            _, z, _ = self.attend(self.by_head(*projected), queries)
             own = skip[:, queries.start - self.before :]
             yield own + z.transpose(1, 2).flatten(-2) @ self.output
 

@@ -88,30 +88,47 @@ def _blocks(
         ("q", "k"): torch.einsum("gfmh,hmr->gfhr", seen, plain_q),
         ("q", "v"): torch.einsum("ghfe,gher->gfhr", turned, inner),
     }
-    # Products of two heads' patterns, Σ_s a^g a^h, and the values they mix.
-    a = at.a
+    # Products of two heads' patterns, Σ_s a^g a^h, and the values they mix; of patterns as steep as
+    # they are where scores change.
+    a, steep = at.a, at.steep
     if section.before:
         # What is before the first position is attended to, but no input.
-        a = torch.cat([torch.zeros_like(a[..., : section.before]), a[..., section.before :]], -1)
+        a, steep = (_without_prefix(rows, section.before) for rows in (a, steep))
+    capped = section.soft_cap is not None
     pairs = a.unsqueeze(2) * a.unsqueeze(1)
     both = pairs.sum(-1)
     blocks["v", "v"] = (inner * both.sum((0, 3))[..., None, None]).transpose(1, 2)
+    one = steep.unsqueeze(2) * a.unsqueeze(1) if capped else pairs
+    two = steep.unsqueeze(2) * steep.unsqueeze(1) if capped else pairs
     z_seen = torch.einsum("gher,nhtr->nghte", inner, at.z)
-    mixed = (pairs.flatten(2, 3) @ p.v).unflatten(2, both.shape[2:])
-    moved = mixed - both.unsqueeze(-1) * at.z.unsqueeze(2)
     if section.rotary is None:
         q = p.q[:, :, queries]
+        mixed, moved = _mixed(p, two, at.z)
         # Σ_s a^g a^h (v^g − z^g) 𝒬 (v^h − z^h)ᵀ, multiplied out.
-        curved = torch.einsum("nghts,nghs->nght", pairs, metric)
+        curved = torch.einsum("nghts,nghs->nght", two, metric)
         curved = curved - (z_seen * mixed).sum(-1).transpose(1, 2) - (z_seen * moved).sum(-1)
         weighted = curved.unsqueeze(-1) * q.unsqueeze(2)
         blocks["k", "k"] = torch.einsum("nghte,nhtr->gehr", weighted, q)
+        if capped:
+            moved = _mixed(p, one, at.z)[1]
         moved = torch.einsum("ngtf,nghte->ghfe", q, moved)
     else:
-        blocks["k", "k"] = _turned_keys(section, p, queries, pairs, metric, at.z, z_seen)
-        moved = _turned_values(section, p, queries, pairs, at.z)
+        blocks["k", "k"] = _turned_keys(section, p, queries, two, metric, at.z, z_seen)
+        moved = _turned_values(section, p, queries, one, at.z)
     blocks["k", "v"] = torch.einsum("ghfe,gher->gfhr", moved, inner)
     return blocks
+
+
+def _without_prefix(rows: Float[Tensor, "n h t s"], before: int) -> Float[Tensor, "n h t s"]:
+    return torch.cat([torch.zeros_like(rows[..., :before]), rows[..., before:]], -1)
+
+
+def _mixed(
+    p: Projections, pairs: Float[Tensor, "n g h t s"], z: Float[Tensor, "n g t e"]
+) -> tuple[Float[Tensor, "n g h t e"], Float[Tensor, "n g h t e"]]:
+    """Σ_s a^g a^h v^g_s, and the same of v^g_s − z^g_t."""
+    mixed = (pairs.flatten(2, 3) @ p.v).unflatten(2, pairs.shape[2:4])
+    return mixed, mixed - pairs.sum(-1).unsqueeze(-1) * z.unsqueeze(2)
 
 
 def _query_query(

@@ -63,13 +63,15 @@ class Pattern(NamedTuple):
     Args:
         a: the pattern, what share of its attention each query gives to each position.
         z: the mean of the values under it.
+        steep: a_ts times the slope of the soft cap there: a itself where there is none.
         own: a_tt.
-        own_w: w_tt = a_tt (v_t − z_t).
+        own_w: w_tt = steep_tt (v_t − z_t).
         gamma: Γ_t, coordinates of the plain queries first.
     """
 
     a: Float[Tensor, "n h t s"]
     z: Float[Tensor, "n h t e"]
+    steep: Float[Tensor, "n h t s"]
     own: Float[Tensor, "n h t"]
     own_w: Float[Tensor, "n h t e"]
     gamma: Float[Tensor, "n h e t e"]
@@ -101,6 +103,7 @@ class Heads(SignedForm):
         heads: int,
         mask: AttentionMask | None = None,
         rotary: Float[Tensor, " planes"] | None = None,
+        soft_cap: float | None = None,
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
@@ -114,6 +117,14 @@ class Heads(SignedForm):
         self.register_buffer("prefix_value", None)
         self.heads = heads
         self.mask = AttentionMask() if mask is None else mask
+        self.soft_cap = soft_cap
+
+    def extra_repr(self) -> str:
+        """Heads, mask and, where there is one, the soft cap."""
+        mask = self.mask
+        sight = f"causal={mask.causal}, window={mask.window}, last_only={mask.last_only}"
+        cap = "" if self.soft_cap is None else f", soft_cap={self.soft_cap}"
+        return f"heads={self.heads}, {sight}{cap}"
 
     @property
     def key_and_value(self) -> tuple[Float[Tensor, "d_in h"], Float[Tensor, "d_in h"]]:
@@ -169,29 +180,36 @@ class Heads(SignedForm):
 
     def attend(
         self, p: Projections, queries: slice
-    ) -> tuple[Float[Tensor, "n h t s"], Float[Tensor, "n h t e"]]:
-        """a and z of the queries at these positions."""
+    ) -> tuple[Float[Tensor, "n h t s"], Float[Tensor, "n h t e"], Float[Tensor, "n h t s"]]:
+        """a, z and a times the slope of the soft cap, of the queries at these positions."""
         q = p.q[:, :, queries]
         # With one query the products are sums, which as many tiny matrix products would be slow.
         single = q.shape[2] == 1
         scores = (q * p.k).sum(-1).unsqueeze(2) if single else q @ p.k.transpose(-1, -2)
+        slope: Tensor | None = None
+        if self.soft_cap is not None:
+            bent = (scores / self.soft_cap).tanh()
+            scores, slope = self.soft_cap * bent, 1 - bent.square()
         here = torch.arange(queries.start, queries.stop, device=q.device)
         back = here.unsqueeze(1) - torch.arange(p.k.shape[2], device=q.device)
         a = scores.masked_fill(self.mask.hidden(back), -torch.inf).softmax(-1)
         z = (a.transpose(-1, -2) * p.v).sum(2, keepdim=True) if single else a @ p.v
-        return a, z
+        return a, z, a if slope is None else a * slope
 
     def pattern(self, p: Projections, queries: slice) -> Pattern:
         """Patterns and what the Jacobian needs of them, for the queries at these positions."""
-        a, z = self.attend(p, queries)
-        own = a.diagonal(queries.start, -2, -1)
-        own_w = own.unsqueeze(-1) * (p.v[:, :, queries] - z)
-        return Pattern(a, z, own, own_w, self._gamma(p, a, z, queries))
+        a, z, steep = self.attend(p, queries)
+        own, own_steep = (rows.diagonal(queries.start, -2, -1) for rows in (a, steep))
+        own_w = own_steep.unsqueeze(-1) * (p.v[:, :, queries] - z)
+        return Pattern(a, z, steep, own, own_w, self._gamma(p, steep, z, queries))
 
     def _gamma(
         self, p: Projections, a: Tensor, z: Tensor, queries: slice
     ) -> Float[Tensor, "n h e t e"]:
-        """Γ_t = Σ_s a_ts k_sᵀ (v_s − z_t)/√d_head, turned back to the plain query's place."""
+        """Γ_t = Σ_s a_ts k_sᵀ (v_s − z_t)/√d_head, turned back to the plain query's place.
+
+        Under a soft cap a is what is steep.
+        """
         keys = p.k.transpose(-1, -2).unsqueeze(3)
         parts = []
         # Some coordinates of the keys at a time: all of them would be queries × keys × d_head.

@@ -41,7 +41,7 @@ def _attended(
     section: Heads, kept: KeptInputs, x: Float[Tensor, "p n s k"], queries: slice
 ) -> Float[Tensor, "p n t m"]:
     """The same of some queries, which see none but these positions."""
-    scores = _scores(section, x, kept, queries)
+    scores = _capped(section, _scores(section, x, kept, queries))
     hidden = _hidden(section, x.shape[2], queries)
     if hidden is not None:
         scores = scores.masked_fill(hidden.unsqueeze(1), -torch.inf)
@@ -82,7 +82,7 @@ def _last_to_kept(section: Heads, kept: KeptInputs) -> Float[Tensor, "p n 1 m"]:
         asked, keys = _of_heads(key.mT @ query, x[:, :, -1:]), x.unsqueeze(1)
     else:
         asked, keys = _of_heads(query, x[:, :, -1:]), _of_heads(key, x)
-    scores = (asked * keys).sum(2)
+    scores = _capped(section, (asked * keys).sum(2))
     hidden = _hidden(section, x.shape[2], slice(x.shape[2] - 1, x.shape[2]))
     if hidden is not None:
         scores = scores.masked_fill(hidden.T, -torch.inf)
@@ -133,6 +133,11 @@ def _by_head(
     """Every position times every head's factor."""
     product = x.flatten(1, 2) @ factor.flatten(2)
     return product.unflatten(2, factor.shape[2:]).unflatten(1, x.shape[1:3])
+
+
+def _capped(section: Heads, scores: Tensor) -> Tensor:
+    cap = section.soft_cap
+    return scores if cap is None else cap * (scores / cap).tanh()
 
 
 def _hidden(section: Heads, positions: int, queries: slice) -> Tensor | None:

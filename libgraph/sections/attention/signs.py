@@ -35,9 +35,9 @@ def effects_under_signs(
     path = []
     for point, weight in zip(quadrature.points, quadrature.weights, strict=True):
         p = section.project(point * x)
-        a, z = section.attend(p, queries)
+        a, z, steep = section.attend(p, queries)
         signed_z = (phi.transpose(-1, -2).unsqueeze(-1) * z.unsqueeze(3)).flatten(3)
-        path.append((weight, p, a, signed_z, phi @ a))
+        path.append((weight, p, steep, signed_z, phi @ a))
 
     def effects(features: Tensor, seen: Seen) -> Tensor:
         skip, *factors = seen

@@ -1,35 +1,42 @@
-"""Loading a language model of Hugging Face into TransformerLens, and saying what is wrong with it.
+"""Loading a language model of Hugging Face, and saying what is wrong with it.
 
-What the libraries let pass is refused here: parameters that the file does not have, or has and the
-model does not, numbers that are not finite, a model that TransformerLens computes otherwise than
-Hugging Face. Code that comes with a model is never run, and nothing is asked.
+Parameters stay where they are stored, in a file that is memory-mapped, in the precision that they
+are stored in. What the libraries let pass is refused here: parameters that the file does not have,
+or has and the model does not. Code that comes with a model is never run, and nothing is asked.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from libgraph.backend import BackendError, missing_extra, unreadable
-from libgraph_backends.gpt2.libraries import OWN_CODE, quiet, reason
-from libgraph_backends.gpt2.tokenizer import read_tokenizer
-from libgraph_backends.shared.state_dicts import check_finite
+from libgraph_backends.lm.bridged import BridgedModel
+from libgraph_backends.lm.hugging_face import HuggingFaceModel
+from libgraph_backends.lm.libraries import OWN_CODE, quiet, reason
+from libgraph_backends.lm.memory import digest_of_files, letting_go
+from libgraph_backends.lm.parts import Model
+from libgraph_backends.lm.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger("libgraph")
 
 
-BUNDLED = files("libgraph_backends.gpt2") / "weights"
+BUNDLED = files("libgraph_backends.lm") / "weights"
 
 
 ADAPTER = "adapter_config.json"
@@ -40,17 +47,26 @@ BUFFERS = re.compile(r"(^|\.)(masked_bias|attn\.bias|attention\.bias|inv_freq|po
 """Masks, angles and positions, which older files hold among the parameters."""
 
 
-AGREEMENT = 1e-4
-"""How far logits may differ, relative to the largest: models compute in single precision."""
+LET_GO = 2**28
+"""Bytes of files from which on their pages are given back after each block."""
+
+
+DTYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+"""What safetensors call them."""
 
 
 class LanguageModel(NamedTuple):
-    """A `TransformerBridge` in compatibility mode with unprocessed weights, and its tokenizer.
+    """A model and its tokenizer.
 
     Where there is no tokenizer, `trouble` may say why: there is one that cannot be read.
     """
 
-    bridge: TransformerBridge
+    model: Model
     tokenizer: PreTrainedTokenizerBase | None
     trouble: str | None = None
 
@@ -60,19 +76,13 @@ class LanguageModel(NamedTuple):
         Raises:
             BackendError: if the model has no such token.
         """
-        for place in (self.tokenizer, config_of(self.bridge)):
-            token = getattr(place, "bos_token_id", None)
+        for token in (getattr(self.tokenizer, "bos_token_id", None), self.model.first):
             # TransformerLens gives a tokenizer one that the model does not know.
-            if token is not None and 0 <= token < self.bridge.cfg.d_vocab:
+            if token is not None and 0 <= token < self.model.shape.vocabulary:
                 return int(token)
         raise BackendError(
             "The model has no begin-of-text token, which skip_first puts before every row."
         )
-
-
-def config_of(bridge: TransformerBridge) -> PretrainedConfig:
-    """The configuration of Hugging Face's model."""
-    return cast("PretrainedConfig", bridge.original_model.config)
 
 
 def load_bundled() -> LanguageModel:
@@ -86,71 +96,88 @@ def load_model(name: str, revision: str | None) -> LanguageModel:
 
     Raises:
         BackendError: if it is not there, cannot be reached, is no model, lacks parameters, holds
-            some that are left out, or is computed by TransformerLens otherwise than by Hugging
-            Face.
-        NumericalError: if a parameter is not finite.
+            some that are left out, or is of a kind that TransformerLens does not know.
     """
     try:
         import transformers  # noqa: F401
-        from transformer_lens.model_bridge import TransformerBridge  # noqa: F401
+        from transformer_lens.model_bridge import architecture_adapter  # noqa: F401
     except ImportError as error:
         need = f"Language models need TransformerLens ({error})"
-        raise BackendError(missing_extra(need, "gpt2")) from error
+        raise BackendError(missing_extra(need, "lm")) from error
     with quiet():
         model = _from_pretrained(name, revision)
-        for parameter, values in model.named_parameters():
-            check_finite(f"Parameter '{parameter}' of the model '{name}'", values)
-        bridge = _bridge(name, model)
-        return LanguageModel(bridge, *read_tokenizer(name, revision))
+        return LanguageModel(taken(name, revision, model), *read_tokenizer(name, revision))
 
 
-def _bridge(name: str, model: PreTrainedModel) -> TransformerBridge:
-    """The model in TransformerLens, found to compute the same logits."""
-    from transformer_lens.model_bridge import TransformerBridge
+def given(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> LanguageModel:
+    """A model that is loaded already: of Hugging Face, or a `TransformerBridge`.
 
-    _check_kind(name, model)
-    probe = torch.arange(2 * min(8, _positions(model))).unflatten(0, (2, -1))
-    probe = probe % model.config.vocab_size
-    try:
-        with torch.no_grad():
-            expected = model(probe).logits
-        # A tokenizer would come back with tokens that are not the model's.
-        bridge = TransformerBridge.boot_transformers(
-            name, hf_model=model, tokenizer=_stand_in(), device="cpu"
-        )
-        bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
-        with torch.no_grad():
-            actual = bridge(probe)
-    except Exception as error:
-        # Whatever a model of another structure leads these libraries to.
-        raise _other_kind(
-            name, model, f"TransformerLens cannot take it: {reason(error)}"
-        ) from error
-    difference = float((actual - expected).abs().max() / expected.abs().max())
-    if not difference < AGREEMENT:
-        raise BackendError(
-            f"TransformerLens computes other logits for '{name}' than Hugging Face (by "
-            f"{difference:.1e} of the largest): it does not know something in its configuration."
-        )
-    return bridge
+    Raises:
+        BackendError: if it is neither.
+    """
+    from transformers import PreTrainedModel
 
-
-def _check_kind(name: str, model: PreTrainedModel) -> None:
-    """Refuse all but models of text, for which TransformerLens would install what they need."""
-    from transformer_lens.utilities.architectures import classify_model_config
-
-    # What it is, not what its configuration says that it is.
-    model.config.architectures = [type(model).__name__]
-    kind = classify_model_config(model.config)
-    if kind != "causal_lm" or hasattr(model.config, "original_architecture"):
-        raise _other_kind(name, model, "it does more than go on with a text")
-
-
-def _other_kind(name: str, model: PreTrainedModel, why: str) -> BackendError:
-    return BackendError(
-        f"The model '{name}' is of the kind '{model.config.model_type}' ({why}): use GPT-2, "
-        "GPT-Neo, GPT-NeoX or a model built like one of them."
+    if isinstance(model, PreTrainedModel):
+        return LanguageModel(HuggingFaceModel(type(model).__name__, model), tokenizer)
+    if hasattr(model, "original_model") and hasattr(model, "blocks"):
+        return LanguageModel(BridgedModel(model), tokenizer or model.tokenizer)
+    raise BackendError(
+        f"A {type(model).__name__} is no language model that is known: give a model of Hugging "
+        "Face or a TransformerBridge."
     )
+
+
+def taken(name: str, revision: str | None, model: PreTrainedModel) -> Model:
+    """A model that was read from files, which it goes on reading from."""
+    files = weight_files(name, revision)
+    if not files:
+        return HuggingFaceModel(name, model)
+    size = sum(path.stat().st_size for path in files)
+    described = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
+
+    def identity() -> str:
+        return hashlib.sha256(f"{digest_of_files(files)} {described}".encode()).hexdigest()
+
+    return HuggingFaceModel(name, model, identity, letting_go(files) if size >= LET_GO else None)
+
+
+def weight_files(name: str, revision: str | None) -> list[Path]:
+    """The safetensors files of a folder, or of a model in the hub's cache; none of pickles."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def find(file: str) -> Path | None:
+        if _is_folder(name):
+            path = Path(name) / file
+            return path if path.is_file() else None
+        # What is no name on the hub is told where it is loaded.
+        with suppress(ValueError):
+            found = try_to_load_from_cache(name, file, revision=revision)
+            return Path(found) if isinstance(found, str) else None
+        return None
+
+    whole = find("model.safetensors")
+    if whole is not None:
+        return [whole]
+    index = find("model.safetensors.index.json")
+    if index is None:
+        return []
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        shards = [find(str(file)) for file in names]
+        return [shard for shard in shards if shard is not None]
+    return []
+
+
+def stored_precision(files: Sequence[Path]) -> torch.dtype:
+    """In which all parameters of files can be held as they are; single where nothing is known."""
+    kinds = set()
+    with suppress(OSError, SafetensorError):
+        for path in files:
+            with safe_open(path, "pt") as file:
+                kinds |= {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+    dtypes = {DTYPES[kind] for kind in kinds if kind in DTYPES}
+    # Half and brain floats hold each other's numbers no better than single ones do.
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
@@ -170,7 +197,7 @@ def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
     loader: Any = transformers.AutoModelForCausalLM.from_pretrained
     options = {
         "revision": revision,
-        "dtype": torch.float32,
+        "dtype": stored_precision(weight_files(name, revision)),
         "attn_implementation": "eager",
         "output_loading_info": True,
         # In place of an error that does not say which; those are refused below.
@@ -263,16 +290,3 @@ def _check_nothing_is_left_out(name: str, model: PreTrainedModel, unused: Iterab
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _stand_in() -> PreTrainedTokenizerBase:
-    """What TransformerLens takes in place of a tokenizer."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.WordLevel({"e": 0}, unk_token="e"))  # noqa: S106
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-
-
-def _positions(model: PreTrainedModel) -> int:
-    return int(getattr(model.config, "max_position_embeddings", 8))

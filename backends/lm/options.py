@@ -21,8 +21,8 @@ def _is_encoding(name: str) -> str:
     return name
 
 
-class GPT2Options(TypedOptions):
-    """Options of `libgraph analyze gpt2 -o key=value`."""
+class LMOptions(TypedOptions):
+    """Options of `libgraph analyze lm -o key=value`."""
 
     model: str | None = Field(None, description="hub name or folder; by default the bundled one")
     revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
@@ -45,6 +45,12 @@ class GPT2Options(TypedOptions):
     skip_first: bool = Field(
         False, description="begin-of-text stands before every row and is left out"
     )
+    # No result depends on it.
+    check: bool = Field(
+        False,
+        exclude=True,
+        description="compare logits with the library's again, also where they agreed before",
+    )
 
     _is_encoding = field_validator("encoding")(_is_encoding)
 
@@ -60,7 +66,7 @@ class GPT2Options(TypedOptions):
 
 
 class TrainingOptions(TypedOptions):
-    """Options of `libgraph train gpt2 -o key=value`; with the defaults our model was trained."""
+    """Options of `libgraph train lm -o key=value`; with the defaults our model was trained."""
 
     text: Path = Field(description="text file; its last tenth is held out")
     encoding: str = Field("utf-8", description="of the text file, such as latin-1")

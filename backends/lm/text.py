@@ -25,17 +25,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from libgraph.backend import DataError, Split, UsageError, read_tensors, write_tensors
-from libgraph_backends.gpt2.documents import (
+from libgraph_backends.lm.documents import (
     data_set,
     decoded,
     is_there,
     lines_of_json,
     read_content,
 )
-from libgraph_backends.gpt2.libraries import reason
-from libgraph_backends.gpt2.loading import BUNDLED, LanguageModel
-from libgraph_backends.gpt2.options import GPT2Options
-from libgraph_backends.gpt2.tokenizer import (
+from libgraph_backends.lm.libraries import reason
+from libgraph_backends.lm.loading import BUNDLED, LanguageModel
+from libgraph_backends.lm.options import LMOptions
+from libgraph_backends.lm.tokenizer import (
     SPACE,
     Coverage,
     description,
@@ -137,7 +137,7 @@ def is_word(tokenizer: PreTrainedTokenizerBase | None, token: int) -> bool:
 
 
 def read_splits(
-    options: GPT2Options, model: LanguageModel, *, is_bundled: bool
+    options: LMOptions, model: LanguageModel, *, is_bundled: bool
 ) -> dict[Split, Int[Tensor, "n length"]]:
     """Rows of tokens, one longer than a sequence has positions, the last ones held out.
 
@@ -145,8 +145,8 @@ def read_splits(
         DataError: if the text cannot be used, or is too short.
         UsageError: if there is no text, or the model knows fewer positions.
     """
-    cfg = model.bridge.cfg
-    positions = _positions(options, cfg.n_ctx, is_bundled)
+    shape = model.model.shape
+    positions = _positions(options, shape.positions, is_bundled)
     with as_file(BUNDLED / "text.txt") as bundled:
         source = options.text or (str(bundled) if is_bundled else None)
         if source is None:
@@ -159,7 +159,7 @@ def read_splits(
             model.tokenizer,
             length=positions + 1,
             most=_most_rows(options, source),
-            vocabulary=cfg.d_vocab,
+            vocabulary=shape.vocabulary,
             column=options.column,
             encoding=options.encoding,
             trouble=model.trouble,
@@ -175,7 +175,7 @@ def read_splits(
     return {"train": train, "test": rows[-test:], "bases": train[: options.gram_sequences]}
 
 
-def _positions(options: GPT2Options, largest: int, is_bundled: bool) -> int:
+def _positions(options: LMOptions, largest: int, is_bundled: bool) -> int:
     """Positions in a sequence of a model that knows so many."""
     largest -= options.skip_first
     usual = BUNDLED_CONTEXT if is_bundled else LARGEST_CONTEXT
@@ -186,7 +186,7 @@ def _positions(options: GPT2Options, largest: int, is_bundled: bool) -> int:
     return positions
 
 
-def _most_rows(options: GPT2Options, source: str) -> int | None:
+def _most_rows(options: LMOptions, source: str) -> int | None:
     """How many rows to take; None for all of a user's file."""
     if options.sequences is not None:
         return options.sequences

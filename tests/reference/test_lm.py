@@ -20,8 +20,8 @@ from libgraph.sections.quadrature import Quadrature
 
 pytest.importorskip("transformer_lens")
 
-from libgraph_backends.gpt2.backend import GPT2
-from libgraph_backends.gpt2.options import GPT2Options
+from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.options import LMOptions
 
 TOLERANCE = 1e-6
 
@@ -50,8 +50,8 @@ def found(reference, expected, tmp_path_factory):
     ids = tmp_path_factory.mktemp("tokens") / "ids.npy"
     np.save(ids, tokens)
     model = str(reference / "tiny_gpt2" / "model")
-    options = GPT2Options(model=model, text=str(ids), n_ctx=tokens.shape[1] - 1, test_share=0.01)
-    backend = GPT2(options)
+    options = LMOptions(model=model, text=str(ids), n_ctx=tokens.shape[1] - 1, test_share=0.01)
+    backend = LM(options)
     chain = backend.network()
     # The authors' code leaves the last norm's variance among the other directions.
     chain.node_layers = tuple(

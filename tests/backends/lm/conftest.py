@@ -15,7 +15,7 @@ if find_spec("transformer_lens"):
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from libgraph_backends.gpt2.training import character_tokenizer
+    from libgraph_backends.lm.training import character_tokenizer
 else:
     collect_ignore_glob = ["test_*.py"]
 

@@ -10,9 +10,9 @@ from helpers.language_models import TEXT, VOCABULARY, language_model
 import libgraph as lg
 from libgraph.backend.data import Data
 from libgraph.errors import DataError, UsageError
-from libgraph_backends.gpt2.backend import GPT2
-from libgraph_backends.gpt2.options import GPT2Options
-from libgraph_backends.gpt2.text import sequences, token_text
+from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.options import LMOptions
+from libgraph_backends.lm.text import sequences, token_text
 
 
 def tokens(backend, split):
@@ -65,7 +65,7 @@ def test_text_files_are_tokenised_once(bridges, text, tmp_path, monkeypatch):
     assert read_back(backend).startswith(TEXT[:10])
     (file,) = (tmp_path / "libgraph").iterdir()
     with monkeypatch.context() as patch:
-        patch.setattr("libgraph_backends.gpt2.text._tokenised", None)
+        patch.setattr("libgraph_backends.lm.text._tokenised", None)
         again = language_model(bridges["gpt2"], text)
         assert torch.equal(tokens(again, "test"), tokens(backend, "test"))
     file.write_bytes(b"damaged")
@@ -179,7 +179,7 @@ def test_texts_that_are_not_there(bridges, tmp_path):
 
 def test_a_model_of_ones_own_needs_a_text(bridges):
     with pytest.raises(UsageError, match="no text to run 'the model' on"):
-        GPT2(GPT2Options(), model=bridges["gpt2"]).samples("train")
+        LM(LMOptions(), model=bridges["gpt2"]).samples("train")
 
 
 def test_a_model_without_a_tokenizer_needs_token_ids(bridges, text, ids, monkeypatch):

@@ -14,9 +14,9 @@ from helpers.commands import fails
 from helpers.language_models import TEXT, language_model
 
 from libgraph.errors import DataError, UsageError
-from libgraph_backends.gpt2.documents import decoded, read_content
-from libgraph_backends.gpt2.options import GPT2Options, TrainingOptions
-from libgraph_backends.gpt2.training import read_text
+from libgraph_backends.lm.documents import decoded, read_content
+from libgraph_backends.lm.options import LMOptions, TrainingOptions
+from libgraph_backends.lm.training import read_text
 
 
 class Input(io.TextIOWrapper):
@@ -60,7 +60,7 @@ def test_what_is_no_text_in_an_encoding(content, encoding):
 
 
 @pytest.mark.parametrize("encoding", ["klingon", "hex", "", "a\0b"])
-@pytest.mark.parametrize("options", [GPT2Options, TrainingOptions])
+@pytest.mark.parametrize("options", [LMOptions, TrainingOptions])
 def test_encodings_that_there_are_not(encoding, options):
     with pytest.raises(UsageError, match="'encoding': use an encoding"):
         options(text="a.txt", encoding=encoding)
@@ -112,7 +112,7 @@ def test_pipes_that_cannot_be_read(bridges, monkeypatch):
 def test_training_on_a_pipe(run, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", Input(TEXT.encode()))
     code, _, err = run(
-        "train", "gpt2", "-o", "text=-", "-o", "steps=1", "-o", "n_ctx=12", "-o", "layers=1",
+        "train", "lm", "-o", "text=-", "-o", "steps=1", "-o", "n_ctx=12", "-o", "layers=1",
         "-o", "d_model=8", "-o", "heads=2", "-o", "batch_size=1", "--out", tmp_path / "model",
     )  # fmt: skip
     assert code == 0, err
@@ -132,11 +132,11 @@ def test_files_that_nobody_may_read(run, text, ids, tmp_path):
     for name, source in (("a.txt", text), ("ids.npy", ids)):
         (tmp_path / name).write_bytes(source.read_bytes())
         (tmp_path / name).chmod(0)
-        result = run("analyze", "gpt2", "-o", f"text={tmp_path / name}", "--dry-run")
+        result = run("analyze", "lm", "-o", f"text={tmp_path / name}", "--dry-run")
         fails(result, 4, name, "Permission denied")
     (tmp_path / "closed").mkdir(mode=0)
-    fails(run("analyze", "gpt2", "-o", "text=closed/a.txt"), 4, "Permission denied")
-    fails(run("analyze", "gpt2", "-o", "model=closed/model"), 3, "Permission denied")
+    fails(run("analyze", "lm", "-o", "text=closed/a.txt"), 4, "Permission denied")
+    fails(run("analyze", "lm", "-o", "model=closed/model"), 3, "Permission denied")
 
 
 def test_names_that_no_file_can_have(bridges):

@@ -17,15 +17,15 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from libgraph.backend import CHECKPOINT, Course, DataError, Outcome, Progress, fit, writing
-from libgraph_backends.gpt2.documents import decoded, read_content
-from libgraph_backends.gpt2.libraries import quiet
+from libgraph_backends.lm.documents import decoded, read_content
+from libgraph_backends.lm.libraries import quiet
 from libgraph_backends.shared.schedules import falling, rising, set_learning_rate
 from libgraph_backends.shared.streams import step_generator
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    from libgraph_backends.gpt2.options import TrainingOptions
+    from libgraph_backends.lm.options import TrainingOptions
 
 
 HELD_OUT = 10

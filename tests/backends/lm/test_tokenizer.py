@@ -8,12 +8,13 @@ from helpers.language_models import VOCABULARY, language_model, tokenizer_of
 from tokenizers import decoders, models, pre_tokenizers
 
 from libgraph.errors import DataError
-from libgraph_backends.gpt2.backend import GPT2
-from libgraph_backends.gpt2.labels import Written, _context
-from libgraph_backends.gpt2.loading import LanguageModel
-from libgraph_backends.gpt2.options import GPT2Options
-from libgraph_backends.gpt2.text import is_word, sequences, token_text
-from libgraph_backends.gpt2.tokenizer import Coverage, read_tokenizer
+from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.bridged import BridgedModel
+from libgraph_backends.lm.labels import Written, _context
+from libgraph_backends.lm.loading import LanguageModel
+from libgraph_backends.lm.options import LMOptions
+from libgraph_backends.lm.text import is_word, sequences, token_text
+from libgraph_backends.lm.tokenizer import Coverage, read_tokenizer
 
 UNKNOWN = "[UNK]"
 
@@ -157,8 +158,8 @@ def test_a_damaged_tokenizer_is_not_none(
     assert not (tmp_path / "ran").exists()
 
     def backend(source):
-        made = GPT2(GPT2Options(text=str(source), n_ctx=9), model=bridges["gpt2"])
-        made.loaded = LanguageModel(bridges["gpt2"], tokenizer, trouble)
+        made = LM(LMOptions(text=str(source), n_ctx=9), model=bridges["gpt2"])
+        made.loaded = LanguageModel(BridgedModel(bridges["gpt2"]), tokenizer, trouble)
         return made
 
     with pytest.raises(DataError, match="give token ids") as error:
@@ -197,12 +198,12 @@ def test_tokens_that_transformer_lens_makes_up_are_not_used(bridges, tmp_path):
     assert tokenizer.eos_token_id == 4
     assert rows(path, tokenizer, vocabulary=4).equal(plain)
     assert rows(path, tokenizer, vocabulary=5)[1].tolist() == [4, 0, 1, 2, 3]
-    assert LanguageModel(bridges["gpt2"], tokenizer).first_token() == 4
+    assert LanguageModel(BridgedModel(bridges["gpt2"]), tokenizer).first_token() == 4
     # Beyond the vocabulary that of the configuration counts.
     tokenizer.add_tokens([str(i) for i in range(100)])
     tokenizer.add_special_tokens({"bos_token": "<begin>"})
     assert tokenizer.bos_token_id > VOCABULARY
-    assert LanguageModel(bridges["gpt2"], tokenizer).first_token() == 0
+    assert LanguageModel(BridgedModel(bridges["gpt2"]), tokenizer).first_token() == 0
 
 
 # How tokens are written
@@ -248,8 +249,8 @@ def parts_of_words(tmp_path):
 )
 def test_tokens_with_a_space_are_others(make, names, bridges, tmp_path):
     tokenizer = make(tmp_path)
-    backend = GPT2(model=bridges["gpt2"])
-    backend.loaded = LanguageModel(bridges["gpt2"], tokenizer)
+    backend = LM(model=bridges["gpt2"])
+    backend.loaded = LanguageModel(BridgedModel(bridges["gpt2"]), tokenizer)
     assert [backend.token_name(i) for i in range(len(names))] == names
     assert backend.token_name(1000) == "⟨1000⟩"
 
@@ -277,7 +278,7 @@ def test_features_of_metaspace_tokens_are_labelled_apart(bridges, tmp_path):
     words = np.random.default_rng(0).choice(["the", "a", "athe", "thea"], 300)
     path.write_text(" ".join(words))
     backend = language_model(bridges["gpt2"], path)
-    backend.loaded = LanguageModel(bridges["gpt2"], pieces(tmp_path / "t"))
+    backend.loaded = LanguageModel(BridgedModel(bridges["gpt2"]), pieces(tmp_path / "t"))
     tokens = next(iter(backend.batches("train", 100))).inputs
     names = {backend.token_name(int(token)) for token in tokens.unique()}
     assert {"␣the", "the", "␣a", "a"} <= names

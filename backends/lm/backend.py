@@ -1,4 +1,4 @@
-"""The backend `gpt2`: language models of Hugging Face, and a small one of characters bundled.
+"""The backend `lm`: language models of Hugging Face, and a small one of characters bundled.
 
 `loading` gets the model (a hub name, a folder, the bundled one), `network` cuts it into sections,
 `text` makes sequences of tokens, `labels` says what features respond to. The score is the
@@ -9,18 +9,19 @@ cross-entropy of each next token, in nats.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from libgraph.backend import Backend, Batch
-from libgraph_backends.gpt2.options import GPT2Options, TrainingOptions
+from libgraph.backend import Backend, Batch, UsageError
+from libgraph_backends.lm.options import LMOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
     from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from libgraph.backend import (
         Bases,
@@ -32,38 +33,49 @@ if TYPE_CHECKING:
         Split,
         TypedOptions,
     )
-    from libgraph_backends.gpt2.loading import LanguageModel
-    from libgraph_backends.gpt2.network import CutTransformer
+    from libgraph_backends.lm.loading import LanguageModel
+    from libgraph_backends.lm.network import CutTransformer
 
 
-CHECKED = 4
-"""Sequences on which the logits of the sections are compared with the model's own."""
+CHECKED = 2
+"""Sequences on which logits are compared with those of the library that the model comes from."""
 
 
-class GPT2(Backend):
+CHECKED_POSITIONS = 32
+"""Positions in each of them, at most."""
+
+
+class LM(Backend):
     """Language models.
 
     Args:
         options: which model, cut where, on which text.
-        model: a `TransformerBridge` that is loaded already, in compatibility mode, its weights
-            unprocessed; in place of `options.model`.
+        model: one that is loaded already, in place of `options.model`: of Hugging Face, or a
+            `TransformerBridge` in compatibility mode, its weights unprocessed. It is not changed.
+        tokenizer: of that model; a bridge has its own. Without one only token ids can be read.
     """
 
-    name = "gpt2"
-    summary = "language models: GPT-2, TinyStories, Pythia, or a small one of characters"
-    Options = GPT2Options
+    name = "lm"
+    summary = "language models: GPT-2, Llama, Pythia, Qwen, … or a small one of characters"
+    Options = LMOptions
     Training = TrainingOptions
-    options: GPT2Options
+    options: LMOptions
     score_name = "cross-entropy"
     higher_is_better = False
     tolerances = (0.05,)
     concept = "token"
 
     def __init__(
-        self, options: TypedOptions | None = None, *, model: TransformerBridge | None = None
+        self,
+        options: TypedOptions | None = None,
+        *,
+        model: PreTrainedModel | TransformerBridge | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         super().__init__(options)
-        self._given = model
+        if model is None and tokenizer is not None:
+            raise UsageError("A tokenizer goes with a model: give both, or options.model alone.")
+        self._given, self._tokenizer = model, tokenizer
 
     @cached_property
     def loaded(self) -> LanguageModel:
@@ -73,31 +85,51 @@ class GPT2(Backend):
             BackendError: if it cannot be found or loaded, saying what to do.
             NumericalError: if its parameters are not finite.
         """
-        from libgraph_backends.gpt2 import loading
+        from libgraph_backends.lm import loading
 
         if self._given is not None:
-            return loading.LanguageModel(self._given, self._given.tokenizer)
+            return loading.given(self._given, self._tokenizer)
         if self.options.model is not None:
             return loading.load_model(self.options.model, self.options.revision)
         return loading.load_bundled()
 
     @cached_property
     def cut(self) -> CutTransformer:
-        """The model in sections, found to compute the same logits."""
-        import torch
+        """The model, some blocks of it as sections."""
+        from libgraph_backends.lm.network import CutTransformer
 
-        from libgraph_backends.gpt2.network import check_logits, cut_transformer
-
-        bridge = self.loaded.bridge
         prefix = self.loaded.first_token() if self.options.skip_first else None
-        with torch.no_grad():
-            cut = cut_transformer(bridge, self.options, prefix)
-        check_logits(cut, bridge, self._splits["train"][:CHECKED, :-1], prefix)
-        return cut
+        return CutTransformer(self.loaded.model, self.options, prefix)
 
     def network(self) -> Network:
         """The blocks asked for, between the node layers asked for, in double precision."""
-        return deepcopy(self.cut.network)
+        network = self.cut.network()
+        if self._given is not None:
+            self._agreement  # noqa: B018
+        return network
+
+    @cached_property
+    def _agreement(self) -> bool:
+        """That sections and the library agree on logits: found out once for each model.
+
+        It takes the whole model, so that a plan does without.
+        """
+        from libgraph_backends.lm.memory import remember, remembered
+
+        key = None if self._given is not None else self._check_key()
+        if key is None or self.options.check or not remembered("agreement", key):
+            self.cut.check_logits(self._splits["train"][:CHECKED, :-1][:, :CHECKED_POSITIONS])
+            if key is not None:
+                remember("agreement", key, True)
+        return True
+
+    def _check_key(self) -> str:
+        """What has to be the same where logits agreed before."""
+        import torch
+        import transformers
+
+        versions = (version("libgraph"), torch.__version__, transformers.__version__)
+        return repr((self.loaded.model.digest(), versions, self.options.skip_first))
 
     @property
     def bases_split(self) -> Split:
@@ -106,7 +138,7 @@ class GPT2(Backend):
 
     @cached_property
     def _splits(self) -> Mapping[Split, Int[Tensor, "n length"]]:
-        from libgraph_backends.gpt2.text import read_splits
+        from libgraph_backends.lm.text import read_splits
 
         is_bundled = self._given is None and self.options.model is None
         return read_splits(self.options, self.loaded, is_bundled=is_bundled)
@@ -124,15 +156,17 @@ class GPT2(Backend):
         self, outputs: Float[Tensor, "n t d"], targets: Int[Tensor, "n t"]
     ) -> Float[Tensor, " n"]:
         """Mean cross-entropy of the next token, in nats."""
+        self._agreement  # noqa: B018
         return self.cut.head.losses(outputs, targets)
 
     def fingerprint(self) -> str:
         """Of the blocks and the unembedding after the network, through which scores run."""
+        self._agreement  # noqa: B018
         return self.cut.head.fingerprint()
 
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
         """Tokens in context, tokens or position that carry the variance, and effects on logits."""
-        from libgraph_backends.gpt2.labels import text_labels
+        from libgraph_backends.lm.labels import text_labels
 
         rows = self._splits["train"][:, :-1]
         return text_labels(rows, encode, bases, self.loaded, self.cut.head.unembed)
@@ -150,14 +184,21 @@ class GPT2(Backend):
 
     def token_name(self, token: int) -> str:
         """How a token is written in labels: spaces that belong to it can be seen."""
-        from libgraph_backends.gpt2.labels import alone
-        from libgraph_backends.gpt2.text import token_text
+        from libgraph_backends.lm.labels import alone
+        from libgraph_backends.lm.text import token_text
 
         return alone(token_text(self.loaded.tokenizer, token))
 
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
         """Train a character-level GPT-2 on a text file, into a Hugging Face folder."""
-        from libgraph_backends.gpt2.training import train
+        from libgraph_backends.lm.training import train
 
         return train(TrainingOptions.model_validate(options), directory, progress)
+
+
+class GPT2(LM):
+    """The backend `lm` by the name that it had: runs of that name go on."""
+
+    name = "gpt2"
+    summary = "the same as lm, which it was called before"

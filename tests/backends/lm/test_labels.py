@@ -7,14 +7,14 @@ from helpers.numbers import normal, seeded
 
 import libgraph as lg
 from libgraph.network.basis import Basis
-from libgraph_backends.gpt2.labels import (
+from libgraph_backends.lm.labels import (
     EXAMPLES,
     TokenResponses,
     logit_effects,
     position_means,
     token_labels,
 )
-from libgraph_backends.gpt2.text import token_text
+from libgraph_backends.lm.text import token_text
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_effects_in_parts_are_those_of_the_whole(centred, monkeypatch):
     stream = stream - centred * stream.mean(1, keepdim=True)
     expected = [(sign * stream @ unembed).argsort(1, descending=True)[:, :3] for sign in (1, -1)]
     for at_once in (2**25, 22):
-        monkeypatch.setattr("libgraph_backends.gpt2.labels.LARGEST_LOGITS", at_once)
+        monkeypatch.setattr("libgraph_backends.lm.labels.LARGEST_LOGITS", at_once)
         up, down = logit_effects(decoder, unembed=unembed, centred=centred)
         assert torch.equal(up, expected[0])
         assert torch.equal(down, expected[1])

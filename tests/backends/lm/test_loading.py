@@ -13,12 +13,13 @@ from helpers.numbers import assert_close
 from safetensors.torch import load_file, save_file
 from transformer_lens.model_bridge import TransformerBridge
 
+from libgraph import load_backend
 from libgraph.errors import BackendError
-from libgraph_backends.gpt2.backend import GPT2
-from libgraph_backends.gpt2.libraries import quiet
-from libgraph_backends.gpt2.loading import _stand_in, load_model
-from libgraph_backends.gpt2.options import GPT2Options
-from libgraph_backends.gpt2.training import character_tokenizer
+from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.libraries import quiet
+from libgraph_backends.lm.loading import load_model
+from libgraph_backends.lm.options import LMOptions
+from libgraph_backends.lm.training import character_tokenizer
 
 
 def saved(kind, folder):
@@ -34,12 +35,12 @@ def test_models_from_folders(kind, run, ids, tmp_path):
     """Without a tokenizer too, and with options as the command line gives them."""
     folder = saved(kind, tmp_path / kind)
     code, out, err = run(
-        "analyze", "gpt2", "-o", f"model={folder}", "-o", f"text={ids}", "-o", "n_ctx=9",
+        "analyze", "lm", "-o", f"model={folder}", "-o", f"text={ids}", "-o", "n_ctx=9",
         "-o", "skip_first=true", "-o", "cuts=sublayers", "-o", "layers=0:1", "--no-ablation",
         "--out", tmp_path / f"run-{kind}", "--json", "--quiet",
     )  # fmt: skip
     assert code == 0, err
-    assert json.loads(out)["backend"] == "gpt2"
+    assert json.loads(out)["backend"] == "lm"
     assert err == ""
 
 
@@ -59,23 +60,18 @@ def not_finite(folder):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
-def unscaled(folder):
-    change_configuration(folder, scale_attn_weights=False)
-
-
 @pytest.mark.parametrize(
     ("damage", "code", "message"),
     [
         (no_tensors, 3, "undamaged"),
         (without_a_weight, 3, "no parameter 'transformer.h.1.mlp.c_fc.weight'"),
         (not_finite, 5, "'transformer.h.1.mlp.c_fc.weight' of the model"),
-        (unscaled, 3, "than Hugging Face"),
     ],
 )
 def test_models_that_are_not_what_they_say(damage, code, message, run, ids, tmp_path):
     folder = saved("gpt2", tmp_path / "model")
     damage(folder)
-    result = run("analyze", "gpt2", "-o", f"model={folder}", "-o", f"text={ids}", "-o", "n_ctx=9")
+    result = run("analyze", "lm", "-o", f"model={folder}", "-o", f"text={ids}", "-o", "n_ctx=9")
     fails(result, code, message)
 
 
@@ -168,7 +164,7 @@ def test_files_of_every_form(save, tmp_path):
     tokens = torch.arange(9)[None]
     with torch.no_grad():
         expected = model(tokens).logits
-        assert_close(load_model(str(tmp_path / "model"), None).bridge(tokens), expected, 1e-5)
+        assert_close(load_model(str(tmp_path / "model"), None).model.logits(tokens), expected, 1e-5)
 
 
 def half(kind, dtype):
@@ -184,7 +180,7 @@ def test_half_precision_is_read_as_it_is(kind, dtype, ids, tmp_path):
     model = half(kind, dtype)
     with quiet():
         model.save_pretrained(tmp_path / "model")
-    backend = GPT2(GPT2Options(model=str(tmp_path / "model"), text=str(ids), n_ctx=9))
+    backend = LM(LMOptions(model=str(tmp_path / "model"), text=str(ids), n_ctx=9))
     (batch,) = backend.batches("test", 100)
     with torch.no_grad():
         logits = backend.cut.head.logits(backend.network()(batch.inputs))
@@ -192,13 +188,13 @@ def test_half_precision_is_read_as_it_is(kind, dtype, ids, tmp_path):
     assert_close(logits, expected, 1e-6)
 
 
-def test_half_precision_of_a_model_that_is_given(ids):
+def test_half_precision_of_a_model_that_is_given(ids, tokenizer):
     bridge = TransformerBridge.boot_transformers(
-        "gpt2", hf_model=half("gpt2", torch.bfloat16), tokenizer=_stand_in(), device="cpu"
+        "gpt2", hf_model=half("gpt2", torch.bfloat16), tokenizer=tokenizer, device="cpu"
     )
     bridge.enable_compatibility_mode(disable_warnings=True, no_processing=True)
     with pytest.raises(BackendError, match="computes in bfloat16: load it with"):
-        GPT2(GPT2Options(text=str(ids), n_ctx=9), model=bridge).network()
+        LM(LMOptions(text=str(ids), n_ctx=9), model=bridge).network()
 
 
 def test_an_output_of_its_own_counts_where_both_are_there(ids, tmp_path):
@@ -207,33 +203,34 @@ def test_an_output_of_its_own_counts_where_both_are_there(ids, tmp_path):
     generator = torch.Generator().manual_seed(0)
     unembedding = torch.randn(30, 8, generator=generator)
     add(folder, **{"lm_head.weight": unembedding})
-    backend = GPT2(GPT2Options(model=str(folder), text=str(ids), n_ctx=9))
-    model = backend.loaded.bridge
-    scale = model.ln_final.weight.detach().double()
+    backend = LM(LMOptions(model=str(folder), text=str(ids), n_ctx=9))
+    scale = backend.loaded.model.final_norm().weight.double()
     assert_close(backend.cut.head.unembed[:-1], (unembedding.double() * scale).T, 1e-9)
 
 
 def test_a_later_block_that_is_another_is_noticed(ids, tmp_path):
     folder = saved("gpt2", tmp_path / "model")
-    backend = GPT2(GPT2Options(model=str(folder), text=str(ids), n_ctx=9, layers="0:1"))
-    backend.loaded.bridge.original_model.transformer.h[1].mlp.register_forward_hook(
+    backend = LM(LMOptions(model=str(folder), text=str(ids), n_ctx=9, layers="0:1"))
+    backend.loaded.model.model.transformer.h[1].mlp.register_forward_hook(
         lambda module, inputs, output: 2 * output
     )
+    (batch,) = backend.batches("test", 100)
+    outputs = backend.network()(batch.inputs)
     with pytest.raises(BackendError, match="other logits"):
-        backend.network()
+        backend.score(outputs, batch.targets)
 
 
 def test_scores_depend_on_later_blocks(ids, tmp_path):
     """They are no part of the network, but its fingerprint tells other results apart."""
     folder = saved("gpt2", tmp_path / "model")
-    before = GPT2(GPT2Options(model=str(folder), text=str(ids), n_ctx=9, layers="0:1"))
+    before = LM(LMOptions(model=str(folder), text=str(ids), n_ctx=9, layers="0:1"))
     fingerprints = before.network().fingerprint(), before.fingerprint()
-    again = GPT2(GPT2Options(model=str(folder), text=str(ids), n_ctx=9, layers="0:1"))
+    again = LM(LMOptions(model=str(folder), text=str(ids), n_ctx=9, layers="0:1"))
     assert (again.network().fingerprint(), again.fingerprint()) == fingerprints
     weights = load_file(folder / "model.safetensors")
     weights["transformer.h.1.mlp.c_proj.weight"][0, 0] += 1e-3
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    after = GPT2(GPT2Options(model=str(folder), text=str(ids), n_ctx=9, layers="0:1"))
+    after = LM(LMOptions(model=str(folder), text=str(ids), n_ctx=9, layers="0:1"))
     assert after.network().fingerprint() == fingerprints[0]
     assert after.fingerprint() != fingerprints[1]
 
@@ -255,7 +252,7 @@ def own_code(folder, **configuration):
 def test_code_of_a_model_is_not_run_and_nothing_asked(run, ids, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *question: pytest.fail(str(question)))
     folder = own_code(tmp_path / "model", model_type="mine")
-    result = run("analyze", "gpt2", "-o", f"model={folder}", "-o", f"text={ids}", "-o", "n_ctx=9")
+    result = run("analyze", "lm", "-o", f"model={folder}", "-o", f"text={ids}", "-o", "n_ctx=9")
     fails(result, 3, "Python code of its own, which is not run")
     assert "y/N" not in result[1] + result[2]
     assert not (folder / "ran").exists()
@@ -301,13 +298,23 @@ def test_nothing_is_asked_of_the_network_for_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_missing_text_or_model(run, tmp_path, ids):
-    fails(run("train", "gpt2"), 2, "text")
-    fails(run("analyze", "gpt2", "-o", f"model={tmp_path}"), 3, str(tmp_path), "cannot be loaded")
+    fails(run("train", "lm"), 2, "text")
+    fails(run("analyze", "lm", "-o", f"model={tmp_path}"), 3, str(tmp_path), "cannot be loaded")
     for name in ("no/such-model", "no such name", "./nowhere"):
-        fails(run("analyze", "gpt2", "-o", f"model={name}", "-o", f"text={ids}"), 3, name, "folder")
-    fails(run("analyze", "gpt2", "-o", "layers=middle"), 2, "FIRST:LAST")
+        fails(run("analyze", "lm", "-o", f"model={name}", "-o", f"text={ids}"), 3, name, "folder")
+    fails(run("analyze", "lm", "-o", "layers=middle"), 2, "FIRST:LAST")
 
 
 def test_without_the_extra(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformer_lens.model_bridge", None)
-    fails(run("analyze", "gpt2"), 3, "pip install 'libgraph[gpt2]'")
+    fails(run("analyze", "lm"), 3, "pip install 'libgraph[lm]'")
+
+
+def test_the_earlier_name_is_another_one(run, tmp_path):
+    """Runs of `gpt2` go on under that name: nothing that they depend on differs."""
+    folder = saved("gpt2", tmp_path / "model")
+    given = {"model": str(folder), "n_ctx": "9"}
+    old, new = (load_backend(name, **given) for name in ("gpt2", "lm"))
+    assert (old.name, new.name) == ("gpt2", "lm")
+    assert isinstance(old, LM)
+    assert old.options == new.options

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from libgraph_backends.gpt2.libraries import OWN_CODE, reason
+from libgraph_backends.lm.libraries import OWN_CODE, reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from libgraph.backend import POSITION, Bases, Basis, Encode, FeatureLabel
-from libgraph_backends.gpt2.loading import LanguageModel
-from libgraph_backends.gpt2.network import LARGEST_LOGITS
-from libgraph_backends.gpt2.text import is_word, token_text
+from libgraph_backends.lm.head import LARGEST_LOGITS
+from libgraph_backends.lm.loading import LanguageModel
+from libgraph_backends.lm.text import is_word, token_text
 from libgraph_backends.shared.shares import percent
 
 EXAMPLES = 3
@@ -68,7 +68,7 @@ def text_labels(
         effect=partial(
             logit_effects,
             unembed=unembed[:-1].float(),
-            centred=model.bridge.cfg.normalization_type == "LN",
+            centred=model.model.shape.centred,
         ),
         batch_size=max(1, ENCODED_AT_ONCE // positions),
     )

@@ -6,15 +6,15 @@ import pytest
 import torch
 from helpers.commands import fails
 
-from libgraph_backends.gpt2.backend import GPT2
-from libgraph_backends.gpt2.options import GPT2Options
-from libgraph_backends.gpt2.text import token_text
-from libgraph_backends.gpt2.training import learning_rate_share
+from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.options import LMOptions
+from libgraph_backends.lm.text import token_text
+from libgraph_backends.lm.training import learning_rate_share
 
 
 def test_training_and_analysing_on_the_command_line(run, text, tmp_path):
     code, out, err = run(
-        "train", "gpt2", "-o", f"text={text}", "-o", "steps=12", "-o", "n_ctx=12", "-o", "layers=1",
+        "train", "lm", "-o", f"text={text}", "-o", "steps=12", "-o", "n_ctx=12", "-o", "layers=1",
         "-o", "d_model=8", "-o", "heads=2", "-o", "batch_size=4", "--out", tmp_path / "model",
     )  # fmt: skip
     assert code == 0, err
@@ -23,7 +23,7 @@ def test_training_and_analysing_on_the_command_line(run, text, tmp_path):
     assert {"config.json", "model.safetensors", "tokenizer.json", "text.txt"} <= names
     assert "checkpoint.safetensors" not in names
     code, out, err = run(
-        "analyze", "gpt2", "-o", f"model={tmp_path / 'model'}", "-o", f"text={text}", "-o",
+        "analyze", "lm", "-o", f"model={tmp_path / 'model'}", "-o", f"text={text}", "-o",
         "n_ctx=8", "-o", "sequences=20", "--out", tmp_path / "run", "--tolerance", "0.5",
     )  # fmt: skip
     assert code == 0, err
@@ -46,13 +46,13 @@ def test_the_learning_rate_rises_and_falls_to_a_tenth():
 def test_texts_that_cannot_be_trained_on(content, run, tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(content)
-    fails(run("train", "gpt2", "-o", f"text={path}", "--out", tmp_path / "model"), 4, str(path))
+    fails(run("train", "lm", "-o", f"text={path}", "--out", tmp_path / "model"), 4, str(path))
     assert not (tmp_path / "model").exists()
 
 
 def test_the_bundled_model_reads_shakespeare():
     """At most 1.65 nats a character on text that it was not trained on."""
-    backend = GPT2(GPT2Options(n_ctx=128, sequences=40))
+    backend = LM(LMOptions(n_ctx=128, sequences=40))
     (batch,) = backend.batches("train", 100)
     with torch.no_grad():
         loss = backend.score(backend.network().float()(batch.inputs), batch.targets).mean()

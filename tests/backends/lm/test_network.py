@@ -8,8 +8,8 @@ from helpers.numbers import assert_close
 
 from libgraph.errors import BackendError, UsageError
 from libgraph.testing import check_backend
-from libgraph_backends.gpt2.backend import GPT2
-from libgraph_backends.gpt2.options import GPT2Options
+from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.options import LMOptions
 
 CUTS = [
     {},
@@ -102,7 +102,7 @@ def test_activations_are_those_of_the_hooks(bridges, ids):
 @pytest.mark.parametrize("options", [{}, {"layers": "0:1"}])
 def test_the_score_is_the_loss_of_the_next_token(options, at_once, bridges, ids, monkeypatch):
     # Whether logits are computed of all rows at a time or of each.
-    monkeypatch.setattr("libgraph_backends.gpt2.network.LARGEST_LOGITS", at_once)
+    monkeypatch.setattr("libgraph_backends.lm.head.LARGEST_LOGITS", at_once)
     backend = language_model(bridges["gpt2"], ids, **options)
     (batch,) = backend.batches("test", 100)
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_configurations_without_a_section_are_named(
     ],
 )
 def test_options_that_do_not_fit_the_model(options, message, bridges, ids):
-    backend = GPT2(GPT2Options(text=str(ids), **options), model=bridges["gpt2"])
+    backend = LM(LMOptions(text=str(ids), **options), model=bridges["gpt2"])
     with pytest.raises(UsageError, match=message):
         backend.network()
 

@@ -1,0 +1,93 @@
+"""Families of language models, each a small random one: sections compute what Hugging Face does."""
+
+import pytest
+import torch
+import transformers
+from helpers.language_models import CONTEXT, VOCABULARY
+from helpers.numbers import assert_close
+
+from libgraph.errors import BackendError
+from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.options import LMOptions
+
+TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+PLAIN = {
+    "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 12,
+    "max_position_embeddings": CONTEXT, **TOKENS,
+}  # fmt: skip
+GROUPED = {**PLAIN, "num_key_value_heads": 2}
+WIDE = {**GROUPED, "head_dim": 6}
+GPT = {"n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": CONTEXT, **TOKENS}
+KINDS = ["full_attention", "sliding_attention"]
+
+
+FAMILIES = {
+    "GPTJ": {**GPT, "rotary_dim": 2},
+    "OPT": {**PLAIN, "ffn_dim": 12, "word_embed_proj_dim": 16},
+    "Mistral": {**GROUPED, "sliding_window": 3},
+    "Qwen2": {**GROUPED, "use_sliding_window": True, "sliding_window": 3, "layer_types": KINDS},
+    "Qwen3": WIDE,
+    "Phi": GROUPED,
+    "Phi3": GROUPED,
+    "Gemma": WIDE,
+    "Gemma2": {**WIDE, "sliding_window": 3, "layer_types": KINDS, "attn_logit_softcapping": 2.0},
+    "Gemma3Text": {**WIDE, "sliding_window": 3, "layer_types": KINDS},
+    "Olmo": GROUPED,
+    "Olmo2": GROUPED,
+    "StableLm": {**GROUPED, "hidden_size": 32, "use_qkv_bias": True},
+    "Starcoder2": GROUPED,
+    "Granite": {**GROUPED, "residual_multiplier": 0.5, "logits_scaling": 3.0},
+    "Cohere": GROUPED,
+    "SmolLM3": GROUPED,
+    "Glm": WIDE,
+    "Nemotron": GROUPED,
+}
+
+
+def random_model(family):
+    config = getattr(transformers, f"{family}Config")(**FAMILIES[family])
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@pytest.mark.parametrize("options", [{}, {"layers": "1:2", "skip_first": True, "cuts": "blocks"}])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_hugging_face(family, options, ids):
+    model = random_model(family)
+    backend = LM(LMOptions(text=str(ids), n_ctx=9, **options), model=model)
+    inputs = next(backend.batches("test", 5)).inputs
+    first = torch.zeros(len(inputs), int("skip_first" in options), dtype=torch.int64)
+    with torch.no_grad():
+        actual = backend.cut.head.logits(backend.network()(inputs))
+        expected = model.double()(torch.cat([first, inputs], dim=1)).logits[:, first.shape[1] :]
+    assert_close(actual, expected, 1e-5)
+
+
+def test_a_model_that_is_given_stays_as_it_is(ids):
+    model = random_model("Qwen2").half().train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    backend = LM(LMOptions(text=str(ids), n_ctx=9, layers="1:2"), model=model)
+    (batch,) = backend.batches("test", 100)
+    scores = backend.score(backend.network()(batch.inputs), batch.targets)
+    assert bool(scores.isfinite().all())
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("Mixtral", GROUPED, "a mixture of experts"),
+        ("Bloom", {"hidden_size": 8, "n_layer": 1, "n_head": 2, "vocab_size": 30}, "'alibi'"),
+        ("Apertus", WIDE, "the activation 'xielu'"),
+    ],
+)
+def test_what_has_no_section_is_named(family, options, message, ids):
+    config = getattr(transformers, f"{family}Config")(**options)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(BackendError, match=message):
+        LM(LMOptions(text=str(ids), n_ctx=9), model=model).network()
