@@ -117,9 +117,9 @@ def test_a_long_run_says_so_before_it_starts(caplog, monkeypatch):
     (message,) = caplog.messages
     assert message.startswith("This is going to take about 0 s, ")
     assert "limit=2 takes fewer samples" in message
-    # Bases, interactions and ablations are still to come, then the last two, then the last.
-    assert len(told.expected) == 3
-    assert min(told.expected) > 0
+    # Bases, interactions, ablations and examples are to come, then one less with every stage.
+    assert len(told.expected) == 4
+    assert min(told.expected[:3]) > 0
 
 
 def test_a_short_run_says_nothing(caplog, monkeypatch):
