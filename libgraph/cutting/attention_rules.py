@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from libgraph.cutting import functions
 from libgraph.cutting.values import Value
@@ -13,8 +15,10 @@ from libgraph.cutting.writer import (
     SCALAR_OPS,
     SOFTMAX,
     Writer,
+    as_size,
     aten,
     is_constant,
+    kept_shape,
     scalar_of,
     through,
 )
@@ -65,19 +69,9 @@ class AttentionRules(Writer):
                 scale = scale / factor if scores.target in SCALAR_OPS[2:] else scale * factor
             elif scores.target is aten.add.Tensor and mask is None and is_constant(rest[0]):
                 mask = self._times(rest[0], scale) if scale != 1 else rest[0]
-            elif scores.target is aten.masked_fill.Scalar and mask is None and is_constant(rest[0]):
-                if float(rest[1]) > -1e4:
-                    return None
-                mask = self.constant(~rest[0].constant)
-            elif scores.target is aten.masked_fill.Tensor and mask is None and is_constant(rest[0]):
-                mask = self.constant(~rest[0].constant)
-            elif (
-                scores.target in (aten.where.self, aten.where.ScalarOther)
-                and mask is None
-                and is_constant(a)
-            ):
-                mask = self.constant(a.constant.bool())
-                scores = rest[0]
+            elif mask is None and (found := _hidden(scores)) is not None:
+                hidden, scores = found
+                mask = self.constant(~hidden)
                 continue
             else:
                 return None
@@ -100,6 +94,8 @@ class AttentionRules(Writer):
     def einsum(self, value: Value, args: Any, kwargs: dict[str, Any]) -> Value | None:
         """Scores and weighted sums of attention, as products of matrices; others stay."""
         equation, (a, b) = args[0].replace(" ", ""), args[1]
+        if a is b and (square := self._squared(value, equation, a)) is not None:
+            return square
         if not (a.depends and b.depends) or "." in equation:
             return None
         inputs, out = equation.split("->")
@@ -124,9 +120,66 @@ class AttentionRules(Writer):
         )
         return self._permuted(product, "".join(order), list(out))
 
+    def _squared(self, value: Value, equation: str, u: Value) -> Value | None:
+        """The sum of squares over the last dimensions."""
+        inputs, out = equation.split("->")
+        first, second = inputs.split(",")
+        if first != second or not first.startswith(out) or not u.depends:
+            return None
+        dims = list(range(len(value.shape or ()), len(u.shape or ())))
+        if not dims or len(set(first.replace("...", "."))) < len(first.replace("...", ".")):
+            return None
+        count = math.prod((u.shape or ())[d].plus for d in dims)
+        shape = kept_shape(u.shape, dims)
+        kept = self.new(functions.mean_square, (u, dims), shape, called="scale")
+        sizes = [as_size(size) for size in value.shape or ()]
+        mean = self.new(aten.reshape.default, (kept, sizes), value.shape, called="reshape")
+        return self.new(aten.mul.Tensor, (mean, float(count)), value.shape)
+
+    def fill(self, value: Value, args: Any, kwargs: dict[str, Any]) -> Value | None:
+        """With a number that is the same everywhere, which torch has as a tensor."""
+        number = scalar_of(args[2])
+        if number is None:
+            return None
+        return self.new(aten.masked_fill.Scalar, (*args[:2], number), value.shape)
+
     def _permuted(self, value: Value, names: str, order: list[str]) -> Value:
         dims = [names.index(name) for name in order]
         if dims == list(range(len(dims))):
             return value
         shape = tuple((value.shape or ())[d] for d in dims)
         return self.new(aten.permute.default, (value, dims), shape)
+
+
+HIDDEN = -1e4
+"""Scores from here down are hidden."""
+
+
+def _hidden(scores: Value) -> tuple[Tensor, Value] | None:
+    """Where scores are hidden, and what they are elsewhere, of `masked_fill` and `where`."""
+    if scores.target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor):
+        shown, where, away = scores.args
+    elif scores.target is aten.where.ScalarSelf:
+        where, away, shown = scores.args
+    elif scores.target in (aten.where.self, aten.where.ScalarOther):
+        where, shown, away = scores.args
+        if not is_constant(where):
+            return None
+        if _is_away(shown):
+            shown, away = away, shown
+        else:
+            where = Value("shown", constant=~where.constant.bool())
+    else:
+        return None
+    if not is_constant(where) or not _is_away(away) or not isinstance(shown, Value):
+        return None
+    return where.constant.bool(), shown
+
+
+def _is_away(value: object) -> bool:
+    """Whether all of a constant is as low as scores that are hidden."""
+    if isinstance(value, (int, float)):
+        return value <= HIDDEN
+    return (
+        isinstance(value, Value) and is_constant(value) and bool((value.constant <= HIDDEN).all())
+    )

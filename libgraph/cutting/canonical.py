@@ -160,6 +160,7 @@ _RULES: dict[Any, Callable[[_Writer, Value, Any, dict[str, Any]], Any]] = {
     aten.matmul.default: _Writer.weighted,
     aten.bmm.default: _Writer.weighted,
     aten.einsum.default: _Writer.einsum,
+    aten.masked_fill.Tensor: _Writer.fill,
 }
 
 

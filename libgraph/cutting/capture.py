@@ -13,14 +13,15 @@ import logging
 import re
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.functional import embedding_bag
 from torch.overrides import TorchFunctionMode
 
-from libgraph.cutting.cells import decompositions
+from libgraph.cutting.cells import decompositions, written_out
 from libgraph.errors import BackendError, DataError, NumericalError, is_out_of_memory
 
 TRACED, TWIN = 5, 7
@@ -64,6 +65,10 @@ class InDouble(TorchFunctionMode):
     ) -> Any:
         """Call the function with other types of numbers."""
         func = CASTS.get(func, func)
+        if func is embedding_bag:
+            written = written_out(*args, **(kwargs or {}))
+            if written is not None:
+                return written
         args = tuple(torch.float64 if _is_less(arg) else arg for arg in args)
         kwargs = {k: torch.float64 if _is_less(v) else v for k, v in (kwargs or {}).items()}
         return func(*args, **kwargs)
@@ -101,9 +106,9 @@ def doubled(module: nn.Module) -> nn.Module:
     """
     if not isinstance(module, nn.Module):
         raise BackendError(f"The model is a {type(module).__name__}, not a torch.nn.Module.")
-    while isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        module = module.module
-    module = getattr(module, "_orig_mod", module)
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while isinstance(module, wrappers) or hasattr(module, "_orig_mod"):
+        module = module.module if isinstance(module, wrappers) else module._orig_mod  # type: ignore[assignment]
     if isinstance(module, torch.jit.ScriptModule):
         raise BackendError("The model is TorchScript: give the module that it was made of.")
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
@@ -114,7 +119,9 @@ def doubled(module: nn.Module) -> nn.Module:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise NumericalError(f"'{name}' of the model holds NaN or infinite values.")
     try:
-        copied = copy.deepcopy(module)
+        # Torch copies no tensor that was computed with gradients, such as an activation kept.
+        kept = {id(tensor): tensor.detach().clone() for tensor in _made_tensors(module)}
+        copied = copy.deepcopy(module, kept)
         copied = copied.cpu().double()
     except Exception as error:
         raise BackendError(
@@ -124,12 +131,46 @@ def doubled(module: nn.Module) -> nn.Module:
         part.training = False
         for name, value in list(vars(part).items()):
             # Tensors that are no buffers, which `double` does not reach.
-            if isinstance(value, Tensor) and value.is_floating_point():
+            if not name.startswith("_") and next(_tensors(value), None) is not None:
                 with contextlib.suppress(Exception):
-                    setattr(part, name, value.detach().cpu().double())
+                    setattr(part, name, _changed(value, in_double_precision))
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
     return copied
+
+
+def in_double_precision(tensor: Tensor) -> Tensor:
+    """The same numbers on the CPU, in double precision where they are no whole ones."""
+    tensor = tensor.detach().cpu()
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _made_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Tensors that a module holds and that were computed with gradients."""
+    for part in module.modules():
+        yield from (tensor for tensor in _tensors(vars(part)) if not tensor.is_leaf)
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif type(value) in (list, tuple, dict):
+        parts = value.values() if isinstance(value, dict) else value
+        for part in parts:  # type: ignore[attr-defined]
+            yield from _tensors(part)
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Tensors in lists and dictionaries changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) in (list, tuple):
+        return type(value)(_changed(part, change) for part in value)
+    if type(value) is dict:
+        return {key: _changed(part, change) for key, part in value.items()}
+    return value
 
 
 def as_inputs(given: object) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import embedding, linear
 
 
 def tanh_cell(x: Tensor, h: Tensor, *weights: Any) -> Tensor:
@@ -60,6 +60,32 @@ def _sum(
     c: Tensor | None = None,
 ) -> Tensor:
     return linear(x, w, b) + linear(h, u, c)
+
+
+def written_out(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor | None:
+    """Bags of embeddings, all of one size, as sums of embeddings; None of other bags."""
+    if input.ndim != 2 or offsets is not None or max_norm is not None or mode == "max":
+        return None
+    each = embedding(input, weight)
+    if per_sample_weights is not None:
+        each = each * per_sample_weights.unsqueeze(-1)
+    if padding_idx is None:
+        return each.sum(1) if mode == "sum" else each.mean(1)
+    shown = (input != padding_idx % len(weight)).to(each.dtype).unsqueeze(-1)
+    total = (each * shown).sum(1)
+    return total if mode == "sum" else total / shown.sum(1).clamp(min=1)
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:

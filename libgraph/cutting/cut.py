@@ -14,6 +14,14 @@ from torch import Tensor, nn
 from libgraph.backend.state import own_state
 from libgraph.cutting.canonical import canonical
 from libgraph.cutting.capture import as_inputs, capture, doubled, outputs_of
+from libgraph.cutting.checking import (
+    LARGEST_ERROR,
+    as_captured,
+    check_others,
+    check_samples,
+    difference,
+)
+from libgraph.cutting.divisors import is_divided_by
 from libgraph.cutting.graph import Graph, graph_of
 from libgraph.cutting.kinds import name_of
 from libgraph.cutting.layouts import Layouts, State, state_of
@@ -21,16 +29,12 @@ from libgraph.cutting.network import CutNetwork, Row
 from libgraph.cutting.pieces import Builder
 from libgraph.cutting.running import agrees, function_of, values_at
 from libgraph.cutting.stages import Stage, Surroundings
-from libgraph.cutting.values import Program, Value, run_once
-from libgraph.errors import BackendError, NumericalError, UsageError
+from libgraph.cutting.values import Program, Value, run_once, users_of
+from libgraph.errors import BackendError, UsageError
 from libgraph.network.network import NodeLayer
 from libgraph.sections import Chain, Function, Section, chain
 
 log = logging.getLogger("libgraph")
-
-
-LARGEST_ERROR = 1e-6
-"""How far the network's outputs may be from the module's, relative to the largest of them."""
 
 
 COMPARED = 32
@@ -91,15 +95,16 @@ def cut(
     inputs = as_inputs(example_inputs)
     copied = doubled(module)
     expected = outputs_of(copied, inputs)
+    check_others(copied, inputs)
     captured = capture(copied, inputs)
-    _check_samples(copied, inputs, expected)
-    graph = canonical(graph_of(captured))
+    check_samples(copied, inputs, expected)
+    graph = as_captured(graph_of(captured), canonical, inputs[0], expected)
     cutter = _Cutter(graph, inputs[0], Layouts(graph.values, positions))
     named = [at] if isinstance(at, str) else at
     network = cutter.network(named, inside=inside, how=captured.how)
     with torch.no_grad():
         actual = network(inputs[0])
-    network.error = _difference(network.last.to_value(actual), expected)
+    network.error = difference(network.last.to_value(actual), expected)
     if not network.error <= LARGEST_ERROR:
         raise BackendError(
             f"Cut into sections the model gives other outputs, by {network.error:.1e} of the "
@@ -107,41 +112,6 @@ def cut(
         )
     log.info("%s", network.table())
     return network
-
-
-def _check_samples(module: nn.Module, inputs: Sequence[Tensor], outputs: Tensor) -> None:
-    """Refuse a module of which outputs are not finite, chance, or of several samples at once."""
-    if not outputs.is_floating_point():
-        raise BackendError("The model gives whole numbers: nothing can be derived from them.")
-    if not bool(outputs.isfinite().all()):
-        raise NumericalError("The model's output is NaN or infinite on the example inputs.")
-    first, *others = inputs
-    if not outputs.ndim or len(outputs) != len(first):
-        raise BackendError(
-            f"The model gives outputs {tuple(outputs.shape)} for {len(first)} samples: it needs "
-            "one for each, samples first."
-        )
-    if _difference(outputs_of(module, inputs), outputs) > LARGEST_ERROR:
-        raise BackendError(
-            "The model gives other outputs each time, in evaluation: there is no function to cut."
-        )
-    if len(first) > 1:
-        few = 2 if len(first) > 2 else 1
-        alone = outputs_of(module, (first[-few:], *others))
-        if _difference(alone, outputs[-few:]) > LARGEST_ERROR:
-            raise BackendError(
-                "The model gives other outputs for a sample alone than among others, as a batch "
-                "norm without running statistics does: samples must not see each other."
-            )
-
-
-def _difference(actual: Tensor, expected: Tensor) -> float:
-    if actual.shape != expected.shape:
-        return float("inf")
-    expected = expected.reshape(len(expected), -1)
-    actual = actual.reshape(expected.shape)
-    scale = float(expected.abs().max()) or 1.0
-    return float((actual - expected).abs().max()) / scale
 
 
 class _Cutter:
@@ -155,6 +125,7 @@ class _Cutter:
                     self.raw.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
                 )
                 self.raw = self.raw + 0.1 * noise * self.raw.std(correction=0)
+        self.users = users_of(graph.values)
         self.names: dict[str, int] = {}
         self.first_name = ""
 
@@ -246,6 +217,8 @@ class _Cutter:
             possible.append(state)
             if value in targets:
                 break
+        if output is self.graph.input:
+            raise BackendError("The model gives what it takes, unchanged: there is nothing to cut.")
         if not possible:
             raise BackendError(
                 "The model has no node layer that its outputs are made of: nothing that is made of "
@@ -320,7 +293,9 @@ class _Cutter:
         isolated: list[int] = []
         start = 0
         for value, layout in zip(state.values, state.layouts, strict=True):
-            if name_of(value) in ("mean_square", "group_square"):
+            if name_of(value) in ("mean_square", "group_square") or is_divided_by(
+                value, self.users
+            ):
                 isolated += range(start, start + layout.width)
             start += layout.width
         return NodeLayer(name, state.width + 1, isolated=tuple(isolated))

@@ -23,6 +23,11 @@ def cast_like(x: Tensor, like: Tensor) -> Tensor:
     return x.to(like.dtype)
 
 
+def as_complex(x: Tensor) -> Tensor:
+    """Pairs of real numbers `(…, 2)` as complex ones."""
+    return torch.view_as_complex(x.contiguous())
+
+
 def centre(x: Tensor, dims: Sequence[int]) -> Tensor:
     """x less its mean over some dimensions."""
     return x - x.mean(list(dims), keepdim=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from libgraph.cutting import functions
-from libgraph.cutting.capture import TRACED, TWIN, Capture
-from libgraph.cutting.values import Argument, Program, Size, Value, replaced, run_once
+from libgraph.cutting.capture import TRACED, TWIN, Capture, in_double_precision
+from libgraph.cutting.values import Argument, Program, Size, Value, replaced, run_once, values_in
 from libgraph.errors import BackendError
 
 aten = torch.ops.aten
@@ -49,8 +49,13 @@ NOT_OF_DATA = {
     aten.new_ones.default,
     aten.new_full.default,
     aten.new_empty.default,
+    aten.fill.Scalar,
 }
 """What takes of its argument the shape alone."""
+
+
+FURTHEST = 2**48
+"""Beyond the end of any dimension."""
 
 
 NO_MULTIPLE = "The model has shapes that are no multiple of the number of samples."
@@ -143,8 +148,7 @@ class _Reader:
         return given
 
     def _constant(self, name: str, tensor: Tensor) -> Value:
-        tensor = tensor.detach()
-        tensor = tensor.double() if tensor.is_floating_point() else tensor
+        tensor = in_double_precision(tensor)
         shape = tuple(Size(0, size) for size in tensor.shape)
         return Value(name, shape=shape, constant=tensor, floating=tensor.is_floating_point())
 
@@ -173,10 +177,13 @@ class _Reader:
         target: Any = node.target
         place, line = _place(node), _line(node)
         value = Value(node.name, target, args, dict(kwargs), place=place, line=line)
-        value.depends = bool(value.sources) and node.target not in NOT_OF_DATA
+        filled = node.target is aten.fill.Tensor and not any(v.depends for v in values_in(args[1:]))
+        value.depends = bool(value.sources) and node.target not in NOT_OF_DATA and not filled
+        if node.target is aten.view_as_complex.default:
+            value.target = functions.as_complex
         if isinstance(val, Tensor):
             value.shape = self._shape(node)
-            value.floating = val.is_floating_point()
+            value.floating, value.complex = val.is_floating_point(), val.is_complex()
             if not value.depends:
                 value = self._worked_out(value)
             elif value.target in (aten._to_copy.default, aten.to.dtype) and value.floating:
@@ -221,8 +228,10 @@ class _Reader:
             return tuple(parts) if isinstance(tree, tuple) else parts
         if isinstance(tree, dict):
             return {k: self._given(v, None if twin is None else twin[k]) for k, v in tree.items()}
-        if isinstance(tree, int) and not isinstance(tree, bool) and twin is not None:
-            return self._number(tree, twin)
+        if isinstance(tree, int) and not isinstance(tree, bool):
+            # Ends of slices that stand for the last one overflow where torch adds to them.
+            tree = max(-FURTHEST, min(FURTHEST, tree))
+            return tree if twin is None else self._number(tree, max(-FURTHEST, min(FURTHEST, twin)))
         return tree
 
     def _number(self, val: Any, twin: Any = None) -> Any:
@@ -289,7 +298,7 @@ class _Reader:
     def _run(self, value: Value) -> tuple[Tensor, ...]:
         """Compute something that depends on no data, for as many samples as were captured."""
         like = Value("n", shape=(Size(1, 0),))
-        sources = value.sources if value.target in NOT_OF_DATA else []
+        sources = value.sources
         stand_ins = {
             source: Value(source.name, shape=source.shape, constant=torch.zeros(
                 source.concrete(len(self.capture.inputs[0])), dtype=torch.float64))

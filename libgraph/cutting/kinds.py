@@ -24,7 +24,7 @@ JOINTLY = _words("""
     upsample_bicubic2d movedim moveaxis narrow cumsum tril triu diagonal add sub subtract rsub
     masked_fill where pixel_shuffle pixel_unshuffle channel_shuffle swapaxes swapdims
     squeeze_copy im2col unfold centre group_centre every_channel spread cast_like
-    native_channel_shuffle rot90
+    native_channel_shuffle rot90 select_scatter slice_scatter view_as_real as_complex
 """)
 """Affine in all that depends on data, taken together."""
 
@@ -73,9 +73,7 @@ def name_of(value: Value) -> str:
 def is_affine(value: Value) -> bool:
     """Whether a value is affine in what it is computed of."""
     name = name_of(value)
-    if not value.floating and value.shape is not None:
-        return False
-    if any(not source.floating and source.shape is not None for source in value.sources):
+    if not all(v.floating or v.complex or v.shape is None for v in (value, *value.sources)):
         return False
     if name in JOINTLY:
         return not (name == "index" and _depends(value.args[1:]))

@@ -248,14 +248,14 @@ class State:
 
 
 def state_of(values: Sequence[Value], layouts: Layouts, count: int | None = None) -> State | None:
-    """Values as one node layer, if they have equally many positions.
+    """Values as one node layer, if they are real and have equally many positions.
 
     Args:
         values: side by side.
         layouts: of each of them alone.
         count: of positions that there may be, where they do not agree by themselves.
     """
-    found = [layouts.of(value) for value in values]
+    found = [None if value.complex else layouts.of(value) for value in values]
     known = [layout for layout in found if layout is not None]
     if len(known) < len(found):
         return None

@@ -42,6 +42,7 @@ class Value:
         constant: of a value that depends on nothing that is put in.
         depends: whether it depends on what is put in.
         floating: whether it holds floating-point numbers.
+        complex: whether it holds complex ones.
         place: the module that computes it, by its path.
         outputs_of: paths of modules whose output it is, the innermost first.
         line: file and line of the code that computes it, if known.
@@ -55,6 +56,7 @@ class Value:
     constant: Tensor | None = None
     depends: bool = False
     floating: bool = True
+    complex: bool = False
     place: str = ""
     outputs_of: list[str] = field(default_factory=list)
     line: str = ""

@@ -21,6 +21,8 @@ SCALAR_OPS = (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar
 
 PRODUCTS = (aten.matmul.default, aten.bmm.default)
 
+UNSQUEEZED = (aten.unsqueeze.default, aten.reshape.default)
+
 SOFTMAX = (aten.softmax.int, aten._softmax.default)
 
 
@@ -55,7 +57,7 @@ class Writer:
             f"{base}_{number}" if number else base, target, tuple(args), kwargs or {}, shape,
             depends=True, place=self.now.place, line=self.now.line,
         )  # fmt: skip
-        value.floating = self.now.floating
+        value.floating, value.complex = self.now.floating, self.now.complex
         value.depends = bool(value.sources)
         self.values.append(value)
         return value
@@ -98,7 +100,7 @@ def through(value: Any, targets: Sequence[Any]) -> Any:
 
 def inverse_root(value: Value) -> tuple[Value, float, float] | None:
     """v, ε and c where a value is c (v + ε)^{-1/2} of a mean of squares."""
-    if value.target is aten.expand.default:
+    if value.target in (aten.expand.default, *UNSQUEEZED):
         return inverse_root(value.args[0])
     inside: Any = None
     if value.target is aten.rsqrt.default or (
@@ -113,6 +115,7 @@ def inverse_root(value: Value) -> tuple[Value, float, float] | None:
             inside = root.args[0]
     if not isinstance(inside, Value):
         return None
+    inside = _kept(inside)
     epsilon, factor = 0.0, 1.0
     while inside.target in (aten.add.Tensor, aten.add.Scalar, *SCALAR_OPS[:2]):
         number = inside.args[1]
@@ -126,5 +129,12 @@ def inverse_root(value: Value) -> tuple[Value, float, float] | None:
             epsilon, factor = epsilon / constant, factor * constant**-0.5
         else:
             epsilon += constant
-        inside = inside.args[0]
+        inside = _kept(inside.args[0])
     return (inside, epsilon, factor) if inside.target is functions.mean_square else None
+
+
+def _kept(value: Value) -> Value:
+    """The mean of squares that was squeezed, and has its dimensions still."""
+    inner = value.args[0] if value.target is aten.reshape.default else value
+    is_mean = isinstance(inner, Value) and inner.target is functions.mean_square
+    return inner if is_mean else value
