@@ -173,7 +173,7 @@ class LM(Backend):
 
     def show(self, inputs: Int[Tensor, "n T"]) -> Sequence[Sequence[str]]:
         """The tokens, each with the space before it that is in no token."""
-        from libgraph_backends.gpt2.text import is_word, token_text
+        from libgraph_backends.lm.text import is_word, token_text
 
         tokenizer = self.loaded.tokenizer
         texts = {

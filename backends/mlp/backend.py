@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,7 +223,7 @@ class MLP(Backend):
         """Digits as pictures; of other rows the inputs that are largest, with their names."""
         from libgraph_backends.mlp import labels
 
-        if self.task in ("digits", "mnist"):
+        if self.task in ("digits", "mnist") and isqrt(inputs.shape[1]) ** 2 == inputs.shape[1]:
             return labels.pictures(inputs)
         return labels.largest_inputs(inputs, self._names("input_names", self.ends[0]))
 

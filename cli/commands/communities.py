@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -144,7 +145,11 @@ def communities(
         raise click.UsageError("--exact is for --sweep: one γ has no profile.")
     if connected and not write:
         raise click.UsageError("--connected is for --write: nothing is written without.")
-    if run.is_file():
+    alone = False
+    # What may not be looked at is no graph file; `open_run` says why it cannot be read.
+    with suppress(OSError):
+        alone = run.is_file()
+    if alone:
         if basis is not None or sweep or figure is not None or connected:
             raise click.UsageError(
                 "--basis, --sweep, --figure and --connected are for runs: this is a graph file."

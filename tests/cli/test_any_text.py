@@ -180,6 +180,9 @@ VALUES = {
     "compare": (("{}",), ("{}", "{}"), ("named", "--bases", "{}"), ("named", "--figure", "{}")),
     "degeneracy": (("{}",), ("named", "--{}"), ("mlp", "-o", "{}")),
     "diff": (("{}", "{}"), (".", ".", "--basis", "{}"), (".", ".", "--figure", "{}")),
+    "export": (("{}",), (".", "--format", "{}"), ("{}", "--layers", "{}")),
+    "show": (("{}", "{}"), (".", "{}"), ("{}", ".", "--basis", "{}")),
+    "view": (("{}",), (".", "--feature", "{}"), ("{}", "--no-open")),
     "train": (("{}",), ("mlp", "-o", "{}"), ("mlp", "-o", "steps={}"), ("mlp", "--seed", "{}")),
 }  # fmt: skip
 """What is put on the command line, with a text in it that is no good there."""
