@@ -39,7 +39,8 @@ class BridgedModel(Model):
 
     def __init__(self, bridge: TransformerBridge) -> None:
         self.bridge, cfg = bridge, bridge.cfg
-        self.config: Any = bridge.original_model.config
+        original: Any = bridge.original_model
+        self.config: Any = original.config
         self.shape = Shape(
             kind=str(self.config.model_type),
             blocks=int(cfg.n_layers),

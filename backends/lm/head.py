@@ -124,7 +124,7 @@ class Head:
         unembed = self.unembed
         digest = hashlib.sha256(repr(nn.ModuleList()).encode())
         digest.update(f"unembed {unembed.dtype} {tuple(unembed.shape)}".encode())
-        digest.update(unembed.contiguous().numpy())
+        digest.update(unembed.contiguous().numpy().data)
         if self.model.logit_cap is not None:
             digest.update(f"cap {self.model.logit_cap}".encode())
         return digest.hexdigest()

@@ -217,7 +217,10 @@ class HuggingFaceModel(Model):
             self._weight(part, "attention").unflatten(1, (-1, size)).transpose(0, 1)
             for part in parts
         )
-        biases = [self._read(part, "bias") for part in parts]
+        q_bias, k_bias, v_bias = (
+            None if bias is None else bias.unflatten(0, (-1, size))
+            for bias in (self._read(part, "bias") for part in parts)
+        )
         rotary, factor = self._rotary(i, module)
         cap = getattr(self.cfg, "attn_scores_soft_cap", None) or 0
         return AttentionParts(
@@ -225,10 +228,7 @@ class HuggingFaceModel(Model):
             key,
             value,
             self._weight(output, "attention").unflatten(0, (-1, size)),
-            (
-                *(None if b is None else b.unflatten(0, (-1, size)) for b in biases),
-                self._read(output, "bias"),
-            ),
+            (q_bias, k_bias, v_bias, self._read(output, "bias")),
             scale=self._scale(module) * factor**2,
             soft_cap=float(cap) if cap > 0 else None,
             window=self._window(i),

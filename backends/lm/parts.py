@@ -175,14 +175,14 @@ class Block:
         if self.norms[1] is not None or self.norms[3] is not None:
             raise ValueError("A factor of the residual stream and norms after attention and MLP.")
         attention, mlp = self.attention, self.mlp
-        *others, bias = attention.biases
+        query, key, value, bias = attention.biases
         inner, gate, outer = mlp.biases
         return replace(
             self,
             attention=replace(
                 attention,
                 output=self._times(attention.output),
-                biases=(*others, None if bias is None else self._times(bias)),
+                biases=(query, key, value, None if bias is None else self._times(bias)),
             ),
             mlp=replace(
                 mlp,

@@ -83,7 +83,8 @@ def _heads(x: Tensor, weight: Tensor, bias: Tensor | None) -> Float[Tensor, "n h
     heads, _, size = weight.shape
     y = x @ weight.transpose(0, 1).flatten(1).to(x)
     y = y if bias is None else y + bias.flatten().to(x)
-    return y.unflatten(-1, (heads, size)).transpose(1, 2)
+    by_head: Tensor = y.unflatten(-1, (heads, size)).transpose(1, 2)
+    return by_head
 
 
 def _normalised(norm: Norm | None, vectors: Float[Tensor, "n h s e"]) -> Float[Tensor, "n h s e"]:
@@ -93,7 +94,8 @@ def _normalised(norm: Norm | None, vectors: Float[Tensor, "n h s e"]) -> Float[T
     if len(norm.weight) == vectors.shape[-1]:
         return norm(vectors)
     flat = norm(vectors.transpose(1, 2).flatten(2))
-    return flat.unflatten(-1, (vectors.shape[1], -1)).transpose(1, 2)
+    by_head: Tensor = flat.unflatten(-1, (vectors.shape[1], -1)).transpose(1, 2)
+    return by_head
 
 
 def turned(rotary: Rotary, vectors: Float[Tensor, "n h s e"]) -> Float[Tensor, "n h s e"]:

@@ -180,6 +180,6 @@ def _is_away(value: object) -> bool:
     """Whether all of a constant is as low as scores that are hidden."""
     if isinstance(value, (int, float)):
         return value <= HIDDEN
-    return (
-        isinstance(value, Value) and is_constant(value) and bool((value.constant <= HIDDEN).all())
-    )
+    if not isinstance(value, Value) or not is_constant(value) or value.constant is None:
+        return False
+    return bool(value.constant.le(HIDDEN).all())

@@ -225,7 +225,8 @@ class Division(Section):
         variance = x[..., holders] @ (self.variance[holders] * masks)
         scale = (variance + self.epsilon).rsqrt()[..., owner]
         skip, through = self.skip, self.stream @ self.outer
-        return x @ torch.where(keep, skip, 0) + scale * (x @ torch.where(keep, through, 0))
+        y: Tensor = x @ torch.where(keep, skip, 0) + scale * (x @ torch.where(keep, through, 0))
+        return y
 
     def nested(
         self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]

@@ -230,7 +230,7 @@ class Section(nn.Module, ABC):
                     outputs = y.new_empty(self.d_out, len(x), y.shape[3])
                 outputs[piece.columns[piece.counted], samples] = y[piece.counted]
         if outputs is None:
-            return self(x)[..., :0]
+            raise ValueError("A mask of no outputs asks for nothing.")
         return outputs.permute(1, 2, 0)
 
     def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n t m"]:

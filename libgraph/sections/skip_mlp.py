@@ -134,7 +134,8 @@ class SkipMLP(SignedForm):
         x = kept.x.transpose(1, 2).flatten(1, 2)
         read = (x @ getattr(self, name)[kept.rows] for name in self.readers)
         y = self._hidden(*read) @ self.outer.T[kept.columns].mT + x @ kept.block(self.skip)
-        return y.unflatten(1, kept.x.shape[2:0:-1]).transpose(1, 2)
+        by_position: Tensor = y.unflatten(1, kept.x.shape[2:0:-1]).transpose(1, 2)
+        return by_position
 
     def elements_per_mask(self, positions: int, inputs: int) -> int:
         """Hidden units, or what is kept."""

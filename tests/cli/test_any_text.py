@@ -172,7 +172,7 @@ VALUES = {
         ("named", "-o", "{}=1"), ("named", "--device", "{}"), ("named", "--seed", "{}"),
         ("named", "--config", "{}"), ("mlp", "-o", "task={}"), ("mlp", "-o", "model={}"),
         ("mlp", "-o", "task=own", "-o", "data={}"), ("cifar", "-o", "data={}"), ("named", "{}"),
-        ("modular-addition", "-o", "weights={}"), ("named", "--out", "{}/run.json/x"),
+        ("modular-addition", "-o", "weights={}"), ("named", "--out", "/dev/null/{}"),
         ("named", "--{}"),
     ),
     "backends": (("{}",),),

@@ -160,7 +160,8 @@ class Attention(Heads):
         """Heads and residual stream from a few inputs, without queries, keys and values."""
         own = kept.x[:, :, -1:] if self.mask.last_only else kept.x
         skip = own.flatten(1, 2) @ kept.block(self.skip)
-        return attend_to_kept(self, kept) + skip.unflatten(1, own.shape[1:3])
+        y: Tensor = attend_to_kept(self, kept) + skip.unflatten(1, own.shape[1:3])
+        return y
 
     def nested(
         self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]

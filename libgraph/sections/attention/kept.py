@@ -95,7 +95,8 @@ def _of_heads(
 ) -> Float[Tensor, "p h e s n"]:
     """Every head's factor times every position."""
     product = factor.flatten(1, 2) @ x.flatten(2)
-    return product.unflatten(2, x.shape[2:]).unflatten(1, factor.shape[1:3])
+    by_head: Tensor = product.unflatten(2, x.shape[2:]).unflatten(1, factor.shape[1:3])
+    return by_head
 
 
 def _scores(
@@ -106,7 +107,7 @@ def _scores(
     own = x[:, :, queries]
     if section.rotary is None and _lever_pays(section, x.shape[-1], x.shape[2]):
         lever = _by_head(own, torch.einsum("pkhe,plhe->pkhl", query, key))
-        scores = (lever.flatten(2, 3) @ x.mT).unflatten(2, lever.shape[2:4])
+        scores: Tensor = (lever.flatten(2, 3) @ x.mT).unflatten(2, lever.shape[2:4])
         if section.prefix_key is None:
             return scores
         to_prefix = torch.einsum("pkhe,she->pkhs", query, _prefix(section, "key"))
@@ -132,7 +133,8 @@ def _by_head(
 ) -> Float[Tensor, "p n s h e"]:
     """Every position times every head's factor."""
     product = x.flatten(1, 2) @ factor.flatten(2)
-    return product.unflatten(2, factor.shape[2:]).unflatten(1, x.shape[1:3])
+    by_head: Tensor = product.unflatten(2, factor.shape[2:]).unflatten(1, x.shape[1:3])
+    return by_head
 
 
 def _capped(section: Heads, scores: Tensor) -> Tensor:
@@ -152,13 +154,14 @@ def _factor(section: Heads, name: str, kept: KeptInputs) -> Float[Tensor, "p k h
     """What is kept of Q/√d_head, K or V, of every head."""
     key, value = section.key_and_value
     factor = {"query": section.query, "key": key, "value": value}[name]
-    by_head = factor[kept.rows].unflatten(-1, (section.heads, -1))
+    by_head: Tensor = factor[kept.rows].unflatten(-1, (section.heads, -1))
     return by_head * by_head.shape[-1] ** -0.5 if name == "query" else by_head
 
 
 def _output(section: Heads, kept: KeptInputs) -> Float[Tensor, "p m h e"]:
     """What is asked for of O, of every head."""
-    return section.output.T[kept.columns].unflatten(-1, (section.heads, -1))
+    by_head: Tensor = section.output.T[kept.columns].unflatten(-1, (section.heads, -1))
+    return by_head
 
 
 def _prefix(section: Heads, name: str) -> Float[Tensor, "s h e"]:
@@ -166,4 +169,5 @@ def _prefix(section: Heads, name: str) -> Float[Tensor, "s h e"]:
     vectors: Tensor = getattr(section, f"prefix_{name}")
     width = section.query.shape[1] // section.heads
     shared = section.query.shape[1] // section.key.shape[1]
-    return vectors.unflatten(-1, (-1, width)).repeat_interleave(shared, dim=1)
+    by_head: Tensor = vectors.unflatten(-1, (-1, width)).repeat_interleave(shared, dim=1)
+    return by_head

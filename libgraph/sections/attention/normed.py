@@ -154,5 +154,6 @@ def _normalised(
     if len(scale) == width:
         parts = x.unflatten(-1, (-1, width))
         root = (parts.square().mean(-1, keepdim=True) + epsilon).rsqrt()
-        return (parts * root * scale).flatten(-2)
+        normalised: Tensor = (parts * root * scale).flatten(-2)
+        return normalised
     return x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt() * scale
