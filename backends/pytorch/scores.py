@@ -18,42 +18,75 @@ class Score(Protocol):
         """Of outputs as the model gives them, and targets, samples first."""
 
 
+IGNORED = -100
+"""A target that stands for none, as losses of PyTorch have it: padding of texts, borders."""
+
+
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """1 where the largest output is at the class; the mean over what is classified of a sample."""
-    right = (outputs.argmax(class_dimension(outputs, targets)) == targets).to(outputs.dtype)
-    return right.flatten(1).mean(1) if right.ndim > 1 else right
+    dim = class_dimension(outputs, targets)
+    return _mean((outputs.argmax(dim) == targets).to(outputs.dtype), targets)
 
 
 def cross_entropies(outputs: Tensor, targets: Tensor) -> Tensor:
     """In nats; the mean over what is classified of a sample."""
     moved = outputs.movedim(class_dimension(outputs, targets), 1)
-    losses = cross_entropy(moved, targets, reduction="none")
-    return losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+    losses = cross_entropy(moved, targets.long(), ignore_index=IGNORED, reduction="none")
+    return _mean(losses, targets)
 
 
 def squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean of squares over a sample's outputs."""
-    return (
-        (outputs - targets.reshape(outputs.shape)).square().flatten(1).mean(1)
-        if (outputs.ndim > 1)
-        else (outputs - targets).square()
-    )
+    """The mean of squares over a sample's outputs.
+
+    Raises:
+        DataError: if there is not one target for each output.
+    """
+    if targets[:1].numel() != outputs[:1].numel():
+        raise DataError(
+            f"Targets {tuple(targets.shape)} are not one for each of the outputs "
+            f"{tuple(outputs.shape)}: give as many, or whole numbers where they are classes."
+        )
+    squares = (outputs - targets.reshape(outputs.shape)).square()
+    return squares.reshape(len(outputs), -1).mean(1)
+
+
+def _mean(scores: Tensor, targets: Tensor) -> Tensor:
+    """Over what is classified of a sample, ignored targets left out."""
+    counted = (targets != IGNORED).to(scores)
+    if scores.ndim == 1:
+        return scores * counted
+    return (scores * counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)
 
 
 def class_dimension(outputs: Tensor, targets: Tensor) -> int:
     """Where outputs have their classes: what targets lack, last as of tokens or first as of pixels.
 
     Raises:
-        DataError: if targets do not fit.
+        DataError: if targets do not fit, or are no classes.
     """
     shape, wanted = tuple(outputs.shape), tuple(targets.shape)
     for dim in (outputs.ndim - 1, 1):
         if 0 < dim < len(shape) and shape[:dim] + shape[dim + 1 :] == wanted:
+            _check_classes(targets, shape[dim])
             return dim
     raise DataError(
         f"Targets {wanted} are no classes of outputs {shape}: give one class for each sample, "
         "token or pixel, or another score."
     )
+
+
+def _check_classes(targets: Tensor, classes: int) -> None:
+    if targets.is_floating_point() or targets.is_complex():
+        raise DataError(
+            f"Targets are {str(targets.dtype).removeprefix('torch.')}: classes are whole numbers."
+        )
+    targets = targets.long()
+    wrong = (targets != IGNORED) & ((targets < 0) | (targets >= classes))
+    if bool(wrong.any()):
+        raise DataError(
+            f"There is a target {int(targets[wrong][0])}, but the model has {classes} outputs: "
+            f"classes go from 0 to {classes - 1}, and {IGNORED} stands for none."
+        )
 
 
 SCORES: dict[ScoreName, tuple[Score, bool]] = {

@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import libgraph as lg
+from libgraph.errors import DataError
 from libgraph_backends.pytorch import Torch
 from libgraph_backends.pytorch.options import TorchOptions
+from libgraph_backends.pytorch.scores import SCORES
 from libgraph_cli.main import main
 
 CODE = """
@@ -227,3 +229,33 @@ def test_tied_weights_may_be_stored_once(code):
 
 def outputs_of_tokens(made, x):
     return made.cut.last.to_value(made.network()(x))
+
+
+def test_ignored_tokens_are_left_out():
+    outputs = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[0, 2, -100, -100], [1, -100, 0, 2]], dtype=torch.int32)
+    for name, (score, _) in SCORES.items():
+        if name != "mean-squared-error":
+            expected = [score(outputs[i : i + 1, row != -100], row[row != -100][None])
+                        for i, row in enumerate(targets)]  # fmt: skip
+            assert torch.allclose(score(outputs, targets), torch.cat(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "message"),
+    [
+        ("accuracy", torch.tensor([0, 3]), "a target 3, but the model has 3 outputs"),
+        ("cross-entropy", torch.tensor([0, -1]), "a target -1, but"),
+        ("accuracy", torch.tensor([0.0, 1.0]), "classes are whole numbers"),
+        ("mean-squared-error", torch.zeros(2), "one for each of the outputs"),
+    ],
+)
+def test_targets_that_are_none_of_the_outputs(name, targets, message):
+    with pytest.raises(DataError, match=message):
+        SCORES[name][0](torch.zeros(2, 3), targets)
+
+
+def test_one_number_for_each_sample():
+    score, _ = SCORES["mean-squared-error"]
+    assert score(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])).tolist() == [0, 4]
+    assert score(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0])).tolist() == [0, 4]
