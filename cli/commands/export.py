@@ -37,7 +37,7 @@ SUFFIXES = {"neuronpedia": "json", "eap": "json"}
     help="This module alone; can be repeated.",
 )
 @click.option("--layers", metavar="A:B", help="Node layers from A to B alone.")
-@click.option("--connected", is_flag=True, help="No features without an edge.")
+@click.option("--connected", is_flag=True, help="No features without an edge, in graphml and gexf.")
 @click.option("--force", is_flag=True, help="Replace the file.")
 @config_option
 def export(
@@ -64,6 +64,8 @@ def export(
     from libgraph.screen import Screen
 
     form = form or _form(out)
+    if connected and form not in ("graphml", "gexf"):
+        raise click.UsageError("--connected is for --format graphml and gexf.")
     file = out or Path(f"{run.resolve().stem}-{form}.{SUFFIXES.get(form, form)}")
     if file.exists() and not force:
         raise UsageError(f"'{file}' exists: use force=True to replace it, or another out='…'.")

@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from libgraph.accumulate.ranks import ranks
 from libgraph.analysis.examples import find_examples
 from libgraph.analysis.graphs import labelled_graph
 from libgraph.analysis.halves import HALVES, halves_agree, interactions_of_halves
@@ -114,7 +115,8 @@ class _Analysis:
         # Before anything is computed at length, because this may fail where the rest does not.
         began = time.monotonic()
         score = self.scoring.base_score
-        if time.monotonic() - began > LOOK_AHEAD:
+        # Ranks of a torchrun job have parts of the samples, and must not differ in what they do.
+        if ranks() == (0, 1) and time.monotonic() - began > LOOK_AHEAD:
             self._look_ahead(stages)
         bases = self.runner.run(stages.bases, partial(self._bases, stages.methods))
         self._refuse_empty(bases)
