@@ -44,20 +44,23 @@ def block_steps(model: Model, i: int) -> Iterator[Step]:
     block, width = model.block(i), model.shape.width + 1
     after = f"{i}.resid_post" if i + 1 == model.shape.blocks else f"{i + 1}.resid_pre"
     before, written, before_mlp, written_mlp = block.norms
-    if block.parallel:
+    if block.parallel and block.mlp is not None:
         if before is not None:
             yield from norm_steps(before, f"{i}.ln1", width - 1)
-        yield Step(_side_by_side(block), NodeLayer(after, width))
+        yield Step(_side_by_side(block, block.mlp), NodeLayer(after, width))
         return
     if before is not None:
         yield from norm_steps(before, f"{i}.ln1", width - 1)
     bias = _bias(block.attention.biases[3], width - 1)
     attention = _attention(block.attention, before, _residual(bias, before, written))
+    attended = NodeLayer(after if block.mlp is None else f"{i}.resid_mid", width)
     if written is None:
-        yield Step(attention, NodeLayer(f"{i}.resid_mid", width))
+        yield Step(attention, attended)
     else:
         yield Step(attention, NodeLayer(f"{i}.attn_out", 2 * width - 1))
-        yield from _written_steps(written, f"{i}.ln1_post", NodeLayer(f"{i}.resid_mid", width))
+        yield from _written_steps(written, f"{i}.ln1_post", attended)
+    if block.mlp is None:
+        return
     if before_mlp is not None:
         yield from norm_steps(before_mlp, f"{i}.ln2", width - 1)
     bias = _bias(block.mlp.biases[2], width - 1)
@@ -105,7 +108,8 @@ def unembedding(model: Model) -> Float[Tensor, "d_plus_1 vocabulary"]:
     """The normalised stream and the constant to logits."""
     weight, bias = model.unembedding()
     whole = torch.cat([weight.detach().double(), _bias(bias, weight.shape[1])[None]])
-    folded = _folded(model.final_norm(), whole)
+    norm = model.final_norm()
+    folded = whole if norm is None else _folded(norm, whole)
     return folded if model.logit_scale == 1.0 else folded * model.logit_scale
 
 
@@ -151,18 +155,16 @@ def _residual(
 # Attention and MLP
 
 
-def _side_by_side(block: Block) -> Parallel:
+def _side_by_side(block: Block, mlp: MLPParts) -> Parallel:
     """Attention and MLP that both read the residual stream before the block."""
     before, _, before_mlp, _ = block.norms
     d = block.attention.output.shape[2]
     # Both norms have the same mean and variance, and differ in what is folded only.
     skip = torch.zeros_like(_residual(_bias(None, d), before, None))
     # Attention passes the stream on; the MLP adds its bias alone.
-    skip[-1, :-1] = _bias(block.mlp.biases[2], d)
+    skip[-1, :-1] = _bias(mlp.biases[2], d)
     residual = _residual(_bias(block.attention.biases[3], d), before, None)
-    return Parallel(
-        [_attention(block.attention, before, residual), _mlp(block.mlp, before_mlp, skip)]
-    )
+    return Parallel([_attention(block.attention, before, residual), _mlp(mlp, before_mlp, skip)])
 
 
 def _attention(parts: AttentionParts, before: Norm | None, skip: Tensor) -> Section:

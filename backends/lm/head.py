@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from libgraph_backends.lm.blocks import unembedding
 from libgraph_backends.lm.parts import Model
-from libgraph_backends.lm.plain import own_precision, run_blocks
+from libgraph_backends.lm.plain import own_precision, run_blocks, through
 
 LARGEST_LOGITS = 2**25
 """Logits computed at a time: vocabularies are larger than node layers."""
@@ -89,7 +89,7 @@ class Head:
         if self.prefix is not None:
             x = torch.cat([self.prefix.to(x).expand(len(x), -1, -1), x], dim=1)
         x = run_blocks(self.model, x, self.blocks)[:, self.prefix is not None :]
-        return self.model.final_norm()(x)
+        return through(self.model.final_norm(), x)
 
     def _logits(self, stream: Float[Tensor, "n t d_stream"]) -> Float[Tensor, "n t vocabulary"]:
         model = self.model
@@ -97,8 +97,9 @@ class Head:
             return self._capped(stream @ self._folded(stream))
         if self.normalised:
             norm, stream = model.final_norm(), stream[..., :-1]
-            stream = stream * norm.scale(stream[0, 0])
-            stream = stream if norm.bias is None else stream + norm.bias.to(stream)
+            if norm is not None:
+                stream = stream * norm.scale(stream[0, 0])
+                stream = stream if norm.bias is None else stream + norm.bias.to(stream)
         weight, bias = model.unembedding()
         pieces = weight.split(max(1, PIECE // len(weight)), dim=1)
         logits = torch.cat([stream @ piece.to(stream) for piece in pieces], dim=-1)

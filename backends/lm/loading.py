@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from libgraph.backend import BackendError, missing_extra, unreadable
 from libgraph_backends.lm.bridged import BridgedModel
+from libgraph_backends.lm.checkpoints import hooked_model, model_of_file, unwrapped_model
 from libgraph_backends.lm.hugging_face import HuggingFaceModel
 from libgraph_backends.lm.libraries import OWN_CODE, quiet, reason
 from libgraph_backends.lm.memory import digest_of_files, letting_go
@@ -105,8 +106,23 @@ def load_model(name: str, revision: str | None) -> LanguageModel:
         need = f"Language models need TransformerLens ({error})"
         raise BackendError(missing_extra(need, "lm")) from error
     with quiet():
-        model = _from_pretrained(name, revision)
-        return LanguageModel(taken(name, revision, model), *read_tokenizer(name, revision))
+        return LanguageModel(_read(name, revision), *read_tokenizer(_folder_of(name), revision))
+
+
+def _read(name: str, revision: str | None) -> Model:
+    path = Path(name)
+    if _is_folder(name) or _is_file(name):
+        hooked = hooked_model(path)
+        if hooked is not None:
+            return hooked
+    if _is_file(name):
+        return HuggingFaceModel(name, model_of_file(path))
+    model, as_saved = _from_pretrained(name, revision)
+    return taken(name, revision, model) if as_saved else HuggingFaceModel(name, model)
+
+
+def _folder_of(name: str) -> str:
+    return str(Path(name).parent) if _is_file(name) else name
 
 
 def given(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> LanguageModel:
@@ -180,14 +196,19 @@ def stored_precision(files: Sequence[Path]) -> torch.dtype:
     return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
-def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
-    """The model with all its parameters; over the network only what is not there already."""
+def _from_pretrained(name: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
+    """The model with all its parameters, and whether its files are as Hugging Face saves them.
+
+    Over the network only what is not there already.
+    """
     import transformers
 
     is_folder = _is_folder(name)
     is_path = os.path.isabs(name) or name.startswith((".", "~"))
     if not name or (is_path and not is_folder):
-        raise BackendError(f"There is no folder '{name}': give one with a model, or a hub name.")
+        raise BackendError(
+            f"There is no folder or file '{name}': give one with a model, or a hub name."
+        )
     if is_folder and os.path.exists(os.path.join(name, ADAPTER)):
         raise BackendError(
             f"The folder '{name}' holds an adapter ({ADAPTER}): merge it into its model, save that "
@@ -215,6 +236,9 @@ def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
             model, report = loader(name, **options)
     except Exception as error:
         # Whatever a file that is no model leads these libraries to.
+        unwrapped = unwrapped_model(Path(name)) if is_folder else None
+        if unwrapped is not None:
+            return unwrapped, False
         if OWN_CODE in str(error):
             raise BackendError(
                 f"The model '{name}' is Python code of its own, which is not run: use a model of a "
@@ -230,6 +254,9 @@ def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
             f"The model '{name}' cannot be loaded ({reason(error)}): {advice}"
         ) from error
     if report["missing_keys"]:
+        unwrapped = unwrapped_model(Path(name)) if is_folder else None
+        if unwrapped is not None:
+            return unwrapped, False
         raise BackendError(
             f"The model '{name}' has no parameter '{min(report['missing_keys'])}': its file does "
             "not fit its configuration."
@@ -249,12 +276,20 @@ def _from_pretrained(name: str, revision: str | None) -> PreTrainedModel:
             name,
             type(loaded).__name__,
         )
-    return loaded
+    return loaded, True
 
 
 def _is_folder(name: str) -> bool:
+    return _is_kind(name, stat.S_ISDIR)
+
+
+def _is_file(name: str) -> bool:
+    return _is_kind(name, stat.S_ISREG)
+
+
+def _is_kind(name: str, kind: Callable[[int], bool]) -> bool:
     try:
-        return bool(name) and stat.S_ISDIR(os.stat(name).st_mode)
+        return bool(name) and kind(os.stat(name).st_mode)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         # Names on the hub are no paths, or impossible ones.
         return False

@@ -97,7 +97,9 @@ class CutTransformer:
                 steps = self._with_prefix(steps)
         if self._is_whole:
             # The final norm belongs to the network if its last block does.
-            steps += norm_steps(self.model.final_norm(), "ln_final", self._width, keep=False)
+            norm = self.model.final_norm()
+            if norm is not None:
+                steps += norm_steps(norm, "ln_final", self._width, keep=False)
         self.model.release()
         tables = Tables(self.model, int(self.prefix is not None and not self.first))
         stream = NodeLayer(f"{self.first}.resid_pre", self._width + 1)

@@ -24,7 +24,7 @@ def _is_encoding(name: str) -> str:
 class LMOptions(TypedOptions):
     """Options of `libgraph analyze lm -o key=value`."""
 
-    model: str | None = Field(None, description="hub name or folder; by default the bundled one")
+    model: str | None = Field(None, description="hub name, folder, or weights beside a config.json")
     revision: str | None = Field(None, description="of a model on the hub: branch, tag or commit")
     text: str | None = Field(
         None,

@@ -156,14 +156,14 @@ class Block:
 
     Args:
         attention: its parameters.
-        mlp: its parameters.
+        mlp: its parameters; None for none.
         norms: before attention, after it, before the MLP, after it; None for none.
         parallel: whether both read the stream before the block.
         residual: what attention and MLP are multiplied by as they join the stream.
     """
 
     attention: AttentionParts
-    mlp: MLPParts
+    mlp: MLPParts | None
     norms: tuple[Norm | None, Norm | None, Norm | None, Norm | None]
     parallel: bool = False
     residual: float = 1.0
@@ -176,7 +176,13 @@ class Block:
             raise ValueError("A factor of the residual stream and norms after attention and MLP.")
         attention, mlp = self.attention, self.mlp
         query, key, value, bias = attention.biases
-        inner, gate, outer = mlp.biases
+        if mlp is not None:
+            inner, gate, outer = mlp.biases
+            mlp = replace(
+                mlp,
+                outer=self._times(mlp.outer),
+                biases=(inner, gate, None if outer is None else self._times(outer)),
+            )
         return replace(
             self,
             attention=replace(
@@ -184,11 +190,7 @@ class Block:
                 output=self._times(attention.output),
                 biases=(query, key, value, None if bias is None else self._times(bias)),
             ),
-            mlp=replace(
-                mlp,
-                outer=self._times(mlp.outer),
-                biases=(inner, gate, None if outer is None else self._times(outer)),
-            ),
+            mlp=mlp,
             residual=1.0,
         )
 
@@ -264,8 +266,8 @@ class Model(ABC):
         """
 
     @abstractmethod
-    def final_norm(self) -> Norm:
-        """Of the residual stream after the last block."""
+    def final_norm(self) -> Norm | None:
+        """Of the residual stream after the last block; None for none."""
 
     @abstractmethod
     def unembedding(self) -> tuple[Float[Tensor, "d vocabulary"], Float[Tensor, " v"] | None]:

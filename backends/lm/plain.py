@@ -40,15 +40,18 @@ def run_blocks(
 def run_block(block: Block, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
     """The residual stream through one block."""
     before, after, before_mlp, after_mlp = block.norms
-    attended = _through(after, attention(block.attention, _through(before, x)))
+    attended = through(after, attention(block.attention, through(before, x)))
+    if block.mlp is None:
+        return x + block.residual * attended
     middle = x if block.parallel else x + block.residual * attended
-    moved = _through(after_mlp, mlp(block.mlp, _through(before_mlp, middle)))
+    moved = through(after_mlp, mlp(block.mlp, through(before_mlp, middle)))
     if block.parallel:
         middle = x + block.residual * attended
     return middle + block.residual * moved
 
 
-def _through(norm: Norm | None, x: Tensor) -> Tensor:
+def through(norm: Norm | None, x: Tensor) -> Tensor:
+    """Normalised, or as it is without a norm."""
     return x if norm is None else norm(x)
 
 

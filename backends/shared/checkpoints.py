@@ -42,7 +42,8 @@ def load_into(module: nn.Module, path: Path) -> None:
     own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     names = module.state_dict().keys()
     wanted = {name: tensor for name, tensor in own.items() if name in names}
-    fitted = fitting(state, {name: tuple(t.shape) for name, t in wanted.items()}, _tied(module))
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    fitted = fitting(state, shapes, tied_names(module))
     with torch.no_grad():
         for name, tensor in fitted.items():
             check_finite(f"{state.where}: parameter '{name}'", tensor)
@@ -139,7 +140,7 @@ def _check_rest(
         log.warning("%s holds '%s'%s, left out as not of the model.", state.where, shown, more)
 
 
-def _tied(module: nn.Module) -> list[list[str]]:
+def tied_names(module: nn.Module) -> list[list[str]]:
     """Names that stand for one tensor."""
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):

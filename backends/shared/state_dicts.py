@@ -63,12 +63,16 @@ def _in_folder(folder: Path) -> Path:
     for name in (*INDEXES, *SINGLE):
         if (folder / name).is_file():
             return folder / name
-    others = sorted(folder.glob("*.index.json")) or sorted(folder.glob("*.safetensors"))
+    found = (
+        sorted(path for path in folder.iterdir() if path.name.endswith(endings))
+        for endings in (".index.json", ".safetensors", (".pt", ".pth", ".bin", ".ckpt"))
+    )
+    others: list[Path] = next(filter(None, found), [])
     if len(others) == 1:
         return others[0]
-    found = f"{len(others)} files that may be them" if others else "no safetensors file"
+    there = f"{len(others)} files that may be them" if others else "no file of weights"
     raise BackendError(
-        f"'{folder}' is a directory with {found}: give the file of parameters or of their index."
+        f"'{folder}' is a directory with {there}: give the file of parameters or of their index."
     )
 
 

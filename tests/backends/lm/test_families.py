@@ -8,6 +8,7 @@ from helpers.numbers import assert_close
 
 from libgraph.errors import BackendError
 from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.libraries import quiet
 from libgraph_backends.lm.options import LMOptions
 
 TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -64,6 +65,21 @@ def test_logits_are_those_of_hugging_face(family, options, ids):
         actual = backend.cut.head.logits(backend.network()(inputs))
         expected = model.double()(torch.cat([first, inputs], dim=1)).logits[:, first.shape[1] :]
     assert_close(actual, expected, 1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_of_every_family(family, ids, tmp_path):
+    """What was stored is what is read, whatever goes by another name in a file."""
+    model = random_model(family)
+    with quiet():
+        model.save_pretrained(tmp_path)
+    (batch,) = LM(LMOptions(text=str(ids), n_ctx=9), model=model).batches("test", 100)
+    backend = LM(LMOptions(model=str(tmp_path), text=str(ids), n_ctx=9, check=True))
+    with torch.no_grad():
+        actual = backend.cut.head.logits(backend.network()(batch.inputs))
+        expected = model.double()(batch.inputs).logits
+    assert_close(actual, expected, 1e-5)
+    backend.cut.check_logits(batch.inputs)
 
 
 def test_a_model_that_is_given_stays_as_it_is(ids):

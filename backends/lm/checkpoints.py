@@ -1,0 +1,110 @@
+"""Language models from checkpoints: a file or folder of weights, and a configuration beside it.
+
+What Hugging Face's own loading does not read: weights under the names of a wrapper, nested beside
+an optimizer's state, in a file of any name; and state dicts of HookedTransformer. Such weights are
+read into memory, where a folder as Hugging Face saves it stays memory-mapped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from libgraph.backend import BackendError, reading
+from libgraph_backends.lm.hooked import HookedModel, is_hooked, read_config
+from libgraph_backends.lm.libraries import OWN_CODE, reason
+from libgraph_backends.shared.checkpoints import fitting, tied_names
+from libgraph_backends.shared.state_dicts import StateDict, read_checkpoint
+
+CONFIG = "config.json"
+
+
+def config_of(path: Path) -> tuple[Path, Mapping[str, object]] | None:
+    """The configuration beside weights, and where it is: in their folder, or by a file's name.
+
+    Raises:
+        BackendError: if it is there and no JSON object.
+    """
+    places = [path / CONFIG] if path.is_dir() else [path.with_suffix(".json"), path.parent / CONFIG]
+    place = next((place for place in places if place.is_file()), None)
+    if place is None:
+        return None
+    with reading(place, BackendError, "The configuration "):
+        text = place.read_bytes()
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise BackendError(f"'{place}' is damaged, or no configuration: it is no JSON object.")
+    return place, config
+
+
+def hooked_model(path: Path) -> HookedModel | None:
+    """A model of HookedTransformer, or None where the configuration is not one of it."""
+    found = config_of(path)
+    if found is None or not is_hooked(found[1]):
+        return None
+    place, config = found
+    return HookedModel(read_checkpoint(path), read_config(config, f"'{place}'"))
+
+
+def model_of_file(path: Path) -> Any:
+    """Hugging Face's model from a file of weights and the configuration beside it.
+
+    Raises:
+        BackendError: if there is no configuration, or the weights do not fit it.
+    """
+    found = config_of(path)
+    if found is None:
+        raise BackendError(
+            f"There is no '{CONFIG}' beside '{path}': put that of Hugging Face there, or what "
+            "json.dump(model.cfg.to_dict(), file, default=str) writes of a HookedTransformer."
+        )
+    return _fitted(found[0].parent, read_checkpoint(path))
+
+
+def unwrapped_model(folder: Path) -> Any | None:
+    """Hugging Face's model from a folder that its loading does not read; None if it is not that."""
+    with suppress(BackendError):
+        return _fitted(folder, read_checkpoint(folder))
+    return None
+
+
+def _fitted(folder: Path, state: StateDict) -> Any:
+    """A model by the configuration in a folder, with these weights."""
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, **{OWN_CODE: False}
+        )
+        with torch.device("meta"):
+            empty: Any = transformers.AutoModelForCausalLM.from_config(config, **{OWN_CODE: False})
+    except Exception as error:
+        # Whatever a file that is no configuration leads the library to.
+        raise BackendError(
+            f"'{folder / CONFIG}' cannot be read as a configuration ({reason(error)})."
+        ) from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
+    tensors = fitting(state, wanted, tied_names(empty))
+    model: Any = type(empty).from_pretrained(
+        None,
+        config=config,
+        state_dict=tensors,
+        dtype=_precision(tensors),
+        attn_implementation="eager",
+    )
+    return model.eval()
+
+
+def _precision(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """In which all of them can be held as they are."""
+    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+    return kinds.pop() if len(kinds) == 1 else torch.float32
