@@ -69,13 +69,17 @@ class InDouble(TorchFunctionMode):
             written = written_out(*args, **(kwargs or {}))
             if written is not None:
                 return written
-        args = tuple(torch.float64 if _is_less(arg) else arg for arg in args)
-        kwargs = {k: torch.float64 if _is_less(v) else v for k, v in (kwargs or {}).items()}
-        return func(*args, **kwargs)
+        args = tuple(map(_in_double, args))
+        return func(*args, **{name: _in_double(value) for name, value in (kwargs or {}).items()})
 
 
-def _is_less(value: object) -> bool:
-    return isinstance(value, torch.dtype) and value in HALVES
+def _in_double(value: Any) -> Any:
+    """A type of numbers, a tensor that is no part of the module, or several of them, in double."""
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value in HALVES else value
+    if isinstance(value, Tensor):
+        return value.double() if value.dtype in HALVES else value
+    return type(value)(map(_in_double, value)) if type(value) in (tuple, list) else value
 
 
 @contextlib.contextmanager

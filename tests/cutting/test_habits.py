@@ -44,6 +44,10 @@ def emptied(x, y):
     return y
 
 
+OUTSIDE = normal(6)
+"""In single precision, and of no module that could be cast."""
+
+
 class Kept(nn.Module):
     """Keeps what it last computed, and constants in lists."""
 
@@ -98,6 +102,16 @@ CASES = {
         0,
     ),
     "kept tensors": (Kept, normal(5, 6), 0),
+    "tensors of the file": (
+        lambda: Formula(lambda x, y: torch.relu(y * OUTSIDE) @ torch.tensor([[0.5]] * 6)),
+        normal(5, 6),
+        0,
+    ),
+    "casts between": (
+        lambda: Formula(lambda x, y: x + y.softmax(-1, dtype=torch.float32) @ OUTSIDE.diag()),
+        normal(5, 6),
+        None,
+    ),
     "weight norm as it was": (old_weight_norm, normal(5, 6), 0),
     "wrapped twice": (
         lambda: nn.DataParallel(torch.compile(nn.DataParallel(nn.Linear(6, 2)))),
