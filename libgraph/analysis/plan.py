@@ -8,7 +8,7 @@ not grow with the samples, decompositions and the search for modules, is left ou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
@@ -45,6 +45,13 @@ FEW = 64
 
 ONCE = 0.2
 """Seconds from which on nothing is measured a second time."""
+
+
+Seconds = tuple[float, ...]
+
+
+Measure = Callable[[Section, Tensor, Tensor], Seconds]
+"""Times what is done with a section and the activations before and after it."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +152,10 @@ class FewSamples:
     """A few samples of the training split, and what the network makes of them.
 
     Args:
+        backend: what is analysed.
         options: of the analysis.
         network: in the precision asked for.
+        scored: the same in the precision of scores.
         data: one batch of few samples.
         batch: that batch.
         activations: of all node layers.
@@ -154,8 +163,10 @@ class FewSamples:
         bases_split: the split that bases are made from.
     """
 
+    backend: Backend
     options: AnalysisOptions
     network: Network
+    scored: Network
     data: Data
     batch: Batch
     activations: Sequence[Tensor]
@@ -182,27 +193,36 @@ class FewSamples:
         (batch,) = data
         with torch.no_grad():
             activations = list(network.activations(batch.inputs))
-        return cls(options, network, data, batch, activations, samples, backend.bases_split)
+        split = backend.bases_split
+        scored = workload.network_in(options.score_dtype) if options.ablate else network
+        return cls(backend, options, network, scored, data, batch, activations, samples, split)
 
     def passes(self, methods: Mapping[str, BasisMethod]) -> Passes:
         """Seconds a sample of all that the stages may do."""
         options, count = self.options, len(self.batch.inputs)
         beside = {name: self._beside(method) for name, method in methods.items() if method.seconds}
         with torch.no_grad():
-            by_section = [
-                self._section_seconds(section, x, y)
-                for section, x, y in zip(
-                    self.network.sections, self.activations, self.activations[1:], strict=False
-                )
+            sums = [
+                self._warm_seconds(self._sums_seconds, section, x, y)
+                for section, x, y in self._pairs(self.network, self.activations)
             ]
             outputs = 0.0
             if any(method.output_gram for method in methods.values()):
                 eye = torch.eye(self.network.node_layers[-1].size).to(self.activations[-1])
                 outputs = _seconds(partial(output_grams, self.network, self.batch.inputs, eye, 0))
             forward = _seconds(partial(self.network, self.batch.inputs))
-        grams, edges, exact, masked = (
-            sum(seconds) / count for seconds in zip(*by_section, strict=True)
-        )
+            score = 0.0
+            ablated: list[Seconds] = [(0.0, 0.0)]
+            if options.ablate:
+                cast = [x.to(getattr(torch, options.score_dtype)) for x in self.activations]
+                score = self._score_seconds(cast[-1])
+                ablated = [
+                    self._warm_seconds(self._ablation_seconds, section, x, y)
+                    for section, x, y in self._pairs(self.scored, cast)
+                ]
+        grams, edges, exact = (sum(seconds) / count for seconds in zip(*sums, strict=True))
+        masked, plain = (sum(seconds) / count for seconds in zip(*ablated, strict=True))
+        behind = sum(i * seconds for i, (_, seconds) in enumerate(ablated)) / count
         return Passes(
             forward=forward / count,
             jacobian_grams=grams,
@@ -210,15 +230,33 @@ class FewSamples:
             interactions=edges,
             exact_interactions=exact if options.signs else edges,
             masked=masked,
+            plain=plain,
+            behind=behind,
+            score=score / count,
             sections=len(self.network.sections),
             samples={**self.samples, "bases": self.samples[self.bases_split]},
             beside=beside,
         )
 
-    def _section_seconds(
-        self, section: Section, x: Tensor, y: Tensor
-    ) -> tuple[float, float, float, float]:
-        """Of the Jacobian Gram, interactions as asked for, exact ones, and a pass with a mask."""
+    def _pairs(
+        self, network: Network, activations: Sequence[Tensor]
+    ) -> Iterator[tuple[Section, Tensor, Tensor]]:
+        return zip(network.sections, activations[:-1], activations[1:], strict=True)
+
+    def _score_seconds(self, outputs: Tensor) -> float:
+        """Of the scores of the few samples."""
+        score, targets = self.backend.score, self.batch.targets
+        # What a backend finds out once, before its first score, is no part of the others.
+        score(outputs[:1], targets[:1])
+        return _seconds(partial(score, outputs, targets))
+
+    def _warm_seconds(self, measure: Measure, section: Section, x: Tensor, y: Tensor) -> Seconds:
+        """Of a section that was used before: libraries get ready at their first call."""
+        measure(section, x[:1], y[:1])
+        return measure(section, x, y)
+
+    def _sums_seconds(self, section: Section, x: Tensor, y: Tensor) -> Seconds:
+        """Of the Jacobian Gram, interactions as asked for, and exact ones."""
         options = self.options
         quadrature = Quadrature.parse(options.integration)
         signs = draw_signs(options.signs, y, torch.Generator())
@@ -230,16 +268,19 @@ class FewSamples:
         edges = share * _seconds(
             partial(measured, section, x, features, decoder, quadrature, signs)
         )
-        exact = masked = 0.0
+        exact = 0.0
         if options.signs and (options.halves or options.draws):
             compute = partial(section.interactions, x, features, decoder, quadrature)
             exact = share * _seconds(compute)
-        if options.ablate:
-            outputs = torch.eye(section.d_out, min(section.d_out, FEW)).to(x)
-            seen = section.rebase(encoder=outputs)
-            keep = torch.rand(seen.d_in, seen.d_out, device=x.device) < 0.5
-            masked = section.d_out / seen.d_out * _seconds(partial(seen.masked, x, keep))
-        return grams, edges, exact, masked
+        return grams, edges, exact
+
+    def _ablation_seconds(self, section: Section, x: Tensor, _: Tensor) -> Seconds:
+        """Of a pass that keeps half of the edges, and of one that keeps all."""
+        outputs = torch.eye(section.d_out, min(section.d_out, FEW)).to(x)
+        seen = section.rebase(encoder=outputs)
+        keep = torch.rand(seen.d_in, seen.d_out, device=x.device) < 0.5
+        masked = section.d_out / seen.d_out * _seconds(partial(seen.masked, x, keep))
+        return masked, _seconds(partial(section, x))
 
     def _beside(self, method: BasisMethod) -> float:
         if method.seconds is None:

@@ -157,10 +157,11 @@ def _ablation(
     interactions: Stage[Interactions], name: str, pairs: list[Pair], options: AnalysisOptions
 ) -> Stage[Ablation]:
     def cost(passes: Passes) -> dict[str, float]:
-        trials = (BISECTION_PASSES + CURVE_PASSES * options.curves) * passes.masked
-        trials += (TRIALS * (1 + options.curves) + NODE_TRIALS) * passes.behind
-        faster = 0.5 if options.score_dtype != options.dtype else 1.0
-        return {"ablation": trials * passes.samples["test"] * faster}
+        masked = (BISECTION_PASSES + CURVE_PASSES * options.curves) * passes.masked
+        trials = TRIALS * (1 + options.curves) + NODE_TRIALS
+        behind = trials * (passes.behind + passes.sections * passes.score)
+        nodes = NODE_TRIALS * passes.plain
+        return {"ablation": (masked + behind + nodes) * passes.samples["test"]}
 
     return Stage(
         f"ablation {name}",

@@ -18,7 +18,11 @@ class Passes:
         output_grams: Grams of the outputs' gradients at all node layers.
         interactions: as asked for, in one basis.
         exact_interactions: not estimated from random signs.
-        masked: a pass that keeps half of all edges.
+        masked: a pass that keeps half of all edges; this and what follows in the precision of
+            scores.
+        plain: one that keeps all.
+        behind: from behind each pair of node layers to the outputs, all of them added up.
+        score: from outputs to scores.
         sections: how many there are.
         samples: numbers of samples that bases are made from (`bases`), that interactions come from
             (`train`) and that are scored (`test`).
@@ -31,14 +35,12 @@ class Passes:
     interactions: float
     exact_interactions: float
     masked: float
+    plain: float
+    behind: float
+    score: float
     sections: int
     samples: Mapping[str, int]
     beside: Mapping[str, float]
-
-    @property
-    def behind(self) -> float:
-        """From behind every node layer in turn to the outputs."""
-        return self.sections / 2 * self.forward
 
     def of_bases(self, methods: Sequence[BasisMethod]) -> float:
         """Of all bases that are made at once."""

@@ -12,6 +12,13 @@ from libgraph.bases.sparse.options import BATCH, EVERY, SAMPLES
 PAIRS = 5
 
 
+def ablated(masked, trials):
+    """Seconds of one basis with so many passes under masks, and trials of edges."""
+    behind = PAIRS * (PAIRS - 1) / 2
+    nodes = NODE_TRIALS * (PAIRS + behind + PAIRS)
+    return masked * PAIRS + trials * (behind + PAIRS) + nodes
+
+
 @pytest.fixture
 def plan(monkeypatch):
     def second(compute):
@@ -36,10 +43,8 @@ def test_passes_over_all_samples(plan):
     assert found.seconds["statistics"] == pytest.approx(train)
     assert found.seconds["bases"] == pytest.approx(train * (1 + PAIRS))
     assert found.seconds["interactions"] == pytest.approx(2 * train * 2 * PAIRS)
-    # Scores are in float32, which is twice as fast.
-    behind = PAIRS / 2
-    trials = BISECTION_PASSES * PAIRS + (TRIALS + NODE_TRIALS) * behind
-    assert found.seconds["ablation"] == pytest.approx(2 * test * trials / 2)
+    # Every trial runs what is behind its pair, of nodes the section too, and is scored.
+    assert found.seconds["ablation"] == pytest.approx(2 * test * ablated(BISECTION_PASSES, TRIALS))
     assert set(found.seconds) == {"statistics", "bases", "interactions", "ablation"}
 
 
@@ -69,8 +74,8 @@ def test_sparse_basis_costs_lib_and_its_steps(plan):
 def test_what_is_asked_for_beside(plan):
     found, samples = plan(basis="lib", beside=("pca",), curves=True, halves=True, draws=4)
     train, test = (samples[split] / planning.PROBE for split in ("train", "test"))
-    trials = (BISECTION_PASSES + CURVE_PASSES) * PAIRS + (2 * TRIALS + NODE_TRIALS) * PAIRS / 2
-    assert found.seconds["ablation"] == pytest.approx(2 * test * trials / 2)
+    trials = ablated(BISECTION_PASSES + CURVE_PASSES, 2 * TRIALS)
+    assert found.seconds["ablation"] == pytest.approx(2 * test * trials)
     assert found.seconds["halves"] == pytest.approx(2 * train * 2 * PAIRS)
     drawn = DRAWN_SAMPLES / planning.PROBE
     assert found.seconds["significance"] == pytest.approx(5 * drawn * (2 + 3 * PAIRS))
