@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import resource
+import shutil
+import subprocess
 import time
 import tracemalloc
+from pathlib import Path
 
 import igraph
 import networkx
@@ -86,6 +90,58 @@ def test_networkx_and_igraph_read_the_same(graph, form, tmp_path):
         other = igraph.Graph.Read_GraphML(str(path))
         assert other.vcount() == ours.number_of_nodes()
         assert sorted(other.es["weight"]) == sorted(w for *_, w in ours.edges(data="weight"))
+
+
+GRAPHOLOGY = ("graphology", "graphology-gexf", "graphology-graphml")
+
+THERE_AND_BACK = """
+const [form, path, back] = process.argv.slice(1), fs = require("fs");
+const graph = require(`graphology-${form}`).parse(
+  require("graphology").DirectedGraph, fs.readFileSync(path, "utf8"));
+const edges = graph.mapEdges((_, found, a, b) => [a, b, found.weight]);
+if (form === "gexf") fs.writeFileSync(back, require("graphology-gexf").write(graph));
+console.log(JSON.stringify({nodes: graph.nodes(), edges}));
+"""
+
+
+@pytest.fixture(scope="module")
+def graphology():
+    """Runs a script where graphology is, the library behind sigma.js and Gephi Lite."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("there is no Node.js to run graphology in")
+    root = subprocess.run([npm, "root", "--global"], capture_output=True, text=True).stdout.strip()
+    if not all((Path(root) / name).is_dir() for name in GRAPHOLOGY):
+        pytest.skip(f"there is no graphology: npm install --global {' '.join(GRAPHOLOGY)}")
+
+    def run(script, *arguments):
+        command = [node, "--eval", script, *map(str, arguments)]
+        environment = os.environ | {"NODE_PATH": root}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.mark.parametrize("form", ["graphml", "gexf"])
+def test_graphology_reads_the_same_and_is_read(graph, form, tmp_path, graphology):
+    path, back = tmp_path / f"graph.{form}", tmp_path / "back.gexf"
+    WRITERS[form](graph, path)
+    read = graphology(THERE_AND_BACK, form, path, back)
+    ours = graph.to_networkx()
+    assert read["nodes"] == list(ours.nodes)
+    assert {(a, b): w for a, b, w in read["edges"]} == {
+        (a, b): w for a, b, w in ours.edges(data="weight")
+    }
+    if form == "gexf":
+        again = read_graph(back)
+        assert [feature_ids(layer) for layer in again.layers] == [
+            feature_ids(layer) for layer in graph.layers
+        ]
+        assert {pair: len(again.kept_edges(pair).weight) for pair in again.edges} == {
+            pair: len(graph.kept_edges(pair).weight) for pair in graph.edges
+        }
 
 
 @pytest.mark.parametrize("form", ["graphml", "gexf"])
