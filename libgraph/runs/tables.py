@@ -63,6 +63,8 @@ def metric_tables(metrics: Metrics) -> dict[str, PlainTable]:
     for name, figures in metrics.bases.items():
         title = _modules_title(figures.modules, name, metrics.concept)
         tables[title] = _modules(figures.modules, metrics.node_layers, metrics.concept)
+    if any(_is_checked(figures.modules) for figures in metrics.bases.values()):
+        tables["Are modules more than chance?"] = _chance(metrics)
     return tables
 
 
@@ -173,6 +175,31 @@ def _modules(modules: ModulesFigures, node_layers: Sequence[str], concept: str) 
             "-" if inside is None else f"{inside:.0%}",
         )
     count_the_rest(table, len(modules.table))
+    return table
+
+
+def _is_checked(modules: ModulesFigures) -> bool:
+    return modules.halves is not None or modules.significance is not None
+
+
+def _chance(metrics: Metrics) -> PlainTable:
+    """Modules of the data's halves held against each other, and all against rotated networks."""
+    table = plain_table("basis", "halves agree", "Q", "Q of draws", "draws", "z", "p")
+    for name, figures in metrics.bases.items():
+        modules = figures.modules
+        found = modules.significance
+        halves = "-" if modules.halves is None else f"{modules.halves:.2f}"
+        cells = ["-"] * 5
+        if found is not None:
+            cells = [
+                f"{found.modularity:.3f}",
+                f"{found.mean:.3f} ± {found.deviation:.3f}",
+                str(found.draws),
+                "-" if found.z is None else f"{found.z:.1f}",
+                f"{found.p:.3g}",
+            ]
+        if _is_checked(modules):
+            table.add_row(name.upper(), halves, *cells)
     return table
 
 

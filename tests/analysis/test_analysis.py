@@ -207,6 +207,9 @@ def test_bases_beside_each_other_and_what_tells_modules_from_chance(tiny, tmp_pa
 
 def test_halves_are_even_and_odd_samples(tiny, tmp_path):
     run = lg.analyze(tiny, out=tmp_path / "run", ablate=False, halves=True)
+    table = str(run).partition("Are modules more than chance?")[2].splitlines()
+    agreement = run.metrics.bases["lib"].modules.halves
+    assert table[2].split() == ["LIB", f"{agreement:.2f}", *"-----"]
     halves = load_file(tmp_path / "run" / "halves.safetensors")
     whole = run.edges("lib")["ln1.0", "ln2.0"]
     even, odd = (halves[f"lib {half}/ln1.0->ln2.0"] for half in ("even", "odd"))

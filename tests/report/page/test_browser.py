@@ -137,6 +137,72 @@ def test_a_module_a_search_a_link_and_the_other_basis(page, digits):
     assert page.requests() == []
 
 
+def test_frequencies_of_modular_addition(page, made_once):
+    """Labels are Fourier terms, samples are equations; what feeds a feature is two clicks away."""
+
+    def make(path):
+        backend = lg.load_backend("modular-addition")
+        lg.analyze(backend, out=path, seeds=2, limit=600, ablate=False, beside=())
+
+    path = made_once("page-modular-addition", make)
+    run = open_run(path)
+    page.open(path / "report.html")
+    kept = sum(len(run.graph().kept_edges(pair).weight) for pair in run.pairs)
+    assert page.text("#shown").split(" of ")[1].replace("\u202f", "") == str(kept)
+    feature = next(f for f in run.search("ln2.0/") if "cos(" in f.label.text and f.inputs())
+    page.press("/")
+    page.press(*feature.id)
+    page.click(f'#found [data-feature="{feature.id}"]')
+    assert page.text("#panel .label") == feature.label.text
+    for side, links in (("into", feature.inputs(10)), ("from", feature.outputs(10))):
+        listed = page(
+            f"return [...document.querySelectorAll('#panel [data-side={side}] button')]"
+            ".map((button) => button.dataset.feature)"
+        )
+        assert listed == [link.feature for link in links]
+    tokens = page(
+        "return [...document.querySelectorAll('#panel .tokens')].map((line) => line.textContent)"
+    )
+    assert len(tokens) == len(feature.examples())
+    assert all(" + " in line and line.endswith(" =") for line in tokens)
+    assert page.complaints() == []
+    assert page.requests() == []
+
+
+def test_characters_in_context(page, made_once):
+    """Tokens with their activations coloured, the deep graph's map, and positions."""
+    pytest.importorskip("transformer_lens")
+
+    def make(path):
+        backend = lg.load_backend("lm", sequences=8, n_ctx=24, layers="0:2")
+        lg.analyze(backend, out=path, seeds=1, signs=2, ablate=False, beside=())
+
+    path = made_once("page-characters", make)
+    run = open_run(path)
+    page.open(path / "report.html")
+    assert page("return document.querySelector('#views [value=map]').ariaPressed") == "true"
+    feature = run.feature("0.resid_mid/3")
+    page.open(path / "report.html", f"#{feature.id}")
+    assert page("return document.querySelector('#views [value=features]').ariaPressed") == "true"
+    assert page.text("#panel .label") == feature.label.text
+    lines = page(
+        "return [...document.querySelectorAll('#panel .examples .tokens')]"
+        ".map((line) => [line.textContent, line.querySelector('b')?.textContent ?? null])"
+    )
+    examples = feature.examples()
+    assert len(lines) == len(examples)
+    for (text, marked), example in zip(lines, examples, strict=True):
+        assert text in "".join(example.texts)
+        assert marked == example.texts[example.at]
+    coloured = page(
+        "return [...document.querySelectorAll('#panel .examples .tokens *')]"
+        ".filter((token) => token.style.background.startsWith('rgba')).length"
+    )
+    assert coloured > len(lines)
+    assert page.complaints() == []
+    assert page.requests() == []
+
+
 def test_dark_and_narrow(digits):
     with browser(390, 844) as page:
         page.driver.execute_cdp_cmd(
