@@ -85,7 +85,10 @@ def test_commands_print_the_same_of_them(run, directory, monkeypatch, command):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_print_the_same(directory, name):
-    close_text(str(open_run(directory / name)), OUTPUTS[f"print {name}"])
+    # Versions of then did not print what tells modules from chance, which comes last.
+    text, heading, _ = str(open_run(directory / name)).partition("Are modules more than chance?")
+    assert bool(heading) == (name == "compare")
+    close_text(text.rstrip(), OUTPUTS[f"print {name}"])
 
 
 def test_what_measured_degeneracy_is_no_run(directory):
