@@ -25,49 +25,48 @@ from libgraph_backends.shared.state_dicts import StateDict, read_checkpoint
 CONFIG = "config.json"
 
 
-def config_of(path: Path) -> tuple[Path, Mapping[str, object]] | None:
-    """The configuration beside weights, and where it is: in their folder, or by a file's name.
+def hooked_model(path: Path) -> HookedModel | None:
+    """A model of HookedTransformer, or None where no configuration beside it is one of that.
 
     Raises:
-        BackendError: if it is there and no JSON object.
+        BackendError: if a `config.json` is no JSON object, or the weights do not fit.
     """
-    places = [path / CONFIG] if path.is_dir() else [path.with_suffix(".json"), path.parent / CONFIG]
-    place = next((place for place in places if place.is_file()), None)
-    if place is None:
-        return None
-    with reading(place, BackendError, "The configuration "):
-        text = place.read_bytes()
+    folder = path if path.is_dir() else path.parent
+    # By the name of a file first; an index of shards is JSON itself.
+    places = dict.fromkeys([path.with_suffix(".json"), folder / CONFIG])
+    for place in places:
+        if place == path or not place.is_file():
+            continue
+        config = _object(place)
+        if config is None and place.name == CONFIG:
+            raise BackendError(f"'{place}' is damaged, or no configuration: it is no JSON object.")
+        if config is not None and is_hooked(config):
+            return HookedModel(read_checkpoint(path), read_config(config, f"'{place}'"))
+    return None
+
+
+def _object(path: Path) -> Mapping[str, object] | None:
+    with reading(path, BackendError, "The configuration "):
+        text = path.read_bytes()
     try:
-        config = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise BackendError(f"'{place}' is damaged, or no configuration: it is no JSON object.")
-    return place, config
-
-
-def hooked_model(path: Path) -> HookedModel | None:
-    """A model of HookedTransformer, or None where the configuration is not one of it."""
-    found = config_of(path)
-    if found is None or not is_hooked(found[1]):
         return None
-    place, config = found
-    return HookedModel(read_checkpoint(path), read_config(config, f"'{place}'"))
+    return value if isinstance(value, dict) else None
 
 
 def model_of_file(path: Path) -> Any:
-    """Hugging Face's model from a file of weights and the configuration beside it.
+    """Hugging Face's model from a file of weights and the `config.json` beside it.
 
     Raises:
         BackendError: if there is no configuration, or the weights do not fit it.
     """
-    found = config_of(path)
-    if found is None:
+    if not (path.parent / CONFIG).is_file():
         raise BackendError(
             f"There is no '{CONFIG}' beside '{path}': put that of Hugging Face there, or what "
             "json.dump(model.cfg.to_dict(), file, default=str) writes of a HookedTransformer."
         )
-    return _fitted(found[0].parent, read_checkpoint(path))
+    return _fitted(path.parent, read_checkpoint(path))
 
 
 def unwrapped_model(folder: Path) -> Any | None:

@@ -154,7 +154,7 @@ class _Analysis:
 
     def _look_ahead(self, stages: AnalysisStages) -> None:
         """Find out how long it all is going to take, and say so if that is long."""
-        few = FewSamples.of(self.workload, self.options)
+        few = FewSamples.of(self.workload, self.options, self.scoring.network)
         seconds = self.runner.plan(stages, few.passes(stages.methods))
         announced = announcement(seconds, few.samples["train"])
         if announced is not None:

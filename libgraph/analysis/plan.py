@@ -174,7 +174,9 @@ class FewSamples:
     bases_split: str
 
     @classmethod
-    def of(cls, workload: Workload, options: AnalysisOptions) -> FewSamples:
+    def of(
+        cls, workload: Workload, options: AnalysisOptions, scored: Network | None = None
+    ) -> FewSamples:
         """As many samples as make about `PROBE` positions."""
         backend, network = workload.backend, workload.network
         dtype = getattr(torch, options.dtype)
@@ -194,7 +196,8 @@ class FewSamples:
         with torch.no_grad():
             activations = list(network.activations(batch.inputs))
         split = backend.bases_split
-        scored = workload.network_in(options.score_dtype) if options.ablate else network
+        if scored is None:
+            scored = workload.network_in(options.score_dtype) if options.ablate else network
         return cls(backend, options, network, scored, data, batch, activations, samples, split)
 
     def passes(self, methods: Mapping[str, BasisMethod]) -> Passes:

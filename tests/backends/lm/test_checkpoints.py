@@ -91,6 +91,16 @@ def as_file(folder, config, state):
     return folder / "final.pth"
 
 
+def beside_notes(folder, config, state):
+    """What goes by the file's name may be something else, and the index of shards is JSON too."""
+    (folder / "final.json").write_text('["loss", 1.5]')
+    save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "a.safetensors")
+    index = {"weight_map": dict.fromkeys(state, "a.safetensors")}
+    (folder / "final.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder / "final.index.json"
+
+
 def in_a_checkpoint(folder, config, state):
     wrapped = {f"module.{name}": tensor for name, tensor in state.items()}
     torch.save({"model": wrapped, "epoch": 3}, folder / "model.pt")
@@ -105,7 +115,7 @@ def of_a_lightning_module(folder, config, state):
     return folder / "model.safetensors"
 
 
-@pytest.mark.parametrize("save", [as_file, in_a_checkpoint, of_a_lightning_module])
+@pytest.mark.parametrize("save", [as_file, beside_notes, in_a_checkpoint, of_a_lightning_module])
 def test_hooked_transformers_in_files_of_every_form(save, tmp_path):
     config = hooked.configuration("plain")
     state = hooked.random_parameters(config)
