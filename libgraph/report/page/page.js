@@ -2,7 +2,7 @@
 (async () => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
-  const DIM = 0.15, MOST_FOUND = 60, HOPS = 2, LISTED = 10, LABELLED = 26, MOST_LABELLED = 6, MANY = 1500;
+  const DIM = 0.15, MOST_FOUND = 60, HOPS = 2, LISTED = 10, LABELLED = 26, MOST_LABELLED = 6, MANY = 1500, REST = 150;
   const NONE = "#b0b0b4";
 
   // Values as they are packed: base64 of little-endian numbers.
@@ -235,23 +235,31 @@
       x[at] = b.x[i]; x[at + 1] = b.x[j]; x[at + 2] = NaN;
       y[at] = b.y[i]; y[at + 1] = b.y[j]; y[at + 2] = NaN;
     }
+    // How many of these edges are among the strongest that are shown.
+    below(edges, length) {
+      let low = 0, high = length;
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (edges[middle] < this.count) low = middle + 1; else high = middle;
+      }
+      return low;
+    }
+    pointable() {
+      if (!this.order) return;
+      clearTimeout(this.resting);
+      const shown = this.below(this.ranks, this.order.length);
+      if (shown === this.pointed) return;
+      this.pointed = shown;
+      this.nodes.data_source.data = Object.fromEntries(Object.entries(this.columns).map(([key, values]) => [key, values.slice(0, shown)]));
+    }
     // The strongest edges, so many.
     show(count) {
       this.count = count;
-      const below = (edges, length) => {
-        let low = 0, high = length;
-        while (low < high) {
-          const middle = (low + high) >> 1;
-          if (edges[middle] < count) low = middle + 1; else high = middle;
-        }
-        return low;
-      };
-      if (this.order) {
-        const shown = below(this.ranks, this.order.length);
-        this.nodes.data_source.data = Object.fromEntries(Object.entries(this.columns).map(([key, values]) => [key, values.slice(0, shown)]));
-      }
+      // What can be pointed at is indexed by place, which takes as long as drawing: once the slider rests.
+      clearTimeout(this.resting);
+      if (this.order) this.resting = setTimeout(() => this.pointable(), REST);
       for (const group of this.groups.values()) {
-        const low = below(group.edges, group.length);
+        const low = this.below(group.edges, group.length);
         if (low === group.drawn) continue;
         group.drawn = low;
         group.renderer.data_source.data = { x: group.x.subarray(0, 3 * low), y: group.y.subarray(0, 3 * low) };
@@ -260,6 +268,7 @@
     // Rows and edges in full colour, the rest dimmed; nothing lit: all as ever.
     light(lit) {
       const b = this.basis;
+      this.pointable();
       const rows = lit ? [...lit.rows] : [], named = rows.filter((row) => this.labelled.has(row));
       const of = (list, what) => list.map((row) => what[row]);
       this.veil.visible = Boolean(lit);
