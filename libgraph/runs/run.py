@@ -28,7 +28,6 @@ from libgraph.runs.tables import print_metrics, text_of
 if TYPE_CHECKING:
     import igraph
     import networkx
-
     from torch import Tensor
 
     from libgraph.graph.frames import Frames
