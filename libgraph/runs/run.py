@@ -22,6 +22,7 @@ from libgraph.graph.partition import Partition
 from libgraph.modules.significance import Significance
 from libgraph.network.basis import Bases
 from libgraph.pipeline.options import AnalysisOptions
+from libgraph.progress import Progress, silent
 from libgraph.runs.metrics import Metrics, Required, SparsityFigures
 from libgraph.runs.tables import print_metrics, text_of
 
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
     from libgraph.graph.selection import Chosen
     from libgraph.interventions.changes import How
     from libgraph.interventions.intervene import Intervened
+    from libgraph.interventions.prompt import Baseline
     from libgraph.interventions.subject import Subject
     from libgraph.runs.examples import Example, Examples
     from libgraph.runs.feature import Feature, Module
+    from libgraph.runs.prompted import Prompted
     from libgraph.runs.subject import Target, Values
 
 
@@ -322,6 +325,58 @@ class Run(ABC):
         interventions = interventions_of(self, what, how, positions)
         subject = self.subject() if subject is None else subject
         return intervene(subject, interventions, inputs, outputs=outputs, seed=seed)
+
+    def prompt(
+        self,
+        given: str | int | Tensor,
+        *,
+        nodes: float = 0.8,
+        edges: float = 0.95,
+        integration: str = "gauss-legendre:16",
+        baseline: Baseline = "mean",
+        classes: Sequence[int] | int = 5,
+        most_nodes: int = 1500,
+        basis: str | None = None,
+        subject: Subject | None = None,
+        progress: Progress = silent,
+    ) -> Prompted:
+        """The graph of one input: features at positions, and what they add to each other.
+
+        Args:
+            given: a text, the number of a sample of the test split, or raw inputs of one sample.
+            nodes: share of the influence that is kept of each node layer.
+            edges: share that is kept of what edges between kept nodes carry.
+            integration: a rule along the path from the baseline, or `gradient`.
+            baseline: `mean` activation of each position, or `zero`.
+            classes: numbers of the outputs explained, or how many of the most probable ones.
+            most_nodes: of each node layer, before anything is left out.
+            basis: whose features.
+            subject: what `subject()` gave, so that the network is made once for many questions.
+            progress: told after each section.
+
+        Raises:
+            UsageError: if there is no such sample, class or rule, or a share is not in (0, 1].
+        """
+        from libgraph.interventions.influence import prune
+        from libgraph.interventions.prompt import prompt_graph
+        from libgraph.runs.prompted import Prompted
+        from libgraph.runs.requests import input_of
+
+        subject = self.subject(basis) if subject is None else subject
+        if isinstance(given, str):
+            inputs = input_of(subject, given, None)
+        else:
+            inputs = input_of(subject, None, given) if isinstance(given, int) else given
+        graph = prompt_graph(
+            subject,
+            inputs,
+            integration=integration,
+            baseline=baseline,
+            classes=classes,
+            most_nodes=most_nodes,
+            progress=progress,
+        )
+        return Prompted(self, self.chosen(basis), prune(graph, nodes, edges))
 
     def chosen(self, name: str | None) -> str:
         """That basis if the run has it, the main one for None.
