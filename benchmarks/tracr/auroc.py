@@ -1,6 +1,6 @@
 """How well the edges and nodes of compiled programs are found: AUROC against the truth.
 
-    .venv/bin/python benchmarks/tracr/auroc.py                # all programs, two minutes
+    .venv/bin/python benchmarks/tracr/auroc.py                # all programs, four minutes
     .venv/bin/python benchmarks/tracr/auroc.py reverse sort --json auroc.json
 
 The table has programs in rows and ways to score in columns: interactions at the activation (grad),

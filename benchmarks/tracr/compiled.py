@@ -97,9 +97,10 @@ class Embedding(nn.Module):
 
 
 class ProgramOptions(TypedOptions):
-    """Which program."""
+    """Which program, and which of its inputs."""
 
     program: str = Field("reverse", description="name of a file in benchmarks/tracr/programs")
+    length: int | None = Field(None, ge=2, description="only inputs of so many tokens; all if none")
 
 
 class Compiled(Backend):
@@ -116,22 +117,36 @@ class Compiled(Backend):
         Raises:
             UsageError: if there is no such program.
         """
-        path = PROGRAMS / f"{self._program}.json"
+        path = PROGRAMS / f"{self._options.program}.json"
         if not path.is_file():
             raise lg.UsageError(
-                f"There is no compiled program '{self._program}': choose from {', '.join(names())}."
+                f"There is no compiled program '{self._options.program}': "
+                f"choose from {', '.join(names())}."
             )
         return Description.model_validate(json.loads(path.read_text(encoding="utf-8")))
 
     @property
-    def _program(self) -> str:
+    def _options(self) -> ProgramOptions:
         assert isinstance(self.options, ProgramOptions)  # noqa: S101  (what `Options` says)
-        return self.options.program
+        return self.options
+
+    @cached_property
+    def _pairs(self) -> list[tuple[list[Value], list[Value | None]]]:
+        """Inputs with the program's outputs."""
+        described, length = self.description, self._options.length
+        pairs = zip(described.inputs, described.outputs, strict=True)
+        chosen = [pair for pair in pairs if length in (None, len(pair[0]))]
+        if not chosen:
+            raise lg.UsageError(
+                f"'{described.name}' has no inputs of {length} tokens: "
+                f"take up to {described.longest}."
+            )
+        return chosen
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
         self.description  # noqa: B018  (says so if there is no such program)
-        return load_file(PROGRAMS / f"{self._program}.safetensors")
+        return load_file(PROGRAMS / f"{self._options.program}.safetensors")
 
     @cached_property
     def order(self) -> list[int]:
@@ -193,15 +208,14 @@ class Compiled(Backend):
 
     def samples(self, split: Split) -> int:
         """Number of inputs, the same in both splits."""
-        return len(self.description.inputs)
+        return len(self._pairs)
 
     def batches(self, split: Split, batch_size: int) -> Iterator[Batch]:
         """Inputs of one length at a time; targets are -1 or NaN where the program has no value."""
         described = self.description
         rows = {value: row for row, value in enumerate(described.tokens)}
         values = described.output.values
-        pairs = zip(described.inputs, described.outputs, strict=True)
-        for _, group in groupby(pairs, key=lambda pair: len(pair[0])):
+        for _, group in groupby(self._pairs, key=lambda pair: len(pair[0])):
             inputs, outputs = zip(*group, strict=True)
             tokens = [[rows[token] for token in (described.beginning, *row)] for row in inputs]
             targets = [[code(value, values) for value in row] for row in outputs]

@@ -180,7 +180,9 @@ def edges_by_path(setting: Setting, quadrature: Quadrature) -> dict[Edge, float]
     }
 
 
-def nodes_by_interaction(setting: Setting, quadrature: Quadrature) -> dict[Node, float]:
+def nodes_by_interaction(
+    setting: Setting, quadrature: Quadrature, held: bool = False
+) -> dict[Node, float]:
     """The same from each node layer to the outputs, through all sections in between."""
     unembed = lg.sections.Linear(setting.backend.unembed.double())
     scores: dict[Node, float] = {}
@@ -188,9 +190,12 @@ def nodes_by_interaction(setting: Setting, quadrature: Quadrature) -> dict[Node,
         section = lg.sections.chain([*setting.network.sections[layer:], unembed])
         eye = torch.eye(section.d_in, dtype=torch.float64)
         total = torch.zeros(section.d_in, dtype=torch.float64)
-        for activations in setting.activations:
-            x = activations[layer]
-            total += section.interactions(x, x, eye, quadrature).sum(0)
+        for x in (activations[layer] for activations in setting.activations):
+            if held:
+                effects = autodiff.interactions(Held(section), x, x, eye, quadrature)
+            else:
+                effects = section.interactions(x, x, eye, quadrature)
+            total += effects.sum(0)
         for variable in (name for at, name in setting.truth.nodes if at == layer):
             mean = total[setting.variables[variable]].sum() / setting.positions
             scores[layer, variable] = float(mean.sqrt())
@@ -268,7 +273,9 @@ def edge_methods() -> dict[str, Callable[[Setting], dict[Edge, float]]]:
 
 def node_methods() -> dict[str, Callable[[Setting], dict[Node, float]]]:
     """Ways to score nodes, by name."""
-    rules = {name: Quadrature.parse(name) for name in OF_NODES}
-    return {name: partial(nodes_by_interaction, quadrature=rules[name]) for name in OF_NODES} | {
-        f"cut: {how}": partial(nodes_by_cut, how=how) for how in CUTS
-    }
+    rules = {name: Quadrature.parse(name) for name in (*OF_NODES, HELD)}
+    return (
+        {name: partial(nodes_by_interaction, quadrature=rules[name]) for name in OF_NODES}
+        | {f"{HELD}, 1 held": partial(nodes_by_interaction, quadrature=rules[HELD], held=True)}
+        | {f"cut: {how}": partial(nodes_by_cut, how=how) for how in CUTS}
+    )

@@ -68,6 +68,14 @@ def test_the_backend_keeps_the_contract():
 def test_unknown_programs_are_said():
     with pytest.raises(lg.UsageError, match=r"no compiled program 'sot'.*hist"):
         load("sot")
+    with pytest.raises(lg.UsageError, match="no inputs of 9 tokens: take up to 5"):
+        Compiled(ProgramOptions(program="hist", length=9)).samples("train")
+
+
+def test_inputs_of_one_length():
+    backend = Compiled(ProgramOptions(program="hist", length=4))
+    (batch,) = backend.batches("train", 1000)
+    assert batch.inputs.shape == (backend.samples("train"), 1 + 4)
 
 
 def edges_in_weights(setting):
