@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 import libgraph as lg
 from libgraph.backend.data import Data
-from libgraph.edges.lesions import Groups, Lesions, Loss, lesion_modules
+from libgraph.interventions.lesions import Groups, Lesions, Loss, lesion_modules
 from libgraph.modules.summary import module_table
 
 FEWEST = 30

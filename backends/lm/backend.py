@@ -182,6 +182,37 @@ class LM(Backend):
         }
         return [[texts[token] for token in row] for row in inputs.tolist()]
 
+    def inputs_of(self, text: str) -> Int[Tensor, "1 T"]:
+        """The tokens of a text, as many as the model has positions for.
+
+        Raises:
+            BackendError: if the model has no tokenizer.
+            DataError: if the tokenizer does not know the text.
+            UsageError: if there is no token in it, or too many.
+        """
+        from libgraph_backends.lm.text import prompt_tokens
+
+        return prompt_tokens(text, self.loaded, self._most_positions)
+
+    def continued(self, inputs: Int[Tensor, "1 T"], chosen: int) -> Int[Tensor, "1 T"]:
+        """The tokens and one more; the first are left out where the model has no more positions."""
+        import torch
+
+        more = torch.cat([inputs, inputs.new_tensor([[chosen]])], dim=1)
+        return more[:, -self._most_positions :]
+
+    @property
+    def _most_positions(self) -> int:
+        return int(self.loaded.model.shape.positions) - self.options.skip_first
+
+    def logits(self, outputs: Float[Tensor, "n t d"]) -> Float[Tensor, "n t vocabulary"]:
+        """Of the next token, through the blocks and the unembedding that follow."""
+        return self.cut.head.logits(outputs)
+
+    def class_names(self, numbers: Sequence[int]) -> Sequence[str]:
+        """The tokens."""
+        return [self.token_name(number) for number in numbers]
+
     def token_name(self, token: int) -> str:
         """How a token is written in labels: spaces that belong to it can be seen."""
         from libgraph_backends.lm.labels import alone

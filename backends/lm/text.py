@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from libgraph.backend import DataError, Split, UsageError, read_tensors, write_tensors
+from libgraph.backend import BackendError, DataError, Split, UsageError, read_tensors, write_tensors
 from libgraph_backends.lm.documents import (
     data_set,
     decoded,
@@ -345,6 +345,26 @@ def _tokenised(
             break
     tokens = torch.tensor(list(itertools.chain.from_iterable(parts)), dtype=torch.int64)
     return tokens, coverage
+
+
+def prompt_tokens(text: str, loaded: LanguageModel, most: int) -> Int[Tensor, "1 T"]:
+    """The tokens of what somebody typed.
+
+    Raises:
+        BackendError: if the model has no tokenizer.
+        DataError: if the tokenizer does not know the text.
+        UsageError: if there is no token in it, or more than the model has positions for.
+    """
+    if loaded.tokenizer is None:
+        why = "" if loaded.trouble is None else f" ({loaded.trouble})"
+        raise BackendError(
+            f"The model has no tokenizer{why}: choose a sample of its token ids by its number."
+        )
+    tokens, coverage = _tokenised([text], loaded.tokenizer, None, None)
+    _check(coverage)
+    if not 0 < len(tokens) <= most:
+        raise UsageError(f"This text has {len(tokens)} tokens: the model needs 1 to {most}.")
+    return tokens[None]
 
 
 def _check(coverage: Coverage) -> None:

@@ -9,12 +9,13 @@ Local Interaction Basis paper all the same.
 # Modules that need torch are imported where they are used: options are listed without it.
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from libgraph.backend import Backend, Batch
+from libgraph.backend import Backend, Batch, UsageError
 from libgraph_backends.modular_addition.options import ModularAdditionOptions, TrainingOptions
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
         Split,
         TypedOptions,
     )
+
+
+SUM = re.compile(r"(\d+)\s*\+\s*(\d+)\s*=?")
+"""What people write for one input."""
 
 
 class ModularAddition(Backend):
@@ -113,6 +118,26 @@ class ModularAddition(Backend):
     def show(self, inputs: Int[Tensor, "n 3"]) -> Sequence[Sequence[str]]:
         """The two numbers and the equals sign, with what an equation has between them."""
         return [[f"{x}", f" + {y}", " ="] for x, y, _ in inputs.tolist()]
+
+    def inputs_of(self, text: str) -> Int[Tensor, "1 3"]:
+        """The two numbers of a text such as `12 + 45`, and the equals sign.
+
+        Raises:
+            UsageError: if it is none, or numbers are not below the modulus.
+        """
+        import torch
+
+        numbers = SUM.fullmatch(text.strip())
+        pair = [] if numbers is None else [int(number) for number in numbers.groups()]
+        if not pair or max(pair) >= self.modulus:
+            raise UsageError(
+                f"'{text}' is no sum of two numbers below {self.modulus}: write it like 12 + 45."
+            )
+        return torch.tensor([[*pair, self.modulus]])
+
+    def class_names(self, numbers: Sequence[int]) -> Sequence[str]:
+        """The sums."""
+        return [str(number) for number in numbers]
 
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:

@@ -149,6 +149,33 @@ class Backend(ABC):
         """What the coordinates of the outputs are called, such as classes; nothing if unknown."""
         return ()
 
+    def inputs_of(self, text: str) -> Tensor:
+        """Raw inputs of one sample from a text that somebody typed, `(1, …)`.
+
+        Raises:
+            UsageError: if the backend reads no texts, or not this one.
+        """
+        raise UsageError(
+            f"The backend '{self.name}' makes no inputs of a text: choose a sample by its number."
+        )
+
+    def continued(self, inputs: Tensor, chosen: int) -> Tensor:
+        """Raw inputs of one sample with the class or token that was chosen at their end, `(1, …)`.
+
+        Raises:
+            UsageError: if outputs of the backend do not continue its inputs.
+        """
+        raise UsageError(f"The outputs of the backend '{self.name}' do not continue its inputs.")
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Outputs `(n, positions, d_out)` to one number for each class or token, likewise."""
+        return outputs
+
+    def class_names(self, numbers: Sequence[int]) -> Sequence[str]:
+        """What these classes or tokens are called."""
+        names = self.output_names()
+        return [names[number] if number < len(names) else str(number) for number in numbers]
+
     def show(self, inputs: Tensor) -> Sequence[Sequence[str]] | Tensor:
         """Raw inputs as people look at them, for examples of what features respond to.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from libgraph.backend.contract import Backend
+from libgraph.backend.contract import Backend, Split
 from libgraph.edges.edge_ablation import EdgeAblation
 from libgraph.edges.interactions import Edges
 from libgraph.errors import UsageError
@@ -28,11 +28,16 @@ from libgraph.runs.tables import print_metrics, text_of
 if TYPE_CHECKING:
     import igraph
     import networkx
+    from torch import Tensor
 
     from libgraph.graph.frames import Frames
     from libgraph.graph.selection import Chosen
+    from libgraph.interventions.changes import How
+    from libgraph.interventions.intervene import Intervened
+    from libgraph.interventions.subject import Subject
     from libgraph.runs.examples import Example, Examples
     from libgraph.runs.feature import Feature, Module
+    from libgraph.runs.subject import Target, Values
 
 
 EXAMPLES = "examples.safetensors"
@@ -258,6 +263,65 @@ class Run(ABC):
     def to_igraph(self, basis: str | None = None) -> igraph.Graph:
         """Features and kept edges, directed, with all their attributes."""
         return self.graph(basis).to_igraph(directed=True)
+
+    def subject(
+        self,
+        basis: str | None = None,
+        *,
+        backend: Backend | None = None,
+        split: Split = "test",
+        limit: int | None = None,
+    ) -> Subject:
+        """The network with its data and the features of a basis, made again where it has to be.
+
+        Args:
+            basis: whose features.
+            backend: where the run's own cannot be made again by its name.
+            split: what is asked about.
+            limit: its first samples only.
+
+        Raises:
+            UsageError: if the backend gives another network than that which was analysed.
+            BackendError: if it cannot be made again.
+        """
+        from libgraph.runs.subject import subject_of
+
+        return subject_of(self, basis, backend=backend, split=split, limit=limit)
+
+    def intervene(
+        self,
+        what: Target | Values | Sequence[Values],
+        how: How = "set",
+        *,
+        positions: Sequence[int] | None = None,
+        inputs: Tensor | None = None,
+        outputs: bool = False,
+        subject: Subject | None = None,
+        seed: int = 0,
+    ) -> Intervened:
+        """Run the network with features changed: scores, outputs, and all that moves afterwards.
+
+        Args:
+            what: values by id of a feature, `{"ln2.0/5": 0.0}`, or of a module, `module:3`, which
+                are one intervention together; or several of these; or ids alone where `how` needs
+                no value, each of which is one.
+            how: `set`, `scale` or `add` by the value, `mean`, `position-mean` or `resample`.
+            positions: where; everywhere if None.
+            inputs: raw inputs of samples of one's own, which have no score; the test split if None.
+            outputs: whether to keep what the network puts out.
+            subject: what `subject()` gave, so that the network is made once for many questions.
+            seed: of which samples give the values that are resampled.
+
+        Raises:
+            UsageError: if there is no such feature, module or position, or a value is missing.
+            TooLarge: if outputs are asked for that are too many to keep.
+        """
+        from libgraph.interventions.intervene import intervene
+        from libgraph.runs.subject import interventions_of
+
+        interventions = interventions_of(self, what, how, positions)
+        subject = self.subject() if subject is None else subject
+        return intervene(subject, interventions, inputs, outputs=outputs, seed=seed)
 
     def chosen(self, name: str | None) -> str:
         """That basis if the run has it, the main one for None.

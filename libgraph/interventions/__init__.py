@@ -1,0 +1,1 @@
+"""Asking a network: features switched off or turned up, one input, and is the graph faithful?"""
