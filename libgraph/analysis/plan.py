@@ -258,9 +258,10 @@ class FewSamples:
 
         Where one sample takes long, it stands for all.
         """
-        first = measure(section, x[:1], y[:1])
-        if sum(first) > ONCE:
-            return tuple(len(x) * seconds for seconds in first)
+        if sum(measure(section, x[:1], y[:1])) > ONCE:
+            single = measure(section, x[:1], y[:1])
+            if sum(single) > ONCE:
+                return tuple(len(x) * seconds for seconds in single)
         return measure(section, x, y)
 
     def _sums_seconds(self, section: Section, x: Tensor, y: Tensor) -> Seconds:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from libgraph.interventions.intervene import Intervened
     from libgraph.interventions.prompt import Baseline
     from libgraph.interventions.subject import Subject
+    from libgraph.interventions.survey import LesionSurvey
     from libgraph.runs.examples import Example, Examples
     from libgraph.runs.feature import Feature, Module
     from libgraph.runs.prompted import Prompted
@@ -45,6 +46,10 @@ if TYPE_CHECKING:
 
 EXAMPLES = "examples.safetensors"
 """File of a run in which examples are."""
+
+
+LESIONS = "lesions.json"
+"""File of a run in which the lesions of features and modules are."""
 
 
 def arrow(pair: Pair) -> str:
@@ -197,6 +202,10 @@ class Run(ABC):
     @abstractmethod
     def all_examples(self) -> Examples | None:
         """Examples of all features of the main basis; None for a run of an earlier version."""
+
+    @abstractmethod
+    def lesions(self) -> LesionSurvey | None:
+        """Scores without each feature and module; None where they were not asked for."""
 
     def examples(self, feature: str) -> list[Example]:
         """Samples that drive a feature of the main basis most, and some that do not.
@@ -424,6 +433,7 @@ class ComputedRun(Run):
         metrics: what `metrics.json` holds.
         directory: where the results were written, if anywhere.
         of_features: examples of the features of the main basis.
+        survey: lesions of its features and modules, if asked for.
     """
 
     backend: Backend
@@ -432,6 +442,7 @@ class ComputedRun(Run):
     metrics: Metrics
     directory: Path | None = None
     of_features: Examples | None = None
+    survey: LesionSurvey | None = None
 
     def __repr__(self) -> str:
         main, *beside = (name.upper() for name in self.basis_names)
@@ -471,3 +482,7 @@ class ComputedRun(Run):
     def all_examples(self) -> Examples | None:
         """Examples of all features of the main basis; see `Run.all_examples`."""
         return self.of_features
+
+    def lesions(self) -> LesionSurvey | None:
+        """Scores without each feature and module; see `Run.lesions`."""
+        return self.survey
