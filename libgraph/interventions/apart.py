@@ -8,14 +8,14 @@ features of one node layer alone against those of all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from libgraph.graph.arrays import Pair
 from libgraph.interventions.circuits import Circuits, EdgePool
 from libgraph.progress import Progress, silent
 
@@ -86,33 +86,29 @@ def cut_apart(
         progress: told after every cut.
     """
     layers = circuits.subject.layers
-    names = [" → ".join(pair) for pair in _pairs(layers)]
+    names = [" → ".join(pair) for pair in pairwise(layers)]
     rotated = [name for name in layers if circuits.subject.cast[name].rotated]
     whole = circuits.score({})
     total, done = len(shares) * (len(names) + len(rotated) + 2), 0
 
-    def tell(score: Callable[[], float]) -> float:
+    def told(score: float) -> float:
         nonlocal done
-        progress("one at a time", done, total)
-        result = score()
         done += 1
         progress("one at a time", done, total)
-        return result
+        return score
 
+    progress("one at a time", 0, total)
     edges, features = [], []
     for share in shares:
         circuit = pool.circuit(pool.largest(order, round(share * pool.size)))
         alone = {
-            name: tell(lambda number=number: circuits.score({number: circuit[number]}))
+            name: told(circuits.score({number: circuit[number]}))
             for number, name in enumerate(names)
         }
-        edges.append(Cut(share, whole, tell(lambda: circuits.score(circuit)), alone))
-        by_layer = {
-            name: tell(lambda name=name: features_score(circuits, share, [name]))
-            for name in rotated
-        }
-        together = tell(lambda: features_score(circuits, share, rotated))
-        features.append(Cut(share, whole, together, by_layer))
+        edges.append(Cut(share, whole, told(circuits.score(circuit)), alone))
+        alone = {name: told(features_score(circuits, share, [name])) for name in rotated}
+        together = told(features_score(circuits, share, rotated))
+        features.append(Cut(share, whole, together, alone))
     return Apart(tuple(edges), tuple(features))
 
 
@@ -154,7 +150,3 @@ def _cut(
         shift = shift + others[layer][..., first:]
     changed: Tensor = x + shift @ basis.decoder[first:]
     return changed
-
-
-def _pairs(layers: Sequence[str]) -> list[Pair]:
-    return list(zip(layers, layers[1:], strict=False))

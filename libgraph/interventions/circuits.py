@@ -13,6 +13,7 @@ an output keeps the one where it does not keep the other.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from libgraph.edges.interactions import Edges
-from libgraph.errors import DataError, UsageError
+from libgraph.errors import DataError, NumericalError, UsageError
 from libgraph.interventions.subject import Subject
 from libgraph.sections.section import Section
 
@@ -142,8 +143,18 @@ class Circuits:
             )
 
     def score(self, circuit: Circuit) -> float:
-        """Mean score over the data; of the whole network if no layer pair is given."""
-        return float(self.scores(circuit).mean())
+        """Mean score over the data; of the whole network if no layer pair is given.
+
+        Raises:
+            NumericalError: if it is not finite.
+        """
+        score = float(self.scores(circuit).mean())
+        if not math.isfinite(score):
+            raise NumericalError(
+                f"The score of a circuit is {score}, not a finite number: choose another baseline "
+                f"than {self.baseline}, or a basis in which variances are features of their own."
+            )
+        return score
 
     def scores(self, circuit: Circuit) -> Float[Tensor, " n"]:
         """The score of every sample, in float64."""

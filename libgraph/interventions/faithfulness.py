@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -124,8 +125,8 @@ def recovered(scores: Sequence[float], empty: float, whole: float) -> tuple[floa
 
 def area(shares: Sequence[float], values: Sequence[float]) -> float:
     """By the trapezoid rule over the shares as they are, from the first to the last."""
-    points = list(zip(shares, values, strict=True))
-    return sum((b - a) * (u + v) / 2 for (a, u), (b, v) in zip(points, points[1:], strict=False))
+    points = pairwise(zip(shares, values, strict=True))
+    return sum((b - a) * (u + v) / 2 for (a, u), (b, v) in points)
 
 
 def log_mean(shares: Sequence[float], values: Sequence[float]) -> float:
