@@ -29,6 +29,7 @@ COMMANDS = {
     "degeneracy": "Find what in BACKEND's model does nothing: parameters that are free to move.",
     "diff": "Compare finished RUNs in detail: checkpoints, seeds, or two bases.",
     "export": "Write the graph of RUN, or of a graph file, for other programs.",
+    "faithfulness": "Measure how much of RUN's network its largest interactions do alone.",
     "show": "Show a feature of RUN, such as ln2.0/5: what feeds it, and where it leads.",
     "train": "Train the model of BACKEND from scratch.",
     "view": "Open the page of RUN, report.html, in the browser; writes it if there is none.",
