@@ -86,7 +86,7 @@ class Curve:
 
     @property
     def cpr(self) -> float:
-        """∫ f dk from the smallest share to the largest; larger is better."""
+        """∫ f dk from the smallest share to the largest, larger is better; NaN of one share."""
         return area(self.shares, self.faithfulness)
 
     @property
@@ -124,7 +124,9 @@ def recovered(scores: Sequence[float], empty: float, whole: float) -> tuple[floa
 
 
 def area(shares: Sequence[float], values: Sequence[float]) -> float:
-    """By the trapezoid rule over the shares as they are, from the first to the last."""
+    """By the trapezoid rule over the shares as they are, from the first to the last of several."""
+    if len(shares) < 2:
+        return math.nan
     points = pairwise(zip(shares, values, strict=True))
     return sum((b - a) * (u + v) / 2 for (a, u), (b, v) in points)
 
@@ -132,7 +134,7 @@ def area(shares: Sequence[float], values: Sequence[float]) -> float:
 def log_mean(shares: Sequence[float], values: Sequence[float]) -> float:
     """By the trapezoid rule over the logarithm of the shares, divided by its range."""
     logs = [math.log(share) for share in shares]
-    return area(logs, values) / (logs[-1] - logs[0]) if len(logs) > 1 else values[0]
+    return area(logs, values) / ((logs[-1] - logs[0]) or 1)
 
 
 def _distance(values: Sequence[float]) -> list[float]:

@@ -26,7 +26,7 @@ from libgraph.report.style import (
     save_figure,
     style,
 )
-from libgraph.runs.faithfulness import Faithfulness
+from libgraph.runs.faithfulness import Faithfulness, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,7 @@ def _draw_curves(axes: Axes, figures: Faithfulness, colours: dict[str, str]) -> 
     lowest, highest = 0.0, 1.0
     for name, curve in figures.curves.items():
         colour, x = colours[name], 100 * np.array(curve.shares)
-        label = f"{name.upper()}: CPR {curve.cpr:.3f}, CMD {curve.cmd:.3f}"
+        label = f"{name.upper()}: CPR {number(curve.cpr)}, CMD {number(curve.cmd)}"
         axes.plot(x, curve.faithfulness, "o-", markersize=3.5, linewidth=1.2, color=colour,
                   label=label)  # fmt: skip
         lowest = min(lowest, *curve.faithfulness)

@@ -107,15 +107,15 @@ class Faithfulness:
                 name.upper(),
                 str(curve.available),
                 f"{curve.empty:.3f}",
-                *map(_number, (curve.cpr, curve.cmd, *curve.faithfulness)),
+                *map(number, (curve.cpr, curve.cmd, *curve.faithfulness)),
                 bold=(3, 4),
             )
             if curve.random:
                 by_share = zip(*curve.random_faithfulness, strict=True)
                 areas = map(_spread, (curve.random_cpr, curve.random_cmd))
-                means = [_number(sum(f) / len(f)) for f in by_share]
+                means = [number(sum(f) / len(f)) for f in by_share]
                 table.add_row("  random", "", "", *areas, *means)
-            if math.isnan(curve.cpr):
+            if math.isnan(curve.faithfulness[0]):
                 undefined.append(name.upper())
         if undefined:
             table.caption = (
@@ -133,7 +133,7 @@ class Faithfulness:
                     curve.restored.faithfulness, curve.restored.worst, min(more),
                     sum(more) / len(more), max(more),
                 )  # fmt: skip
-                table.add_row(name.upper(), *map(_number, values))
+                table.add_row(name.upper(), *map(number, values))
         return table
 
     def as_dict(self) -> dict[str, object]:
@@ -207,8 +207,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _number(value: float) -> str:
-    """Three decimals where these say something: f has no bounds."""
+def number(value: float) -> str:
+    """Three decimals, where these say something: f has no bounds."""
     if math.isnan(value):
         return "-"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.3g}"
@@ -218,9 +218,9 @@ def _spread(values: Sequence[float]) -> str:
     """Mean of draws, and their deviation where there are several."""
     mean = sum(values) / len(values)
     if math.isnan(mean) or len(values) < 2:
-        return _number(mean)
+        return number(mean)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return f"{_number(mean)} ± {_number(deviation)}"
+    return f"{number(mean)} ± {number(deviation)}"
 
 
 def _known(values: Sequence[float]) -> list[float | None]:

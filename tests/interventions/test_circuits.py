@@ -317,6 +317,7 @@ def test_features_of_all_layers_are_cut_as_by_hand():
 def test_areas_are_those_of_numpy():
     shares, values = [0.001, 0.01, 0.5, 1.0], [0.1, 0.4, 1.2, 1.0]
     assert area(shares, values) == pytest.approx(np.trapezoid(values, shares))
+    assert math.isnan(area([0.5], [1.0]))
     logs = np.log(shares)
     expected = np.trapezoid(values, logs) / (logs[-1] - logs[0])
     assert log_mean(shares, values) == pytest.approx(expected)
