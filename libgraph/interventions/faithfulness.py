@@ -147,6 +147,7 @@ def faithfulness(
     options: FaithfulnessOptions | None = None,
     *,
     whole: float | None = None,
+    most: int | None = None,
     progress: Progress = silent,
 ) -> Curve:
     """Keep ever more of the largest edges of all layer pairs together, and score what is left.
@@ -160,6 +161,7 @@ def faithfulness(
         edges: interactions in this basis, by layer pair.
         options: which circuits; its limit has been applied to the subject.
         whole: score of the whole network, where it is known already.
+        most: edges that shares are of; by default those that there are, which are kept at most.
         progress: told after every circuit.
 
     Raises:
@@ -168,7 +170,8 @@ def faithfulness(
     """
     options = FaithfulnessOptions() if options is None else options
     measured = _Measured(subject, edges, options, progress)
-    counts = [round(share * measured.pool.size) for share in options.shares]
+    available = measured.pool.size
+    counts = [min(round(share * (most or available)), available) for share in options.shares]
     empty = measured.of(measured.pool.largest(measured.order, 0))
     whole = measured.circuits.score({}) if whole is None else whole
     scores = [measured.kept(measured.order, count) for count in counts]
@@ -184,7 +187,7 @@ def faithfulness(
             measured.circuits, measured.pool, measured.order, options.shares, progress=progress
         )
     return Curve(
-        available=measured.pool.size,
+        available=available,
         shares=options.shares,
         counts=tuple(counts),
         whole=whole,

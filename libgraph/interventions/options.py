@@ -19,7 +19,7 @@ class FaithfulnessOptions(TypedOptions):
 
     whose = "faithfulness"
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "Circuits": ("shares", "order", "effect_samples"),
+        "Circuits": ("shares", "alike", "order", "effect_samples"),
         "Beside them": ("draws", "restored", "restored_at", "apart"),
         "Samples": ("baseline", "limit", "seed"),
     }
@@ -29,6 +29,10 @@ class FaithfulnessOptions(TypedOptions):
         BeforeValidator(by_commas),
         Shown("SHARE", "0.001, 0.002, 0.005, … 0.5, 1", flag="share"),
     ] = Field(SHARES, min_length=1, description="of all edges that circuits keep, above 0, up to 1")
+    alike: bool = Field(
+        False,
+        description="as many edges in every basis: shares are of the most that one has",
+    )
     order: Literal["interaction", "share", "effect", "both"] = Field(
         "interaction",
         description="by what edges are chosen: interaction, its share of the layer pair's, the "

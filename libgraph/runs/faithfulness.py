@@ -12,7 +12,7 @@ from rich.console import Console
 from libgraph.backend.options import parse_options
 from libgraph.bars import shown
 from libgraph.interventions.apart import Cut
-from libgraph.interventions.circuits import Circuits
+from libgraph.interventions.circuits import Circuits, EdgePool
 from libgraph.interventions.faithfulness import Curve, faithfulness
 from libgraph.interventions.options import FaithfulnessOptions
 from libgraph.interventions.subject import Subject
@@ -83,7 +83,11 @@ class Faithfulness:
             f"{AT[options.baseline]}, kept {BY[options.order]}",
         )
         console.print()
-        print_table(console, "Faithfulness f of the largest edges of all layer pairs", self._f())
+        title = "Faithfulness f of the largest edges of all layer pairs"
+        if options.alike:
+            most = max(curve.available for curve in curves.values())
+            title += f", as many in every basis: shares of {most}"
+        print_table(console, title, self._f())
         if any(curve.restored for curve in curves.values()):
             title = f"{_percent(options.restored_at)} of the edges, and {options.restored} random "
             print_table(console, title + "subsets of the others put back: f", self._restored())
@@ -165,13 +169,16 @@ def faithfulness_of(
         limit = min(parsed.limit, subject.data.limit or parsed.limit)
         subject = replace(subject, data=replace(subject.data, limit=limit))
     scores = Circuits(subject).scores({})
+    by_basis = {name: replace(subject, bases=run.bases(name)) for name in names}
+    sizes = [EdgePool.of(each, run.edges(name)).size for name, each in by_basis.items()]
     with shown(progress) as told:
         curves = {
             name: faithfulness(
-                replace(subject, bases=run.bases(name)),
+                by_basis[name],
                 run.edges(name),
                 parsed,
                 whole=float(scores.mean()),
+                most=max(sizes) if parsed.alike else None,
                 progress=_of_basis(told, name),
             )
             for name in names

@@ -58,6 +58,18 @@ def test_fewer_samples_are_the_first_ones(computed):
     assert subject.data.limit is None
 
 
+def test_as_many_edges_in_every_basis(computed):
+    subject, edges = computed.subject("lib", limit=10), computed.edges("lib")
+    options = FaithfulnessOptions(**FEW)
+    # Of a basis that has fewer edges than another, all of them are kept before the last share.
+    curve = faithfulness(subject, edges, options, most=200)
+    assert curve.available == 108
+    assert curve.counts == (10, 40, 108)
+    alike = computed.faithfulness(**FEW, alike=True, limit=10)
+    assert f"shares of {curve.available}" in str(alike)
+    assert alike.curves["pca"].counts == (5, 22, 108)
+
+
 def test_what_is_told_is_what_was_found(figures):
     text = str(figures)
     for words in ("LIB", "NEURON", "random", "CPR", "5 %", "10 % of the edges, and 4 random"):
