@@ -27,7 +27,7 @@ from rich.table import Table
 import libgraph as lg
 from libgraph.modules.agreement import agreement_with_concepts
 from libgraph.modules.communities import find_communities
-from libgraph.runs.run import ComputedRun
+from libgraph.runs.computed_run import ComputedRun
 
 RESULTS = Path(__file__).parent / "results"
 RESOLUTIONS = (0.1, 0.25, 0.5, 1.0, 2.0)

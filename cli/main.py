@@ -30,6 +30,7 @@ COMMANDS = {
     "degeneracy": "Find what in BACKEND's model does nothing: parameters that are free to move.",
     "diff": "Compare finished RUNs in detail: checkpoints, seeds, or two bases.",
     "export": "Write the graph of RUN, or of a graph file, for other programs.",
+    "faithfulness": "Measure how much of RUN's network its largest interactions do alone.",
     "prompt": "Show what made RUN's model say what it says of one TEXT, feature by feature.",
     "show": "Show a feature of RUN, such as ln2.0/5: what feeds it, and where it leads.",
     "steer": "Change features of RUN while its model reads one input, and see what it says.",

@@ -46,9 +46,10 @@ from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress, renamed
 from libgraph.report.graph_files import graph_title, write_graph_files
 from libgraph.report.page.page import PAGE, write_page
+from libgraph.runs.computed_run import BasisResult, ComputedRun
 from libgraph.runs.examples import Examples
 from libgraph.runs.measures import run_metrics
-from libgraph.runs.run import Ablation, BasisResult, ComputedRun
+from libgraph.runs.run import Ablation
 from libgraph.runs.stored import save_ablation
 from libgraph.sections.quadrature import Quadrature
 

@@ -23,6 +23,7 @@ from libgraph.modules.agreement import agreement_with_concepts
 from libgraph.modules.summary import module_table
 from libgraph.network.basis import Bases
 from libgraph.pipeline.options import AnalysisOptions
+from libgraph.runs.computed_run import BasisResult
 from libgraph.runs.metrics import (
     SCHEMA,
     AreaFigures,
@@ -35,7 +36,7 @@ from libgraph.runs.metrics import (
     ScoreFigures,
     SparsityFigures,
 )
-from libgraph.runs.run import Ablation, BasisResult, arrow
+from libgraph.runs.run import Ablation, arrow
 
 
 def run_metrics(

@@ -8,18 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from libgraph.bars import shown
 from libgraph.graph.arrays import FloatArray, Pair
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
-from libgraph.interventions.influence import Pruned
-from libgraph.interventions.prompt import Nodes, PromptGraph
+from libgraph.interventions.influence import Pruned, prune
+from libgraph.interventions.prompt import Nodes, PromptGraph, prompt_graph
+from libgraph.interventions.subject import Subject
+from libgraph.progress import Progress
 from libgraph.runs.feature import graph_once
+from libgraph.runs.requests import input_of
 from libgraph.runs.run import Run
+from libgraph.runs.subject import subject_of
 
 
 class Edge(NamedTuple):
@@ -161,3 +167,41 @@ class Prompted:
 def strongest(nodes: Nodes, top: int) -> Sequence[int]:
     """Places of the nodes with most influence."""
     return nodes.influence.argsort(descending=True, stable=True)[:top].tolist()
+
+
+def prompt_of(
+    run: Run,
+    given: str | int | Tensor,
+    basis: str | None = None,
+    *,
+    nodes: float = 0.8,
+    edges: float = 0.95,
+    subject: Subject | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Prompted:
+    """The graph of one input; see `Run.prompt`.
+
+    Args:
+        run: whose network and features.
+        given: a text, the number of a sample of the test split, or raw inputs of one sample.
+        basis: the main one if None.
+        nodes: share of the influence that is kept of each node layer.
+        edges: share that is kept of what edges between kept nodes carry.
+        subject: the network with its data, if it is there already.
+        progress: told after each section.
+        **options: of `prompt_graph`: `integration` (a rule along the path, or `gradient`),
+            `baseline` (`mean` or `zero`), `classes` (numbers of outputs, or how many of the most
+            probable ones), `most_nodes` (of each node layer, before anything is left out).
+
+    Raises:
+        UsageError: if there is no such sample, class or rule, or a share is not in (0, 1].
+    """
+    subject = subject_of(run, basis) if subject is None else subject
+    if isinstance(given, str):
+        inputs = input_of(subject, given, None)
+    else:
+        inputs = input_of(subject, None, given) if isinstance(given, int) else given
+    with shown(progress) as told:
+        graph = prompt_graph(subject, inputs, progress=told, **options)
+    return Prompted(run, run.chosen(basis), prune(graph, nodes, edges))

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from libgraph.backend.contract import Backend, Split
 from libgraph.edges.edge_ablation import EdgeAblation
@@ -19,10 +19,7 @@ from libgraph.errors import UsageError
 from libgraph.graph.arrays import Pair
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
-from libgraph.modules.significance import Significance
 from libgraph.network.basis import Bases
-from libgraph.pipeline.options import AnalysisOptions
-from libgraph.progress import Progress, silent
 from libgraph.runs.metrics import Metrics, Required, SparsityFigures
 from libgraph.runs.tables import print_metrics, text_of
 
@@ -35,10 +32,11 @@ if TYPE_CHECKING:
     from libgraph.graph.selection import Chosen
     from libgraph.interventions.changes import How
     from libgraph.interventions.intervene import Intervened
-    from libgraph.interventions.prompt import Baseline
     from libgraph.interventions.subject import Subject
     from libgraph.interventions.survey import LesionSurvey
+    from libgraph.progress import Progress
     from libgraph.runs.examples import Example, Examples
+    from libgraph.runs.faithfulness import Faithfulness
     from libgraph.runs.feature import Feature, Module
     from libgraph.runs.prompted import Prompted
     from libgraph.runs.subject import Target, Values
@@ -339,53 +337,51 @@ class Run(ABC):
         self,
         given: str | int | Tensor,
         *,
-        nodes: float = 0.8,
-        edges: float = 0.95,
-        integration: str = "gauss-legendre:16",
-        baseline: Baseline = "mean",
-        classes: Sequence[int] | int = 5,
-        most_nodes: int = 1500,
         basis: str | None = None,
         subject: Subject | None = None,
-        progress: Progress = silent,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> Prompted:
         """The graph of one input: features at positions, and what they add to each other.
 
         Args:
             given: a text, the number of a sample of the test split, or raw inputs of one sample.
-            nodes: share of the influence that is kept of each node layer.
-            edges: share that is kept of what edges between kept nodes carry.
-            integration: a rule along the path from the baseline, or `gradient`.
-            baseline: `mean` activation of each position, or `zero`.
-            classes: numbers of the outputs explained, or how many of the most probable ones.
-            most_nodes: of each node layer, before anything is left out.
             basis: whose features.
             subject: what `subject()` gave, so that the network is made once for many questions.
-            progress: told after each section.
+            progress: told after each section; by default bars, on a terminal or in a notebook.
+            **options: of `prompt_of`: nodes, edges, integration, baseline, classes, most_nodes.
 
         Raises:
             UsageError: if there is no such sample, class or rule, or a share is not in (0, 1].
         """
-        from libgraph.interventions.influence import prune
-        from libgraph.interventions.prompt import prompt_graph
-        from libgraph.runs.prompted import Prompted
-        from libgraph.runs.requests import input_of
+        from libgraph.runs.prompted import prompt_of
 
-        subject = self.subject(basis) if subject is None else subject
-        if isinstance(given, str):
-            inputs = input_of(subject, given, None)
-        else:
-            inputs = input_of(subject, None, given) if isinstance(given, int) else given
-        graph = prompt_graph(
-            subject,
-            inputs,
-            integration=integration,
-            baseline=baseline,
-            classes=classes,
-            most_nodes=most_nodes,
-            progress=progress,
-        )
-        return Prompted(self, self.chosen(basis), prune(graph, nodes, edges))
+        return prompt_of(self, given, basis, subject=subject, progress=progress, **options)
+
+    def faithfulness(
+        self,
+        bases: str | Sequence[str] | None = None,
+        *,
+        subject: Subject | None = None,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> Faithfulness:
+        """How much of the network the largest edges of all layer pairs are, basis by basis.
+
+        Args:
+            bases: names; all that the run has if None.
+            subject: what `subject()` gave, so that the network is made once for many questions.
+            progress: told after every circuit; by default bars, on a terminal or in a notebook.
+            **options: fields of `FaithfulnessOptions`: shares, baseline, order, limit, draws,
+                restored, apart, …
+
+        Raises:
+            UsageError: for wrong options, or if the run has no such basis.
+            NumericalError: if a circuit's score is not finite.
+        """
+        from libgraph.runs.faithfulness import faithfulness_of
+
+        return faithfulness_of(self, bases, subject=subject, progress=progress, **options)
 
     def chosen(self, name: str | None) -> str:
         """That basis if the run has it, the main one for None.
@@ -397,92 +393,3 @@ class Run(ABC):
             names = ", ".join(self.basis_names)
             raise UsageError(f"'{self.title}' has no basis '{name}': choose one of {names}.")
         return name or self.basis
-
-
-@dataclass(frozen=True)
-class BasisResult:
-    """What an analysis found in one basis.
-
-    Args:
-        bases: by node layer.
-        edges: interactions, by layer pair.
-        errors: their standard errors; empty where they are exact.
-        graph: with modules and labels.
-        ablation: None without.
-        halves: agreement of modules found on even and on odd samples, if asked for.
-        significance: against rotated networks, if asked for.
-    """
-
-    bases: Bases
-    edges: Edges
-    errors: Edges
-    graph: InteractionGraph
-    ablation: Ablation | None = None
-    halves: float | None = None
-    significance: Significance | None = None
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class ComputedRun(Run):
-    """A run in memory, from `analyze`.
-
-    Args:
-        backend: what was analysed.
-        options: how.
-        results: by name of the basis.
-        metrics: what `metrics.json` holds.
-        directory: where the results were written, if anywhere.
-        of_features: examples of the features of the main basis.
-        survey: lesions of its features and modules, if asked for.
-    """
-
-    backend: Backend
-    options: AnalysisOptions
-    results: Mapping[str, BasisResult]
-    metrics: Metrics
-    directory: Path | None = None
-    of_features: Examples | None = None
-    survey: LesionSurvey | None = None
-
-    def __repr__(self) -> str:
-        main, *beside = (name.upper() for name in self.basis_names)
-        bases = f"{main} beside {', '.join(beside)}" if beside else main
-        return f"<{type(self).__name__} of {self.backend!r}: {bases}>"
-
-    @property
-    def pairs(self) -> tuple[Pair, ...]:
-        """The layer pairs."""
-        return tuple(self.edges())
-
-    @property
-    def partition(self) -> Partition | None:
-        """The modules of the main basis."""
-        return self.graph().partition
-
-    def bases(self, name: str | None = None) -> Bases:
-        """Encoders, decoders and importance by node layer; see `Run.bases`."""
-        return self.results[self.chosen(name)].bases
-
-    def edges(self, name: str | None = None) -> Edges:
-        """All interactions, ``[out, in]``, by layer pair; see `Run.edges`."""
-        return self.results[self.chosen(name)].edges
-
-    def errors(self, name: str | None = None) -> Edges:
-        """Standard errors of the interactions; see `Run.errors`."""
-        return self.results[self.chosen(name)].errors
-
-    def ablation(self, name: str | None = None) -> Ablation | None:
-        """What ablation found; see `Run.ablation`."""
-        return self.results[self.chosen(name)].ablation
-
-    def graph(self, name: str | None = None) -> InteractionGraph:
-        """The graph of a basis, with labels and modules; see `Run.graph`."""
-        return self.results[self.chosen(name)].graph
-
-    def all_examples(self) -> Examples | None:
-        """Examples of all features of the main basis; see `Run.all_examples`."""
-        return self.of_features
-
-    def lesions(self) -> LesionSurvey | None:
-        """Scores without each feature and module; see `Run.lesions`."""
-        return self.survey

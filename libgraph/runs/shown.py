@@ -122,6 +122,14 @@ def print_module(console: Console, run: Run, module: Module) -> None:
     tell(
         console, (f"Module {module.number}", "bold"), f" of {module.basis.upper()}{concept}{share}"
     )
+    survey = run.lesions() if module.basis == run.basis else None
+    if survey is not None and module.number < len(survey.modules):
+        lesion, name = survey.modules[module.number], run.metrics.score.name
+        tell(
+            console,
+            f"{name} {lesion.score:.4g} without it, {survey.score:.4g} with all; random sets of "
+            f"its size lose as much with p = {lesion.p:.2f}.",
+        )
     console.print()
     table = PlainTable(["node layer", "features"])
     for layer, count in module.layers.items():

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from libgraph.backend.options import Shown, TypedOptions
 from libgraph.degeneracy.options import DegeneracyOptions
+from libgraph.interventions.options import FaithfulnessOptions
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph_cli.main import COMMANDS, cli
 from libgraph_cli.options import FieldOption, options_of
@@ -50,7 +51,7 @@ def test_the_list_of_commands_shows_whole_summaries():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_needs_no_more_than_the_options(name):
     heavy = ["torch", "numpy", "scipy", "igraph", "matplotlib", "rich"]
-    if name not in ("analyze", "compare", "degeneracy"):
+    if name not in ("analyze", "compare", "degeneracy", "faithfulness"):
         heavy.append("pydantic")
     out = python(
         "import sys; from libgraph_cli.main import cli\n"
@@ -91,35 +92,42 @@ def test_completion(words, completed):
 
 @pytest.mark.parametrize(
     ("command", "model"),
-    [("analyze", AnalysisOptions), ("compare", AnalysisOptions), ("degeneracy", DegeneracyOptions)],
+    [
+        ("analyze", AnalysisOptions),
+        ("compare", AnalysisOptions),
+        ("degeneracy", DegeneracyOptions),
+        ("faithfulness", FaithfulnessOptions),
+    ],
 )
 def test_flags_are_the_options_of_the_model(command, model):
     made = {p.field: p for p in flags(command).values() if isinstance(p, FieldOption)}
     left_out = {
         "analyze": {"beside", "seeds", "curves", "halves", "draws"},
         "compare": {"beside", "seeds", "curves", "halves", "basis"},
-        "degeneracy": set(),
-    }[command]
+    }.get(command, set())
     assert set(made) == set(model.model_fields) - left_out
     for name, flag in made.items():
         field = model.model_fields[name]
         assert field.description[1:] in flag.help
         if name in ("seed", "dtype", "truncate", "device"):
             assert f"[{field.default}]" in flag.help
+    if command == "faithfulness":
+        return
     assert "[1]" in (made["resolution"] if "resolution" in made else made["radius"]).help
     assert "[what fits, at most 1024]" in made["batch_size"].help
 
 
-@pytest.mark.parametrize("model", [AnalysisOptions, DegeneracyOptions])
+@pytest.mark.parametrize("model", [AnalysisOptions, DegeneracyOptions, FaithfulnessOptions])
 def test_every_option_has_its_heading(model):
     assert sorted(sum(model.groups.values(), ())) == sorted(model.model_fields)
 
 
-@pytest.mark.parametrize("command", ["analyze", "compare", "degeneracy"])
+@pytest.mark.parametrize("command", ["analyze", "compare", "degeneracy", "faithfulness"])
 def test_help_has_headings_and_examples_that_parse(command):
     out = CliRunner().invoke(cli, [command, "--help"]).output
     headings = [line[:-1] for line in out.splitlines() if line.endswith(":") and line[0] != " "]
-    assert headings[-3:] == ["Computing", "Input and output", "Examples"]
+    last = "Samples" if command == "faithfulness" else "Computing"
+    assert headings[-3:] == [last, "Input and output", "Examples"]
     for flag in flags(command).values():
         assert out.count(f"  {flag.opts[0]}") >= 1
     loaded = cli.commands[command].load()

@@ -33,7 +33,7 @@ from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.network.basis import Basis
 from libgraph.report.series_figure import draw_series
-from libgraph.runs.run import ComputedRun
+from libgraph.runs.computed_run import ComputedRun
 from libgraph.runs.saved_run import SavedRun, open_run
 from libgraph_backends.modular_addition.backend import ModularAddition
 

@@ -10,7 +10,7 @@ import pytest
 import libgraph as lg
 from libgraph.comparison.side_by_side import compare_run, compare_runs
 from libgraph.errors import UsageError
-from libgraph.runs.run import ComputedRun
+from libgraph.runs.computed_run import ComputedRun
 from libgraph.runs.saved_run import open_run
 from libgraph_backends.modular_addition.backend import ModularAddition
 

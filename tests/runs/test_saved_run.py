@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import libgraph as lg
 from libgraph.errors import UsageError
 from libgraph.modules.communities import find_communities
-from libgraph.runs.run import ComputedRun
+from libgraph.runs.computed_run import ComputedRun
 from libgraph.runs.saved_run import SavedRun, as_run, open_run
 from libgraph_backends.modular_addition.backend import ModularAddition
 
