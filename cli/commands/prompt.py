@@ -104,7 +104,7 @@ def prompt(
     is told apart from what goes through values.
     """
     from libgraph.errors import UsageError
-    from libgraph.interventions.prompt import expected
+    from libgraph.interventions.prompt_cost import expected
     from libgraph.runs.requests import input_of
     from libgraph.runs.saved_run import open_run
     from libgraph.screen import Screen
@@ -127,7 +127,7 @@ def prompt(
             nodes=nodes,
             edges=edges,
             integration=integration,
-            baseline=baseline,  # type: ignore[arg-type]
+            baseline=baseline,
             classes=list(classes) or most_probable,
             most_nodes=most_nodes,
             basis=basis,

@@ -13,7 +13,7 @@ from libgraph.visible import in_line
 
 if TYPE_CHECKING:
     from libgraph.backend.contract import Json
-    from libgraph.interventions.prompt import Expected
+    from libgraph.interventions.prompt_cost import Expected
     from libgraph.runs.prompted import Prompted
 
 MOST_IN_LAYER = 3

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -178,9 +179,8 @@ class _Passes:
                 active = x.unflatten(0, (-1, size))
                 part = touching.of(begun.to(x.device))
                 positions = self._at_positions(part, layer, active.shape[2])
-                x = part.apply(
-                    active, subject.cast[layer], positions, lambda name=layer: self.donated(name)
-                ).flatten(0, 1)
+                donated = partial(self.donated, layer)
+                x = part.apply(active, subject.cast[layer], positions, donated).flatten(0, 1)
             if x is not None:
                 keep.layer(layer, chosen, begun, x, self.base[place])
         ends = self.base[-1].repeat(count, 1, 1).unflatten(0, (count, size))

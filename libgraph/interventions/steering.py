@@ -6,7 +6,6 @@ probable token, or with one drawn at a temperature, with the same draws with and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,11 +64,10 @@ def steer(
     Raises:
         UsageError: if there is no such feature or position, or outputs do not continue inputs.
     """
-    first = torch.stack(_probabilities(subject, intervention, inputs, inputs))
+    probabilities = first = _probabilities(subject, intervention, inputs, inputs)
     chosen: tuple[list[int], list[int]] = ([], [])
     texts = [inputs, inputs]
     generator = torch.Generator().manual_seed(seed)
-    probabilities: Sequence[Tensor] = first
     for step in range(tokens):
         progress("continuation", step, tokens)
         if step:

@@ -71,9 +71,13 @@ class Subject:
     @cached_property
     def cast(self) -> Mapping[str, Basis]:
         """Bases in the precision and on the device of the data."""
-        like = {"dtype": self.data.dtype, "device": torch.device(self.data.device)}
+        dtype, device = self.data.dtype, torch.device(self.data.device)
         return {
-            name: replace(basis, encoder=basis.encoder.to(**like), decoder=basis.decoder.to(**like))
+            name: replace(
+                basis,
+                encoder=basis.encoder.to(device, dtype),
+                decoder=basis.decoder.to(device, dtype),
+            )
             for name, basis in self.bases.items()
             if name in self.layers
         }

@@ -246,7 +246,7 @@ def print_survey(console: Console, survey: LesionSurvey, metrics: Metrics) -> No
 
 def survey_tables(survey: LesionSurvey, metrics: Metrics) -> dict[str, PlainTable]:
     """The same by their headings."""
-    name, modules = metrics.score.name, metrics.modules.table
+    name, modules = metrics.score.name, metrics.bases[metrics.modules.basis].modules.table
     lesions = plain_table("without module", name, "random sets of its size", "p")
     for number, module in enumerate(survey.modules):
         concept = modules[number].concept if number < len(modules) else None

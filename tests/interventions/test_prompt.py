@@ -7,7 +7,8 @@ from torch.testing import assert_close as _assert_close
 import libgraph as lg
 from libgraph.errors import UsageError
 from libgraph.interventions.influence import prune, shares, with_influence
-from libgraph.interventions.prompt import expected, prompt_graph
+from libgraph.interventions.prompt import prompt_graph
+from libgraph.interventions.prompt_cost import expected
 from libgraph.sections.holding import attends, patterns_held
 from libgraph.sections.quadrature import Quadrature
 

@@ -12,6 +12,7 @@ from string import Template
 from libgraph.errors import UsageError
 from libgraph.files.atomic import writing
 from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.interventions.survey import LesionSurvey
 from libgraph.report.page.contents import Values, contents, graph_contents, shown_graph
 from libgraph.report.page.figures import (
     COLOURED,
@@ -84,7 +85,7 @@ def page_of_run(run: Run, title: str | None = None) -> str:
     graphs = {name: shown_graph(run, name) for name in run.basis_names}
     score = run.metrics.score
     return _page(
-        contents(run, graphs),
+        {**contents(run, graphs), "lesions": _lesions(run.lesions())},
         graphs,
         title or f"{run.metrics.backend}: {run.basis.upper()}",
         f"test {score.name} {score.test:.4f} · ",
@@ -94,7 +95,19 @@ def page_of_run(run: Run, title: str | None = None) -> str:
 
 def page_of_graph(graph: InteractionGraph, title: str) -> str:
     """The page of a graph alone as a text; see `write_page`."""
-    return _page(graph_contents(graph, title), {"graph": graph}, title, "", "")
+    values = {**graph_contents(graph, title), "lesions": None}
+    return _page(values, {"graph": graph}, title, "", "")
+
+
+def _lesions(survey: LesionSurvey | None) -> dict[str, object] | None:
+    """Scores without each feature and each module of the main basis."""
+    if survey is None:
+        return None
+    return {
+        "score": survey.score,
+        "features": {name: list(scores) for name, scores in survey.features.items()},
+        "modules": [{"score": module.score, "p": module.p} for module in survey.modules],
+    }
 
 
 def _page(
