@@ -70,9 +70,13 @@ def find_examples(workload: Workload, bases: Bases, progress: Progress) -> Examp
     data = workload.data("train", most=pool)
     for number, batch in enumerate(data):
         progress("examples", number, len(data))
+        features = dict(_features(network, bases, batch.inputs))
+        # Positions of other samples are others, where samples differ in length.
+        if any(f.shape[1] != lengths[name] for name, f in features.items()):
+            continue
         inputs.append(batch.inputs)
-        for name, features in _features(network, bases, batch.inputs):
-            kept[name].append(features.float().cpu())
+        for name, f in features.items():
+            kept[name].append(f.float().cpu())
     progress("examples", len(data), len(data))
     samples = sum(map(len, inputs))
     strongest = {name: _strongest(torch.cat(kept[name])) for name in rotated}
