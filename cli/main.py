@@ -22,6 +22,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAP
 
 
 COMMANDS = {
+    "ablate": "Switch FEATURES of RUN off, such as ln2.0/5, and see what the model loses.",
     "analyze": "Find the features of BACKEND's model, their interactions and their modules.",
     "backends": "List the installed backends, or the options of one.",
     "communities": "Find the modules of RUN again, or of a graph file.",
@@ -30,7 +31,9 @@ COMMANDS = {
     "diff": "Compare finished RUNs in detail: checkpoints, seeds, or two bases.",
     "export": "Write the graph of RUN, or of a graph file, for other programs.",
     "faithfulness": "Measure how much of RUN's network its largest interactions do alone.",
+    "prompt": "Show what made RUN's model say what it says of one TEXT, feature by feature.",
     "show": "Show a feature of RUN, such as ln2.0/5: what feeds it, and where it leads.",
+    "steer": "Change features of RUN while its model reads one input, and see what it says.",
     "train": "Train the model of BACKEND from scratch.",
     "view": "Open the page of RUN, report.html, in the browser; writes it if there is none.",
 }

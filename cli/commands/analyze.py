@@ -57,7 +57,7 @@ def analyze(
     from libgraph.analysis.analysis import analyze as analyze_model
     from libgraph.report.graph_files import graph_title
     from libgraph.report.graph_picture import draw
-    from libgraph.runs.tables import print_metrics
+    from libgraph.runs.tables import print_metrics, print_survey
     from libgraph.screen import Screen
 
     check_figure(figure, max_features)
@@ -72,6 +72,9 @@ def analyze(
         click.echo(run.metrics.text())
     else:
         print_metrics(screen, run.metrics)
+        survey = run.lesions()
+        if survey is not None:
+            print_survey(screen, survey, run.metrics)
         screen.say(f"Written to {run.directory}: open report.html, or graph.graphml in Gephi.")
     if figure is not None:
         title = graph_title(run.metrics.backend, run.basis)

@@ -36,6 +36,8 @@ from libgraph.edges.score import Scoring
 from libgraph.errors import NumericalError
 from libgraph.files.run_directory import RunDirectory
 from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.interventions.subject import Subject
+from libgraph.interventions.survey import LesionSurvey, survey_lesions
 from libgraph.modules.significance import Significance
 from libgraph.network.basis import Bases
 from libgraph.pipeline.options import AnalysisOptions
@@ -134,6 +136,7 @@ class _Analysis:
         examples = self.runner.run(stages.examples, partial(self._examples, bases))
         halves = self._halves(stages, bases, graphs)
         significance = self._significance(stages)
+        survey = self._lesions(stages, bases, graphs)
         results = {
             name: BasisResult(
                 bases[name],
@@ -148,7 +151,7 @@ class _Analysis:
         }
         metrics = run_metrics(self.backend, self.options, results, score, self.runner.seconds)
         path = self.directory.path if self.directory else None
-        run = ComputedRun(self.backend, self.options, results, metrics, path, examples)
+        run = ComputedRun(self.backend, self.options, results, metrics, path, examples, survey)
         if self.directory is not None:
             self._export(run, self.directory)
         return run
@@ -184,6 +187,31 @@ class _Analysis:
                 stages.significance, self._against_rotations
             )
         return significance
+
+    def _lesions(
+        self,
+        stages: AnalysisStages,
+        bases: Mapping[str, Bases],
+        graphs: Mapping[str, InteractionGraph],
+    ) -> LesionSurvey | None:
+        """Every feature and module of the main basis switched off, if asked for."""
+        if stages.lesions is None:
+            return None
+        main, dtype = self.options.main, self.options.score_dtype
+
+        def survey() -> LesionSurvey:
+            subject = Subject(
+                self.scoring.network,
+                self.backend,
+                bases[main],
+                self.scoring.data,
+                self.workload.data("train", dtype),
+            )
+            return survey_lesions(
+                subject, graphs[main], seed=self.options.seed, progress=self.progress
+            )
+
+        return self.runner.run(stages.lesions, survey)
 
     # What the stages work on
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from libgraph.edges.interactions import Interactions
 from libgraph.errors import UsageError
 from libgraph.files.atomic import read_json, write_json
 from libgraph.graph.arrays import Pair
+from libgraph.interventions.survey import SURVEYED, LesionSurvey
 from libgraph.modules.significance import Significance
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
@@ -24,7 +25,7 @@ from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.passes import Passes
 from libgraph.pipeline.stages import Stage
 from libgraph.runs.examples import Examples, load_examples, save_examples
-from libgraph.runs.run import EXAMPLES, Ablation
+from libgraph.runs.run import EXAMPLES, LESIONS, Ablation
 from libgraph.runs.stored import (
     load_ablation,
     load_bases,
@@ -50,6 +51,10 @@ TRIALS = 16
 """Numbers of edges that a bisection tries, and powers of two besides; each runs on to the end."""
 
 
+LESION_TRIALS = 100
+"""Features of a node layer and random sets of modules that are switched off: what is usual."""
+
+
 NODE_TRIALS = 36
 """Numbers of features that node ablation tries at every node layer."""
 
@@ -66,6 +71,7 @@ class AnalysisStages:
         examples: of the features of the main basis.
         halves: interactions on even and on odd samples, if asked for.
         significance: against rotated networks, if asked for.
+        lesions: of every feature and module of the main basis, if asked for.
     """
 
     methods: Mapping[str, BasisMethod]
@@ -75,6 +81,7 @@ class AnalysisStages:
     examples: Stage[Examples]
     halves: Stage[Interactions] | None
     significance: Stage[Significance] | None
+    lesions: Stage[LesionSurvey] | None
 
     def __iter__(self) -> Iterator[Stage[Any]]:
         yield self.bases
@@ -85,6 +92,8 @@ class AnalysisStages:
             yield self.halves
         if self.significance is not None:
             yield self.significance
+        if self.lesions is not None:
+            yield self.lesions
 
     @classmethod
     def of(cls, options: AnalysisOptions, network: Network) -> AnalysisStages:
@@ -99,14 +108,16 @@ class AnalysisStages:
         bases = _bases(methods, options, network)
         interactions = _interactions(bases, list(methods), pairs, options)
         names = list(methods) if options.ablate else []
+        ablation = {name: _ablation(interactions, name, pairs, options) for name in names}
         return cls(
             methods,
             bases,
             interactions,
-            {name: _ablation(interactions, name, pairs, options) for name in names},
+            ablation,
             _examples(bases),
             _halves(bases, list(methods), pairs, options) if options.halves else None,
             _significance(methods, options) if options.draws else None,
+            _lesions([interactions, *ablation.values()]) if options.lesions else None,
         )
 
 
@@ -179,6 +190,22 @@ def _examples(bases: Stage[dict[str, Bases]]) -> Stage[Examples]:
     # What is seen of samples depends on the backend and its options, as everything does.
     return Stage(
         "examples", EXAMPLES, save_examples, load_examples, reads=("basis",), after=(bases,)
+    )
+
+
+def _lesions(after: Sequence[Stage[Any]]) -> Stage[LesionSurvey]:
+    # Modules are found anew where edges, ε, or how they are looked for have changed.
+    def cost(passes: Passes) -> dict[str, float]:
+        return {"lesions": passes.behind * min(passes.samples["test"], SURVEYED) * LESION_TRIALS}
+
+    return Stage(
+        "lesions",
+        LESIONS,
+        lambda path, survey: survey.write(path),
+        LesionSurvey.read,
+        reads=("basis", "objective", "resolution", "seeds", "seed", "score_dtype"),
+        after=tuple(after),
+        cost=cost,
     )
 
 

@@ -85,6 +85,7 @@ def intervene(
     inputs: Tensor | None = None,
     *,
     outputs: bool = False,
+    watched: bool = True,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Intervened:
@@ -95,6 +96,7 @@ def intervene(
         interventions: what is done.
         inputs: raw inputs of samples of one's own, which have no score; the subject's data if None.
         outputs: whether to keep what the network puts out.
+        watched: whether to take down how far later features move.
         seed: of which samples give the values that are resampled.
         progress: told after every batch.
 
@@ -105,6 +107,7 @@ def intervene(
     check_interventions(subject, interventions)
     batches = subject.data if inputs is None else [Batch(inputs, inputs)]
     keep = _Keep(subject, len(interventions), outputs=outputs, scored=inputs is None)
+    keep.watched = watched
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         progress("interventions", 0, len(batches))
@@ -217,6 +220,7 @@ class _Keep:
     def __init__(self, subject: Subject, many: int, *, outputs: bool, scored: bool) -> None:
         self.subject, self.outputs, self.scored = subject, outputs, scored
         self.many = many
+        self.watched = True
         self.base_scores: list[Tensor] = []
         self.base_outputs: list[Tensor] = []
         self.scores: list[Tensor] = []
@@ -247,6 +251,8 @@ class _Keep:
 
     def layer(self, layer: str, chosen: slice, begun: Tensor, x: Tensor, base: Tensor) -> None:
         """Changes of features of the interventions that have begun."""
+        if not self.watched:
+            return
         encoder = self.subject.cast[layer].encoder
         change = (x.unflatten(0, (-1, len(base))) - base) @ encoder
         mean = change.sum((1, 2), dtype=torch.float64)

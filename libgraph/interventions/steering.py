@@ -1,4 +1,4 @@
-"""Steering: what a network puts out for one input when features are changed, and what it goes on to.
+"""Steering: what a network says of one input when features are changed, and how it goes on.
 
 Probabilities are softmax of the backend's logits at the last position. A text goes on with the most
 probable token, or with one drawn at a temperature, with the same draws with and without.
@@ -91,10 +91,8 @@ def _probabilities(
     with torch.no_grad():
         plain = subject.network(base)
     changed = intervene(subject, [intervention], steered, outputs=True).outputs
-    assert changed is not None
-    return [
-        subject.logits(outputs)[0, -1].double().softmax(-1).cpu() for outputs in (plain, changed[0])
-    ]
+    both = [plain] if changed is None else [plain, changed[0]]
+    return [subject.logits(outputs)[0, -1].double().softmax(-1).cpu() for outputs in both]
 
 
 def _choice(probabilities: Float[Tensor, " c"], temperature: float, draw: Tensor) -> int:

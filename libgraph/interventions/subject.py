@@ -117,6 +117,23 @@ class Subject:
         return usual
 
     @cached_property
+    def mean_activations(self) -> Mapping[str, Float[Tensor, "s d"]]:
+        """Mean activation of every position at each node layer, over the reference."""
+
+        def measure(batch: Batch) -> Sums:
+            activations = self.network.activations(batch.inputs)
+            sums = {
+                name: x.double().sum(0) for name, x in zip(self.layers, activations, strict=True)
+            }
+            return {**sums, "count": torch.tensor(float(len(batch.inputs)))}
+
+        sums = accumulate(self.reference, measure)
+        return {
+            name: (sums[name] / sums["count"].to(sums[name])).to(self.data.dtype)
+            for name in self.layers
+        }
+
+    @cached_property
     def donors(self) -> Tensor:
         """Raw inputs that resampled values come from: the first of the reference."""
         return next(iter(replace(self.reference, batch_size=MOST_DONORS, limit=MOST_DONORS))).inputs
@@ -135,11 +152,20 @@ class Subject:
         """What the backend makes of outputs: one number for each class or token."""
         return self.backend.logits(outputs)[..., : self.classes(outputs.shape[-1])]
 
+    @property
+    def continues(self) -> bool:
+        """Whether outputs continue inputs, as with language models."""
+        return type(self.backend).continued is not Backend.continued
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether logits are something else than outputs."""
+        return type(self.backend).logits is not Backend.logits
+
     def classes(self, size: int) -> int | None:
         """How many of so many outputs are classes: none of them is the constant."""
-        layer = self.network.node_layers[-1]
-        given = type(self.backend).logits is not Backend.logits
-        return None if given or not layer.constant else size - 1
+        constant = self.network.node_layers[-1].constant
+        return size - 1 if constant and not self.has_logits else None
 
     def class_names(self, numbers: Sequence[int]) -> list[str]:
         """What these classes or tokens are called, their numbers where they have no name."""

@@ -108,7 +108,7 @@ class AnalysisOptions(ComputingOptions):
         "Interactions": ("integration", "signs"),
         "Modules": ("objective", "resolution", "seeds"),
         "Ablations": ("ablate", "tolerances", "score_dtype", "curves"),
-        "Checks": ("halves", "draws"),
+        "Checks": ("halves", "draws", "lesions"),
         "Sparse basis": ("sparse_features", "sparse_power", "sparse_steps", "sparse_starts"),
         "Computing": COMPUTING,
     }
@@ -146,6 +146,9 @@ class AnalysisOptions(ComputingOptions):
     )
     curves: bool = Field(False, description="try powers of two as well when edges are ablated")
     halves: bool = Field(False, description="compare modules of even and of odd samples")
+    lesions: bool = Field(
+        False, description="switch off every feature and every module, and test the edges"
+    )
     draws: int = Field(
         0, ge=0, description="rotated networks that tell modules from chance; 0: none"
     )

@@ -59,12 +59,19 @@ def write_attribution(graph: InteractionGraph, path: str | Path, titles: Titles)
         UsageError: If a file cannot be written.
     """
     check_graph(graph)
-    path = Path(path)
-    document = attribution(graph, titles)
-    metadata = document["metadata"]
-    listed = _listed(path.parent / METADATA, titles.slug)
+    write_listed(attribution(graph, titles), Path(path), titles.slug)
+
+
+def write_listed(document: dict[str, Json], path: Path, slug: str) -> None:
+    """Write a document, and name it in the list of its folder.
+
+    Raises:
+        DataError: If the folder has a list of graphs that cannot be read.
+        UsageError: If a file cannot be written.
+    """
+    listed = _listed(path.parent / METADATA, slug)
     _write(path, document)
-    _write(path.parent / METADATA, {"graphs": [*listed, metadata]})
+    _write(path.parent / METADATA, {"graphs": [*listed, document["metadata"]]})
 
 
 def attribution(graph: InteractionGraph, titles: Titles) -> dict[str, Json]:
@@ -87,7 +94,7 @@ def attribution(graph: InteractionGraph, titles: Titles) -> dict[str, Json]:
             nodes.append(
                 {
                     "node_id": keys[layer.name][index],
-                    "feature": _cantor(place, index),
+                    "feature": cantor(place, index),
                     "layer": str(place),
                     "ctx_idx": module if module >= 0 else count,
                     "feature_type": LOGIT if is_output else FEATURE,
@@ -197,7 +204,8 @@ def _influence(graph: InteractionGraph) -> dict[str, list[float]]:
     return {layer.name: part.tolist() for layer, part in zip(graph.layers, parts, strict=True)}
 
 
-def _cantor(x: int, y: int) -> int:
+def cantor(x: int, y: int) -> int:
+    """One number for a pair, as front ends make it of layer and feature."""
     return (x + y) * (x + y + 1) // 2 + y
 
 

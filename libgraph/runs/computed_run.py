@@ -19,6 +19,7 @@ from libgraph.runs.metrics import Metrics
 from libgraph.runs.run import Ablation, Run
 
 if TYPE_CHECKING:
+    from libgraph.interventions.survey import LesionSurvey
     from libgraph.runs.examples import Examples
 
 
@@ -56,6 +57,7 @@ class ComputedRun(Run):
         metrics: what `metrics.json` holds.
         directory: where the results were written, if anywhere.
         of_features: examples of the features of the main basis.
+        survey: lesions of its features and modules, if asked for.
     """
 
     backend: Backend
@@ -64,6 +66,7 @@ class ComputedRun(Run):
     metrics: Metrics
     directory: Path | None = None
     of_features: Examples | None = None
+    survey: LesionSurvey | None = None
 
     def __repr__(self) -> str:
         main, *beside = (name.upper() for name in self.basis_names)
@@ -103,3 +106,7 @@ class ComputedRun(Run):
     def all_examples(self) -> Examples | None:
         """Examples of all features of the main basis; see `Run.all_examples`."""
         return self.of_features
+
+    def lesions(self) -> LesionSurvey | None:
+        """Scores without each feature and module; see `Run.lesions`."""
+        return self.survey

@@ -1,4 +1,4 @@
-"""What people write for an intervention: `ln2.0/5=2x`, `module:3=0`, `ln2.0/5+=1.5`, `ln2.0/5=mean`.
+"""What people write for an intervention: `ln2.0/5=2x`, `module:3=0`, `ln2.0/5+=1.5`, `…=mean`.
 
 What stands before the sign is a feature or a module; without a sign it is put to its mean.
 """
@@ -8,8 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from libgraph.errors import UsageError
 from libgraph.interventions.changes import HOWS, VALUED, Change, How, Intervention
+from libgraph.interventions.subject import Subject
 from libgraph.runs.feature import graph_once
 from libgraph.runs.run import Run
 from libgraph.runs.subject import changes_of
@@ -68,3 +71,38 @@ def intervention_of(
         name, chosen, value = read_request(text, how)
         changes += changes_of(graph, name, chosen, value, positions)
     return Intervention(" + ".join(texts), tuple(changes))
+
+
+def positions_of(text: str | None) -> tuple[int, ...] | None:
+    """Positions from `3`, `0,2,-1` or None, which is all.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"'{text}' are no positions: write such as 3 or 0,2,-1.") from None
+
+
+def input_of(subject: Subject, text: str | None, sample: int | None) -> Tensor:
+    """Raw inputs of one sample: of a text, or of the subject's data by its number.
+
+    Raises:
+        UsageError: if neither is given, or both, or there is no such sample.
+    """
+    if (text is None) == (sample is None):
+        raise UsageError("Give a text, or the number of a sample: one of both.")
+    if text is not None:
+        inputs: Tensor = subject.backend.inputs_of(text).to(subject.data.device)
+        return inputs
+    number, seen = sample or 0, 0
+    for batch in subject.data:
+        if number < seen + len(batch.inputs):
+            return batch.inputs[number - seen : number - seen + 1]
+        seen += len(batch.inputs)
+    raise UsageError(
+        f"There is no sample {sample}: the {subject.data.split} split has {seen}, from 0 on."
+    )

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from libgraph.backend.contract import Backend, Split
 from libgraph.edges.edge_ablation import EdgeAblation
@@ -33,15 +33,21 @@ if TYPE_CHECKING:
     from libgraph.interventions.changes import How
     from libgraph.interventions.intervene import Intervened
     from libgraph.interventions.subject import Subject
+    from libgraph.interventions.survey import LesionSurvey
     from libgraph.progress import Progress
     from libgraph.runs.examples import Example, Examples
     from libgraph.runs.faithfulness import Faithfulness
     from libgraph.runs.feature import Feature, Module
+    from libgraph.runs.prompted import Prompted
     from libgraph.runs.subject import Target, Values
 
 
 EXAMPLES = "examples.safetensors"
 """File of a run in which examples are."""
+
+
+LESIONS = "lesions.json"
+"""File of a run in which the lesions of features and modules are."""
 
 
 def arrow(pair: Pair) -> str:
@@ -195,6 +201,10 @@ class Run(ABC):
     def all_examples(self) -> Examples | None:
         """Examples of all features of the main basis; None for a run of an earlier version."""
 
+    @abstractmethod
+    def lesions(self) -> LesionSurvey | None:
+        """Scores without each feature and module; None where they were not asked for."""
+
     def examples(self, feature: str) -> list[Example]:
         """Samples that drive a feature of the main basis most, and some that do not.
 
@@ -322,6 +332,31 @@ class Run(ABC):
         interventions = interventions_of(self, what, how, positions)
         subject = self.subject() if subject is None else subject
         return intervene(subject, interventions, inputs, outputs=outputs, seed=seed)
+
+    def prompt(
+        self,
+        given: str | int | Tensor,
+        *,
+        basis: str | None = None,
+        subject: Subject | None = None,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Prompted:
+        """The graph of one input: features at positions, and what they add to each other.
+
+        Args:
+            given: a text, the number of a sample of the test split, or raw inputs of one sample.
+            basis: whose features.
+            subject: what `subject()` gave, so that the network is made once for many questions.
+            progress: told after each section; by default bars, on a terminal or in a notebook.
+            **options: of `prompt_of`: nodes, edges, integration, baseline, classes, most_nodes.
+
+        Raises:
+            UsageError: if there is no such sample, class or rule, or a share is not in (0, 1].
+        """
+        from libgraph.runs.prompted import prompt_of
+
+        return prompt_of(self, given, basis, subject=subject, progress=progress, **options)
 
     def faithfulness(
         self,

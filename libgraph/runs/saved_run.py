@@ -24,10 +24,11 @@ from libgraph.graph.arrays import Pair
 from libgraph.graph.graph_json import graph_from_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
+from libgraph.interventions.survey import LesionSurvey
 from libgraph.network.basis import Bases, Basis
 from libgraph.runs.examples import Examples, load_examples
 from libgraph.runs.metrics import Metrics
-from libgraph.runs.run import EXAMPLES, Ablation, Run, arrow
+from libgraph.runs.run import EXAMPLES, LESIONS, Ablation, Run, arrow
 from libgraph.runs.stored import ERROR, PARTS, load_ablation
 
 
@@ -130,6 +131,11 @@ class SavedRun(Run):
             return load_examples(self.directory / EXAMPLES)
         except (UsageError, KeyError, TypeError, ValueError) as error:
             raise self._damaged(EXAMPLES, str(error)) from None
+
+    def lesions(self) -> LesionSurvey | None:
+        """Scores without each feature and module; see `Run.lesions`."""
+        path = self.directory / LESIONS
+        return LesionSurvey.read(path) if path.is_file() else None
 
     def graph(self, name: str | None = None) -> InteractionGraph:
         """The graph of a basis, with all edges and ε; labels and modules of the main basis alone.

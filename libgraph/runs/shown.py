@@ -8,6 +8,7 @@ from rich.console import Console
 
 from libgraph.backend.contract import Json
 from libgraph.errors import UsageError
+from libgraph.interventions.survey import LesionSurvey
 from libgraph.runs.examples import Example, shown_text
 from libgraph.runs.feature import TOP, Feature, Link, Module, graph_once
 from libgraph.runs.run import Run
@@ -71,7 +72,23 @@ def _facts(feature: Feature) -> list[str]:
             f"{name} {scores.score_with:.4g} with the first {scores.features_with} features of "
             f"its layer, {scores.score_without:.4g} with {scores.features_without}"
         )
+    facts += _lesion(feature)
     return facts
+
+
+def _lesion(feature: Feature) -> list[str]:
+    """What the score is without the feature alone, where that was measured."""
+    survey = feature.run.lesions() if feature.basis == feature.run.basis else None
+    score = None if survey is None else _without(survey, feature)
+    if survey is None or score is None:
+        return []
+    name = feature.run.metrics.score.name
+    return [f"{name} {score:.4g} without it alone, {survey.score:.4g} with all"]
+
+
+def _without(survey: LesionSurvey, feature: Feature) -> float | None:
+    scores = survey.features.get(feature.layer.name)
+    return None if scores is None else scores[feature.index]
 
 
 def _links(links: Sequence[Link]) -> PlainTable:
@@ -105,6 +122,14 @@ def print_module(console: Console, run: Run, module: Module) -> None:
     tell(
         console, (f"Module {module.number}", "bold"), f" of {module.basis.upper()}{concept}{share}"
     )
+    survey = run.lesions() if module.basis == run.basis else None
+    if survey is not None and module.number < len(survey.modules):
+        lesion, name = survey.modules[module.number], run.metrics.score.name
+        tell(
+            console,
+            f"{name} {lesion.score:.4g} without it, {survey.score:.4g} with all; random sets of "
+            f"its size lose as much with p = {lesion.p:.2f}.",
+        )
     console.print()
     table = PlainTable(["node layer", "features"])
     for layer, count in module.layers.items():
@@ -166,11 +191,20 @@ def feature_values(feature: Feature, top: int = TOP) -> dict[str, Json]:
         "module": feature.module if feature.module >= 0 else None,
         "position_share": feature.position_share,
         "ablation": None if scores is None else scores._asdict(),
+        "lesion": _lesion_values(feature),
         "effects": [effect._asdict() for effect in feature.effects()],
         "inputs": [link._asdict() for link in feature.inputs(top)],
         "outputs": [link._asdict() for link in feature.outputs(top)],
         "examples": None if found is None else [_example_values(each) for each in found],
     }
+
+
+def _lesion_values(feature: Feature) -> dict[str, Json] | None:
+    survey = feature.run.lesions() if feature.basis == feature.run.basis else None
+    if survey is None or feature.layer.name not in survey.features:
+        return None
+    score = survey.features[feature.layer.name][feature.index]
+    return {"score": survey.score, "without": score, "samples": survey.samples}
 
 
 def _example_values(example: Example) -> dict[str, Json]:

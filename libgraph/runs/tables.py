@@ -10,6 +10,7 @@ from io import StringIO
 
 from rich.console import Console
 
+from libgraph.interventions.survey import LesionSurvey
 from libgraph.runs.metrics import Metrics, ModulesFigures
 from libgraph.screen import PlainTable, Screen, show, tell
 from libgraph.visible import in_line
@@ -235,3 +236,34 @@ def _side_by_side(values: Iterable[str]) -> str:
 
 def _count(number: int | None) -> str:
     return "more" if number is None else str(number)
+
+
+def print_survey(console: Console, survey: LesionSurvey, metrics: Metrics) -> None:
+    """Print what the score is without each module, and how far edges predict."""
+    for title, table in survey_tables(survey, metrics).items():
+        print_table(console, title, table)
+
+
+def survey_tables(survey: LesionSurvey, metrics: Metrics) -> dict[str, PlainTable]:
+    """The same by their headings."""
+    name, modules = metrics.score.name, metrics.modules.table
+    lesions = plain_table("without module", name, "random sets of its size", "p")
+    for number, module in enumerate(survey.modules):
+        concept = modules[number].concept if number < len(modules) else None
+        mean = sum(module.random) / max(len(module.random), 1)
+        lesions.add_row(
+            str(number) if concept is None else f"{number} ({concept})",
+            f"{module.score:.4g}",
+            f"{mean:.4g}",
+            f"{module.p:.2f}",
+        )
+    lesions.caption = (
+        f"The whole model: {survey.score:.4g}, on {survey.samples} samples of the test split. "
+        "p: share of random sets that lose as much."
+    )
+    predicted = plain_table("edges", "R²")
+    for pair, share in survey.predicted.items():
+        predicted.add_row(_pair(pair), "-" if share is None else f"{share:.3f}")
+    predicted.caption = "Of what happens in the next layer where one feature goes to its mean."
+    tables = {"Modules switched off": lesions} if survey.modules else {}
+    return {**tables, "What edges predict": predicted}

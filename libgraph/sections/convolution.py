@@ -19,7 +19,7 @@ from libgraph.sections.chunks import chunks
 from libgraph.sections.closed_form import ClosedForm
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Seen
-from libgraph.sections.skip_mlp import average_slopes
+from libgraph.sections.skip_mlp import average_slopes, slopes_between
 from libgraph.sections.unchanging import unchanging
 
 Part = tuple[Tensor | slice, Tensor, Tensor, Tensor]
@@ -157,12 +157,27 @@ class Convolution(ClosedForm):
 
     def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
         """Tangents in the window times S_δ + A_δ diag(d_t) B, summed over offsets."""
-        slopes = self._slopes(x, Quadrature.gradient()).unsqueeze(1)
+        return self._linear(self._slopes(x, Quadrature.gradient()))
+
+    def linearize_between(
+        self,
+        start: Float[Tensor, "n s d_in"],
+        x: Float[Tensor, "n s d_in"],
+        quadrature: Quadrature,
+    ) -> LinearMap:
+        """Of a path it is exact whatever the rule: pre-activations are linear along it."""
+        if quadrature.points == (1.0,):
+            return self.linearize(x)
+        ends = (self._hidden(start), self._hidden(x))
+        return self._linear(slopes_between(self.activation, *ends, quadrature))
+
+    def _linear(self, slopes: Float[Tensor, "n t d_hidden"]) -> LinearMap:
+        by_sample = slopes.unsqueeze(1)
         skip, inner = self.skip.flatten(0, 1), self.inner.flatten(0, 1)
 
         def linear(tangents: Tensor) -> Tensor:
             read = self._read(tangents)
-            return read @ skip + (read @ inner * slopes) @ self.outer
+            return read @ skip + (read @ inner * by_sample) @ self.outer
 
         return linear
 
@@ -239,9 +254,12 @@ class Convolution(ClosedForm):
         self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature
     ) -> Float[Tensor, "n t d_hidden"]:
         """∫dα φ'(α h_t) with h_t = Σ_δ x_{r(t,δ)} A_δ."""
+        return average_slopes(self.activation, self._hidden(x), quadrature)
+
+    def _hidden(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_hidden"]:
+        """h_t."""
         inner = self.inner.flatten(0, 1)
-        hidden = torch.cat([self._read(x[samples]) @ inner for samples in self._chunks(x)])
-        return average_slopes(self.activation, hidden, quadrature)
+        return torch.cat([self._read(x[samples]) @ inner for samples in self._chunks(x)])
 
 
 def _contract(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from libgraph.sections import autodiff
 from libgraph.sections.chunks import chunks
 from libgraph.sections.estimate import Estimate
+from libgraph.sections.holding import attends, patterns_held
 from libgraph.sections.kept_inputs import KeptInputs, sort_masks
 from libgraph.sections.quadrature import Quadrature
 
@@ -37,6 +38,12 @@ Effects = Callable[[Tensor, Seen], Tensor]
 Watcher = Callable[["Section", str, Tensor, Tensor], Tensor]
 """Told of a section, the name of a weight, what was multiplied and what came out; what it returns
 goes on in place of that."""
+
+
+Reach = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+"""Positions `(m)` and steps of the activation there `(m, d_in)` to what each does to all outputs
+`(m, t, d_out)`, and to the part of that which moves attention patterns; None where nothing attends.
+"""
 
 
 class Section(nn.Module, ABC):
@@ -100,6 +107,47 @@ class Section(nn.Module, ABC):
         all positions do and the section is positionwise.
         """
         return autodiff.linearize(self, x)
+
+    def linearize_between(
+        self,
+        start: Float[Tensor, "n s d_in"],
+        x: Float[Tensor, "n s d_in"],
+        quadrature: Quadrature,
+    ) -> LinearMap:
+        """The derivative averaged along the straight path from `start` to `x`; see `linearize`.
+
+        Tangents x − start come out as the change of the output, as far as the rule is exact.
+        """
+        path = [
+            (weight, self.linearize(start + point * (x - start)))
+            for point, weight in zip(quadrature.points, quadrature.weights, strict=True)
+        ]
+        return lambda tangents: reduce(torch.add, (w * linear(tangents) for w, linear in path))
+
+    def reach(
+        self,
+        start: Float[Tensor, "1 s d_in"],
+        x: Float[Tensor, "1 s d_in"],
+        quadrature: Quadrature,
+    ) -> Reach:
+        """What steps at single positions do, to first order along the path to `x`; see `Reach`.
+
+        The first part is of everything but patterns, so that both add up to the derivative.
+        """
+        linear = self.linearize_between(start, x, quadrature)
+        attending = attends(self)
+
+        def reach(positions: Tensor, steps: Tensor) -> tuple[Tensor, Tensor | None]:
+            tangents = x.new_zeros(1, len(steps), *x.shape[1:])
+            tangents[0, torch.arange(len(steps), device=x.device), positions] = steps
+            effect = linear(tangents)[0]
+            if not attending:
+                return effect, None
+            with patterns_held(self):
+                through = linear(tangents)[0]
+            return through, effect - through
+
+        return reach
 
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
         """Sum over the batch of Σ_ts J_ts J_tsᵀ, J_ts = ∂y_t/∂x_s as a `(d_in, d_out)` matrix.

@@ -19,7 +19,7 @@ from libgraph.sections.chunks import chunk_length
 from libgraph.sections.closed_form import SignedForm
 from libgraph.sections.kept_inputs import KeptInputs, growing_products
 from libgraph.sections.quadrature import Quadrature
-from libgraph.sections.section import Effects, LinearMap, Seen
+from libgraph.sections.section import Effects, LinearMap, Section, Seen
 from libgraph.sections.unchanging import unchanging
 
 
@@ -118,8 +118,24 @@ class SkipMLP(SignedForm):
 
     def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
         """Tangents times S + A diag(d) B."""
-        slopes = self._slopes(x, Quadrature.gradient()).unflatten(0, x.shape[:2]).unsqueeze(1)
-        return lambda tangents: ((tangents @ self._in) * slopes) @ self._out + tangents @ self.skip
+        return self._linear(self._slopes(x, Quadrature.gradient()).unflatten(0, x.shape[:2]))
+
+    def linearize_between(
+        self,
+        start: Float[Tensor, "n s d_in"],
+        x: Float[Tensor, "n s d_in"],
+        quadrature: Quadrature,
+    ) -> LinearMap:
+        """Of a path it is exact whatever the rule: pre-activations are linear along it."""
+        if quadrature.points == (1.0,):
+            return self.linearize(x)
+        return self._linear(
+            slopes_between(self.activation, start @ self.inner, x @ self.inner, quadrature)
+        )
+
+    def _linear(self, slopes: Float[Tensor, "n s d_slopes"]) -> LinearMap:
+        each = slopes.unsqueeze(1)
+        return lambda tangents: ((tangents @ self._in) * each) @ self._out + tangents @ self.skip
 
     def elements_per_effect(self, positions: int) -> int:
         """Slopes times what features see, or outputs, whichever are more."""
@@ -222,6 +238,15 @@ class GatedMLP(SkipMLP):
         inner, gate = read
         return self.activation(inner) * gate
 
+    def linearize_between(
+        self,
+        start: Float[Tensor, "n s d_in"],
+        x: Float[Tensor, "n s d_in"],
+        quadrature: Quadrature,
+    ) -> LinearMap:
+        """By the rule: products of pre-activations are not linear along the path."""
+        return Section.linearize_between(self, start, x, quadrature)
+
     @property
     def _in(self) -> Float[Tensor, "d_in d_slopes"]:
         return torch.cat([self.inner, self.gate], dim=1)
@@ -241,6 +266,28 @@ class GatedMLP(SkipMLP):
             value, slope = jvp(self.activation, (point * hidden,), (ones,))[:2]
             slopes += weight * torch.cat([slope * point * gate, value], dim=1)
         return slopes
+
+
+STEP = 1e-7
+"""Steps of a pre-activation, relative to its size, up to which a secant is too rough."""
+
+
+def slopes_between(
+    activation: Callable[[Tensor], Tensor],
+    start: Float[Tensor, "*m a"],
+    end: Float[Tensor, "*m a"],
+    quadrature: Quadrature,
+) -> Float[Tensor, "*m a"]:
+    """∫dα φ'(a + α (b − a)) = (φ(b) − φ(a)) / (b − a); by the rule where a and b nearly meet."""
+    step = end - start
+    near = step.abs() <= STEP * (start.abs() + end.abs())
+    secant = (activation(end.clone()) - activation(start.clone())) / step.masked_fill(near, 1)
+    if not bool(near.any()):
+        return secant
+    ones, slopes = torch.ones_like(step), torch.zeros_like(step)
+    for point, weight in zip(quadrature.points, quadrature.weights, strict=True):
+        slopes += weight * jvp(activation, (start + point * step,), (ones,))[1]
+    return torch.where(near, slopes, secant)
 
 
 def average_slopes(

@@ -7,8 +7,8 @@ from helpers.numbers import assert_close
 
 import libgraph as lg
 from libgraph.backend.data import Data
-from libgraph.interventions.lesions import lesion_modules
 from libgraph.errors import UsageError
+from libgraph.interventions.lesions import lesion_modules
 from libgraph.modules.communities import find_communities
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.columns import node_columns
 from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.interventions.survey import LesionSurvey
 from libgraph.modules.summary import module_table
 from libgraph.report.appearance import column_order, module_colour, relative_importance
 from libgraph.report.page.packed import packed, strip_of
@@ -113,6 +114,18 @@ def contents(run: Run, graphs: Mapping[str, InteractionGraph]) -> Values:
         "bases": bases,
         "examples": None if examples is None else _examples(run, examples, bases[run.basis]),
         "curves": curves(run),
+        "lesions": _lesions(run.lesions()),
+    }
+
+
+def _lesions(survey: LesionSurvey | None) -> dict[str, object] | None:
+    """Scores without each feature and each module of the main basis."""
+    if survey is None:
+        return None
+    return {
+        "score": survey.score,
+        "features": {name: list(scores) for name, scores in survey.features.items()},
+        "modules": [{"score": module.score, "p": module.p} for module in survey.modules],
     }
 
 
@@ -125,6 +138,7 @@ def graph_contents(graph: InteractionGraph, title: str) -> Values:
         "score": None,
         "bases": {"graph": graph_values(graph, None)},
         "examples": None,
+        "lesions": None,
         "curves": {},
     }
 

@@ -526,6 +526,8 @@
     if (stored && stored.position_share && index >= layer.isolated) facts.push(`${percent(stored.position_share[index])} of its variance is its position.`);
     const scores = ablated(layer, index);
     if (scores) facts.push(scores);
+    const alone = b.name === data.main && data.lesions && data.lesions.features[layer.name] ? data.lesions.features[layer.name][index] : null;
+    if (alone !== null) facts.push(`${data.score.name} ${figure(alone)} without it alone, ${figure(data.lesions.score)} with all.`);
     parts.push(...facts.map((fact) => make("p", {}, fact)));
     parts.push(make("h3", {}, "Fed by"), ...links(b, row, "into"), make("h3", {}, "Feeds"), ...links(b, row, "from"));
     if (index < layer.isolated) return parts;
@@ -591,6 +593,8 @@
     const module = b.modules[number], parts = [make("h2", {}, `Module ${number}`, make("small", {}, `  ${b.name.toUpperCase()}`))];
     if (module.concept !== null) parts.push(make("p", { class: "label" }, `${data.concept} ${module.concept}: ${percent(module.share)} of its features' variance`));
     parts.push(make("p", {}, `${module.size} features`));
+    const lesion = b.name === data.main && data.lesions ? data.lesions.modules[number] : null;
+    if (lesion) parts.push(make("p", {}, `${data.score.name} ${figure(lesion.score)} without it, ${figure(data.lesions.score)} with all; random sets of its size lose as much with p = ${lesion.p.toFixed(2)}.`));
     if (state.view === "map") parts.push(make("p", {}, make("button", { type: "button", onclick: () => view("features") }, "Show its features")));
     const into = new Map(), out = new Map();
     let inside = 0;

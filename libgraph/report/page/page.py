@@ -25,7 +25,7 @@ from libgraph.report.page.module_map import map_values
 from libgraph.report.style import PALETTE, hex_colour
 from libgraph.runs.run import Run
 from libgraph.runs.saved_run import as_run
-from libgraph.runs.tables import metric_tables
+from libgraph.runs.tables import metric_tables, survey_tables
 from libgraph.screen import PlainTable
 from libgraph.visible import visible
 
@@ -153,9 +153,14 @@ def _tables(run: Run) -> str:
     """The figures of the run, as they are printed."""
     parts = [
         f'<section class="wide"><h2>{escape(title)}</h2>{_table(table)}</section>'
-        for title, table in metric_tables(run.metrics).items()
+        for title, table in {**metric_tables(run.metrics), **_survey_tables(run)}.items()
     ]
     return f'<div class="tables">{"".join(parts)}</div>'
+
+
+def _survey_tables(run: Run) -> Mapping[str, PlainTable]:
+    survey = run.lesions()
+    return {} if survey is None else survey_tables(survey, run.metrics)
 
 
 def _table(table: PlainTable) -> str:

@@ -21,11 +21,12 @@ from torch import Tensor
 from libgraph.sections.attention.gram import inner_gram
 from libgraph.sections.attention.heads import Heads, Pattern, Projections
 from libgraph.sections.attention.kept import attend_to_kept, elements_under_mask
+from libgraph.sections.attention.reach import reach_of_heads
 from libgraph.sections.attention.signs import effects_under_signs, elements_under_signs
 from libgraph.sections.chunks import chunks
 from libgraph.sections.kept_inputs import KeptInputs, growing_products
 from libgraph.sections.quadrature import Quadrature
-from libgraph.sections.section import Effects, LinearMap, Seen
+from libgraph.sections.section import Effects, LinearMap, Reach, Seen
 
 
 class Attention(Heads):
@@ -128,6 +129,15 @@ class Attention(Heads):
             return effect.transpose(1, 2)
 
         return effects
+
+    def reach(
+        self,
+        start: Float[Tensor, "1 s d_in"],
+        x: Float[Tensor, "1 s d_in"],
+        quadrature: Quadrature,
+    ) -> Reach:
+        """Along values, and by moving patterns (`reach`)."""
+        return reach_of_heads(self, start, x, quadrature)
 
     def signed_effects(
         self,

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from libgraph.sections.carrying import Carrier
 from libgraph.sections.chunks import chunks
 from libgraph.sections.closed_form import SignedForm
+from libgraph.sections.holding import Attending
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Pattern(NamedTuple):
     gamma: Float[Tensor, "n h e t e"]
 
 
-class Heads(SignedForm):
+class Heads(SignedForm, Attending):
     """The factors of an attention section, and what its heads do with activations.
 
     `Attention` says what the arguments are, and what the section makes of the heads.
@@ -192,7 +193,7 @@ class Heads(SignedForm):
             scores, slope = self.soft_cap * bent, 1 - bent.square()
         here = torch.arange(queries.start, queries.stop, device=q.device)
         back = here.unsqueeze(1) - torch.arange(p.k.shape[2], device=q.device)
-        a = scores.masked_fill(self.mask.hidden(back), -torch.inf).softmax(-1)
+        a = self.as_held(scores.masked_fill(self.mask.hidden(back), -torch.inf).softmax(-1))
         z = (a.transpose(-1, -2) * p.v).sum(2, keepdim=True) if single else a @ p.v
         return a, z, a if slope is None else a * slope
 

@@ -1,0 +1,121 @@
+"""What `libgraph prompt` prints, and the same as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from libgraph.progress import in_words
+from libgraph.runs.tables import print_table
+from libgraph.screen import PlainTable, tell
+from libgraph.visible import in_line
+
+if TYPE_CHECKING:
+    from libgraph.backend.contract import Json
+    from libgraph.interventions.prompt import Expected
+    from libgraph.runs.prompted import Prompted
+
+MOST_IN_LAYER = 3
+"""Nodes of a node layer in the table; JSON has all."""
+
+
+def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
+    """Print outputs, the nodes with most influence, and the edges that carry most."""
+    whole = prompted.whole
+    if prompted.text:
+        tell(console, (in_line(prompted.text), "bold"))
+    said = [
+        f"{in_line(name)} {100 * float(probability):.1f} %"
+        for name, probability in zip(whole.class_names, whole.probabilities, strict=True)
+    ]
+    tell(console, f"Next: {', '.join(said)}.")
+    console.print()
+    table = PlainTable(
+        ["node", "at", "stands for", "value", "influence"], words=[2], left=[0, 1, 2]
+    )
+    for layer in prompted.nodes[:-1]:
+        for place in range(min(MOST_IN_LAYER, len(layer))):
+            position, feature = int(layer.positions[place]), int(layer.features[place])
+            label = prompted.label(layer.layer, feature).split(" | ")[0]
+            table.add_row(
+                layer.ids[place],
+                _token(prompted.token(layer.layer, position)) or str(position),
+                in_line(label),
+                f"{float(layer.values[place]):+.3g}",
+                f"{100 * float(layer.influence[place]):.1f} %",
+            )
+    print_table(console, "What it is made of", table)
+    table = PlainTable(
+        ["from", "to", "adds", "by pattern", "of its input", "carries"], words=[], left=[0, 1]
+    )
+    for edge in prompted.edges(top):
+        table.add_row(
+            edge.source,
+            edge.target,
+            f"{edge.effect:+.3g}",
+            "-" if edge.pattern is None else f"{edge.pattern:+.3g}",
+            f"{100 * edge.share:.0f} %",
+            f"{100 * edge.carried:.1f} %",
+        )
+    print_table(console, "Edges that carry most", table)
+    nodes = sum(map(len, prompted.nodes))
+    kept = sum(int(mask.sum()) for mask in prompted.pruned.kept.values())
+    worst = max(whole.completeness.items(), key=lambda item: item[1])
+    tell(
+        console,
+        f"{nodes} nodes and {kept} edges kept. Edges explain all of what changes along the path, "
+        f"but for {worst[1]:.1g} of it at most (from {worst[0][0]} on; {whole.integration}, "
+        f"baseline {whole.baseline}).",
+    )
+
+
+def _token(text: str) -> str:
+    """A token in a table: space alone can be seen."""
+    return in_line(text).strip() or "␣" * len(text)
+
+
+def prompt_values(prompted: Prompted) -> dict[str, Json]:
+    """Nodes and edges that were kept, as JSON holds them."""
+    whole = prompted.whole
+    nodes: list[Json] = []
+    for layer in prompted.nodes:
+        for place, name in enumerate(layer.ids):
+            position, feature = int(layer.positions[place]), int(layer.features[place])
+            nodes.append(
+                {
+                    "id": name,
+                    "layer": layer.layer,
+                    "feature": feature,
+                    "position": position,
+                    "token": prompted.token(layer.layer, position),
+                    "label": prompted.label(layer.layer, feature),
+                    "value": float(layer.values[place]),
+                    "baseline": float(layer.baseline[place]),
+                    "influence": float(layer.influence[place]),
+                }
+            )
+    return {
+        "tokens": list(whole.tokens),
+        "outputs": [
+            {"name": name, "probability": float(probability)}
+            for name, probability in zip(whole.class_names, whole.probabilities, strict=True)
+        ],
+        "integration": whole.integration,
+        "baseline": whole.baseline,
+        "completeness": {"->".join(pair): error for pair, error in whole.completeness.items()},
+        "nodes": nodes,
+        "edges": [edge._asdict() for edge in prompted.edges()],
+    }
+
+
+def print_expected(console: Console, cost: Expected) -> None:
+    """Print what `--dry-run` found."""
+    table = PlainTable(["node layer", "positions", "features", "nodes"], words=[], left=[0])
+    for layer in cost.layers:
+        table.add_row(layer.name, str(layer.positions), str(layer.features), str(layer.nodes))
+    print_table(console, "Nodes, before any is left out", table)
+    tell(
+        console,
+        f"about {in_words(cost.seconds)}, {cost.bytes / 2**20:.0f} MiB of edges at most.",
+    )
