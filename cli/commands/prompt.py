@@ -74,6 +74,7 @@ KINDS = (".html", ".json", ".graphml", ".gexf", ".png", ".svg", ".pdf")
 )
 @click.option("--force", is_flag=True, help="Replace the file.")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Edges shown.  [10]")
+@click.option("--heads", is_flag=True, help="Edges that move attention, head by head, besides.")
 @click.option("--dry-run", is_flag=True, help="Show how many nodes and edges, and what they take.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @json_option("Print nodes and edges as JSON.")
@@ -93,6 +94,7 @@ def prompt(
     out: Path | None,
     force: bool,
     top: int,
+    heads: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -108,7 +110,12 @@ def prompt(
     from libgraph.runs.requests import input_of
     from libgraph.runs.saved_run import open_run
     from libgraph.screen import Screen
-    from libgraph_cli.tables.prompt import print_expected, print_prompt, prompt_values
+    from libgraph_cli.tables.prompt import (
+        print_expected,
+        print_pattern_edges,
+        print_prompt,
+        prompt_values,
+    )
 
     if out is not None and out.suffix.lower() not in KINDS:
         raise click.UsageError(f"--out writes {', '.join(KINDS)}: give FILE such an ending.")
@@ -140,6 +147,8 @@ def prompt(
         click.echo(json.dumps(prompt_values(prompted), indent=1))
         return
     print_prompt(screen, prompted, top)
+    if heads:
+        print_pattern_edges(screen, prompted, top)
     if out is not None:
         screen.say(f"Written to {out}.")
 

@@ -70,6 +70,21 @@ def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
     )
 
 
+def print_pattern_edges(console: Console, prompted: Prompted, top: int) -> None:
+    """Print the edges that move attention most, and by which heads."""
+    found = prompted.pattern_edges(top)
+    if not found:
+        tell(console, "No kept edge moves attention.")
+        return
+    count = max(len(heads) for _, heads in found)
+    columns = ["from", "to", "by pattern", *(f"head {head}" for head in range(count))]
+    table = PlainTable(columns, words=[], left=[0, 1])
+    for edge, heads in found:
+        cells = [f"{effect:+.2g}" for effect in heads]
+        table.add_row(edge.source, edge.target, f"{edge.pattern or 0:+.3g}", *cells)
+    print_table(console, "Edges that move attention most, by head", table)
+
+
 def _token(text: str) -> str:
     """A token in a table: space alone can be seen."""
     return in_line(text).strip() or "␣" * len(text)

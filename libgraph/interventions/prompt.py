@@ -171,9 +171,9 @@ def prompt_graph(
     if len(inputs) != 1:
         raise UsageError(f"A graph of one input takes one sample, not {len(inputs)}.")
     quadrature = Quadrature.parse(integration)
-    path = _Path(subject, inputs, quadrature, baseline)
+    path = InputPath(subject, inputs, quadrature, baseline)
     readout, probabilities, chosen = _readout(subject, path.x[-1], classes)
-    nodes = _chosen_nodes(path, readout, probabilities, most_nodes)
+    nodes = _choose(path, readout, probabilities, most_nodes)
     edges: dict[Pair, Attributions] = {}
     stages = list(pairwise(nodes))
     with torch.no_grad():
@@ -217,7 +217,7 @@ def _readout(
     return readout, probabilities[numbers], numbers
 
 
-class _Path:
+class InputPath:
     """The activations of one input, and the straight paths from the baseline to them."""
 
     def __init__(
@@ -344,7 +344,7 @@ class _Seen:
         return arriving
 
 
-def _chosen_nodes(path: _Path, readout: Readout, probabilities: Tensor, most: int) -> list[Nodes]:
+def _choose(path: InputPath, readout: Readout, probabilities: Tensor, most: int) -> list[Nodes]:
     """Nodes of every node layer by their first-order effect on the outputs, the largest first."""
     if most < 1:
         raise UsageError(f"{most} nodes are none: use at least 1.")
@@ -379,7 +379,7 @@ def _chosen_nodes(path: _Path, readout: Readout, probabilities: Tensor, most: in
     return nodes
 
 
-def _gradients(path: _Path, readout: Readout) -> Iterator[Float[Tensor, "c s d"]]:
+def _gradients(path: InputPath, readout: Readout) -> Iterator[Float[Tensor, "c s d"]]:
     """Of every class that is explained, in the activations of each node layer in turn."""
     with torch.enable_grad():
         x = path.x[0].detach().requires_grad_()

@@ -5,7 +5,6 @@ A node is called like its feature with its position behind: `ln2.0/5@7`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from libgraph.graph.arrays import FloatArray, Pair
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.interventions.influence import Pruned, prune
+from libgraph.interventions.pattern_heads import effects_by_head
 from libgraph.interventions.prompt import Nodes, PromptGraph, prompt_graph
 from libgraph.interventions.subject import Subject
 from libgraph.progress import Progress
@@ -56,11 +56,15 @@ class Prompted:
         run: which run.
         basis: whose features.
         pruned: nodes and edges that were kept.
+        subject: the network, with the features.
+        inputs: raw inputs of the sample.
     """
 
     run: Run
     basis: str
     pruned: Pruned
+    subject: Subject
+    inputs: Tensor
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(layer)} of {layer.layer}" for layer in self.nodes)
@@ -122,6 +126,31 @@ class Prompted:
             ]
         return sorted(edges, key=lambda edge: -edge.carried)[:top]
 
+    def pattern_edges(self, top: int = 10) -> list[tuple[Edge, tuple[float, ...]]]:
+        """Kept edges that move attention most, and how much of it by each head.
+
+        An edge counts by its part through patterns, as a share of what comes in at its target,
+        times the influence of that.
+        """
+        edges = [edge for edge in self.edges() if edge.pattern is not None and edge.effect]
+        edges.sort(key=lambda edge: -abs((edge.pattern or 0) / edge.effect) * edge.carried)
+        found: dict[int, tuple[float, ...]] = {}
+        by_pair: dict[Pair, list[int]] = {}
+        for number, edge in enumerate(edges[:top]):
+            by_pair.setdefault((_layer_of(edge.source), _layer_of(edge.target)), []).append(number)
+        for pair, numbers in by_pair.items():
+            ends = [(_node_of(edges[i].source), _node_of(edges[i].target)) for i in numbers]
+            effects = effects_by_head(
+                self.subject,
+                self.inputs,
+                pair,
+                ends,
+                integration=self.whole.integration,
+                baseline=self.whole.baseline,
+            )
+            found |= {i: tuple(row) for i, row in zip(numbers, effects.tolist(), strict=True)}
+        return [(edges[i], found[i]) for i in sorted(found)]
+
     def graph(self) -> InteractionGraph:
         """Kept nodes and edges as a graph, |effect| for interactions: to draw, export or look at.
 
@@ -164,9 +193,14 @@ class Prompted:
         )
 
 
-def strongest(nodes: Nodes, top: int) -> Sequence[int]:
-    """Places of the nodes with most influence."""
-    return nodes.influence.argsort(descending=True, stable=True)[:top].tolist()
+def _layer_of(node: str) -> str:
+    return node.rpartition("/")[0]
+
+
+def _node_of(node: str) -> tuple[int, int]:
+    """Position and feature, from `ln2.0/5@7`."""
+    feature, _, position = node.rpartition("/")[2].partition("@")
+    return int(position), int(feature)
 
 
 def prompt_of(
@@ -204,4 +238,4 @@ def prompt_of(
         inputs = input_of(subject, None, given) if isinstance(given, int) else given
     with shown(progress) as told:
         graph = prompt_graph(subject, inputs, progress=told, **options)
-    return Prompted(run, run.chosen(basis), prune(graph, nodes, edges))
+    return Prompted(run, run.chosen(basis), prune(graph, nodes, edges), subject, inputs)

@@ -43,6 +43,12 @@ def attends(module: nn.Module) -> bool:
     return any(isinstance(part, Attending) for part in module.modules())
 
 
+def heads_of(module: nn.Module) -> int:
+    """How many heads attend in it, the most of any of its parts."""
+    parts = (part for part in module.modules() if isinstance(part, Attending))
+    return max((part.heads for part in parts), default=0)
+
+
 @contextmanager
 def patterns_held(module: nn.Module, free_head: int | None = None) -> Iterator[None]:
     """Hold all patterns in a module while its derivatives are taken, but for one head's."""

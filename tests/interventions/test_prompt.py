@@ -208,3 +208,12 @@ def test_mistakes_are_told(case, options, message):
         run.prompt(inputs, subject=subject, **options)
     with pytest.raises(UsageError, match="one sample, not 0"):
         run.prompt(inputs[:0], subject=subject)
+
+
+def test_heads_add_up_to_what_goes_through_patterns(case):
+    run, subject, inputs = case
+    prompted = run.prompt(inputs, subject=subject, classes=2)
+    found = prompted.pattern_edges(5)
+    assert bool(found) == any(edges.pattern is not None for edges in prompted.whole.edges.values())
+    for edge, heads in found:
+        assert sum(heads) == pytest.approx(edge.pattern, rel=1e-9, abs=1e-9 * abs(edge.effect))

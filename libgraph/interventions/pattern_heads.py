@@ -1,0 +1,77 @@
+"""Edges through attention patterns, head by head: which head was made to look there.
+
+The part of an edge that moves attention is a sum over heads: that of one is what is left when the
+patterns of all others are held and what goes through values is taken away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.errors import UsageError
+from libgraph.graph.arrays import Pair
+from libgraph.interventions.prompt import Baseline, InputPath
+from libgraph.interventions.subject import Subject
+from libgraph.sections.holding import heads_of, patterns_held
+from libgraph.sections.quadrature import Quadrature
+
+Node = tuple[int, int]
+"""Position and feature."""
+
+
+def effects_by_head(
+    subject: Subject,
+    inputs: Tensor,
+    pair: Pair,
+    edges: Sequence[tuple[Node, Node]],
+    *,
+    integration: str = "gauss-legendre:16",
+    baseline: Baseline = "mean",
+) -> Float[Tensor, "e h"]:
+    """What each edge adds by moving the pattern of each head.
+
+    Args:
+        subject: network and features.
+        inputs: raw inputs of one sample.
+        pair: neighbouring node layers.
+        edges: source and target of each.
+        integration: as of the graph that the edges are of.
+        baseline: likewise.
+
+    Raises:
+        UsageError: if nothing attends between the node layers.
+    """
+    place = subject.layers.index(pair[0])
+    section = subject.network.sections[place]
+    heads = heads_of(section)
+    if not heads:
+        raise UsageError(f"Nothing attends between {pair[0]} and {pair[1]}.")
+    path = InputPath(subject, inputs, Quadrature.parse(integration), baseline)
+    source, target = (subject.cast[layer] for layer in pair)
+    with torch.no_grad():
+        x, start = path.x[place], path.start[place]
+        change = (x - start)[0] @ source.encoder
+        tangents = x.new_zeros(1, len(edges), *x.shape[1:])
+        for number, ((position, feature), _) in enumerate(edges):
+            step = change[position, feature] * source.decoder[feature]
+            tangents[0, number, position] = step
+        linear = path.linear(section, place)
+        rows = torch.arange(len(edges))
+        positions = torch.tensor([end[0] for _, end in edges])
+        columns = target.encoder[:, [end[1] for _, end in edges]].T
+
+        def arriving() -> Float[Tensor, " e"]:
+            found: Tensor = (linear(tangents)[0][rows, positions] * columns).sum(1)
+            return found
+
+        with patterns_held(section):
+            values = arriving()
+        effects = []
+        for head in range(heads):
+            with patterns_held(section, head):
+                effects.append(arriving() - values)
+    return torch.stack(effects, dim=1).cpu()
