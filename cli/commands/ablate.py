@@ -45,7 +45,7 @@ def ablate(
     it, =2x scales it, +=1.5 adds, =mean, =position-mean and =resample.
     """
     from libgraph.interventions.intervene import intervene
-    from libgraph.runs.requests import intervention_of, positions_of
+    from libgraph.runs.requests import intervention_of, positions_of, read_request
     from libgraph.runs.saved_run import open_run
     from libgraph.screen import Screen
     from libgraph_cli.tables.interventions import intervened_values, print_intervened
@@ -53,7 +53,10 @@ def ablate(
     saved = open_run(run)
     texts = [f"{text}=0" if how == "zero" and "=" not in text else text for text in features]
     where = positions_of(positions)
-    groups = [[text] for text in texts] + ([texts] if len(texts) > 1 else [])
+    groups = [[text] for text in texts]
+    # The same feature changed in several ways has no row of all at once.
+    if len(texts) > 1 and len({read_request(text)[0] for text in texts}) == len(texts):
+        groups.append(texts)
     interventions = [
         intervention_of(
             saved,

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from libgraph.interventions.prompt_cost import Expected
     from libgraph.runs.prompted import Prompted
 
-MOST_IN_LAYER = 3
-"""Nodes of a node layer in the table; JSON has all."""
+MOST_ROWS = 24
+"""Nodes in the table, as many of each node layer, at least one; JSON has all."""
 
 
 def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
@@ -34,8 +34,9 @@ def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
     table = PlainTable(
         ["node", "at", "stands for", "value", "influence"], words=[2], left=[0, 1, 2]
     )
+    in_layer = max(1, min(3, MOST_ROWS // len(prompted.nodes)))
     for layer in prompted.nodes[:-1]:
-        for place in range(min(MOST_IN_LAYER, len(layer))):
+        for place in range(min(in_layer, len(layer))):
             position, feature = int(layer.positions[place]), int(layer.features[place])
             label = prompted.label(layer.layer, feature).split(" | ")[0]
             table.add_row(

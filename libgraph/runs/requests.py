@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -69,7 +70,16 @@ def intervention_of(
     changes: list[Change] = []
     for text in texts:
         name, chosen, value = read_request(text, how)
-        changes += changes_of(graph, name, chosen, value, positions)
+        for change in changes_of(graph, name, chosen, value, positions):
+            # A feature that is named beside its module is changed once.
+            done = {
+                feature
+                for other in changes
+                if replace(other, features=()) == replace(change, features=())
+                for feature in other.features
+            }
+            left = tuple(feature for feature in change.features if feature not in done)
+            changes.append(replace(change, features=left))
     return Intervention(" + ".join(texts), tuple(changes))
 
 

@@ -43,6 +43,14 @@ def test_ablate_prints_a_row_for_each_feature_and_one_for_all(run, addition):
     assert values["interventions"][0]["score"] < 1
 
 
+def test_a_feature_beside_its_module_is_changed_once(run, addition):
+    member = lg.open_run(addition).module(0).members[0]
+    values = json.loads(run("ablate", addition, member, "module:0", "--limit", "50", "--json")[1])
+    _, module, both = values["interventions"]
+    assert both["score"] == module["score"]
+    fails(run("ablate", addition, f"{member}=2x", "module:0"), 2, "twice")
+
+
 def test_steer_says_what_comes_next(run, addition):
     code, out, err = run("steer", addition, "ln2.0/1=1x", "--text", "12 + 45", "--json")
     assert code == 0, err
