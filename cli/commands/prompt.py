@@ -176,4 +176,4 @@ def _write(prompted: Prompted, file: Path, model: str) -> None:
     else:
         from libgraph.report.graph_picture import draw
 
-        draw(prompted.graph(), file, title=title, concept="token")
+        draw(prompted.graph(), file, title=title, concept=prompted.run.concept)

@@ -5,7 +5,7 @@ A node is called like its feature with its position behind: `ln2.0/5@7`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from libgraph.bars import shown
-from libgraph.graph.arrays import FloatArray, Pair
+from libgraph.graph.arrays import FloatArray, IndexArray, Pair
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.interventions.influence import Pruned, prune
@@ -155,6 +155,7 @@ class Prompted:
         """Kept nodes and edges as a graph, |effect| for interactions: to draw, export or look at.
 
         Importance is influence; constants and other isolated features are isolated here too.
+        Modules are those of the run.
         """
         run_graph = graph_once(self.run, self.basis)
         isolated = {layer.name: layer.isolated for layer in run_graph.layers}
@@ -170,7 +171,22 @@ class Prompted:
         for place, (pair, found) in enumerate(self.whole.edges.items()):
             kept = torch.where(self.pruned.kept[pair], found.effects.abs(), 0).double()
             edges[pair] = kept[orders[place + 1]][:, orders[place]].numpy()
-        return InteractionGraph(tuple(layers), edges)
+        partition = run_graph.partition
+        if partition is None:
+            return InteractionGraph(tuple(layers), edges)
+        membership = {
+            nodes.layer: self._modules(run_graph, nodes.of(order))
+            for nodes, order in zip(self.nodes, orders, strict=True)
+        }
+        return InteractionGraph(
+            tuple(layers), edges, partition=replace(partition, membership=membership)
+        )
+
+    def _modules(self, graph: InteractionGraph, nodes: Nodes) -> IndexArray:
+        """Modules of nodes in the run; outputs that are no node layer of it are in none."""
+        if nodes.layer not in {layer.name for layer in graph.layers}:
+            return np.full(len(nodes), -1)
+        return graph.membership(nodes.layer)[nodes.features.cpu().numpy()]
 
     def _layer(self, nodes: Nodes, isolated: int) -> LayerFeatures:
         last = nodes.layer == self.nodes[-1].layer
@@ -180,8 +196,9 @@ class Prompted:
         ):
             token = "" if last else self.token(nodes.layer, position)
             text = self.label(nodes.layer, feature)
-            shown = f"{text} at {token!r}" if token.strip() else text
-            concepts = {token: 1.0} if token.strip() else {}
+            shown = f"{token.strip()} · {text}" if token.strip() else text
+            known = self._labels.get(nodes.layer)
+            concepts = {} if last or known is None else known[feature].concepts
             labels.append(FeatureLabel(shown, concepts))
         return LayerFeatures(
             nodes.layer,
