@@ -186,7 +186,8 @@ class Prompted:
         """Modules of nodes in the run; outputs that are no node layer of it are in none."""
         if nodes.layer not in {layer.name for layer in graph.layers}:
             return np.full(len(nodes), -1)
-        return graph.membership(nodes.layer)[nodes.features.cpu().numpy()]
+        modules: IndexArray = graph.membership(nodes.layer)[nodes.features.cpu().numpy()]
+        return modules
 
     def _layer(self, nodes: Nodes, isolated: int) -> LayerFeatures:
         last = nodes.layer == self.nodes[-1].layer
