@@ -9,7 +9,7 @@ comes from moving the attention pattern is told apart from that which goes throu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -181,6 +181,8 @@ def prompt_graph(
             progress("edges of one input", number, len(stages))
             edges[source.layer, target.layer] = path.attributions(number, source, target, readout)
         progress("edges of one input", len(stages), len(stages))
+    # Outputs are called by the numbers of their classes, as people ask for them.
+    nodes[-1] = replace(nodes[-1], features=readout.numbers.to(nodes[-1].features))
     return PromptGraph(
         tuple(nodes),
         edges,
