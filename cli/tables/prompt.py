@@ -47,7 +47,7 @@ def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
             )
     print_table(console, "What it is made of", table)
     table = PlainTable(
-        ["from", "to", "adds", "by pattern", "of its input", "carries"], words=[], left=[0, 1]
+        ["from", "to", "adds", "by pattern", "of input", "carries"], words=[], left=[0, 1]
     )
     for edge in prompted.edges(top):
         table.add_row(
@@ -64,9 +64,9 @@ def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
     worst = max(whole.completeness.items(), key=lambda item: item[1])
     tell(
         console,
-        f"{nodes} nodes and {kept} edges kept. Edges explain all of what changes along the path, "
-        f"but for {worst[1]:.1g} of it at most (from {worst[0][0]} on; {whole.integration}, "
-        f"baseline {whole.baseline}).",
+        f"{nodes} nodes and {kept} edges kept. All edges, with those left out, explain what "
+        f"changes along the path but for {worst[1]:.1g} of it at most (from {worst[0][0]} on; "
+        f"{whole.integration}, baseline {whole.baseline}).",
     )
 
 
@@ -98,8 +98,13 @@ def prompt_values(prompted: Prompted) -> dict[str, Json]:
     return {
         "tokens": list(whole.tokens),
         "outputs": [
-            {"name": name, "probability": float(probability)}
-            for name, probability in zip(whole.class_names, whole.probabilities, strict=True)
+            {"number": number, "name": name, "probability": float(probability)}
+            for number, name, probability in zip(
+                prompted.nodes[-1].features.tolist(),
+                whole.class_names,
+                whole.probabilities,
+                strict=True,
+            )
         ],
         "integration": whole.integration,
         "baseline": whole.baseline,
