@@ -33,7 +33,7 @@ def test_what_is_changed_is_not_said_to_follow(run, finished):
 
 
 def test_rounding_moves_nothing(run, finished):
-    code, out, err = run("ablate", finished, "ln1.0/0", "--json", "--limit", 20, "-q")
+    code, out, err = run("ablate", finished, "ln2.0/1+=1e-12", "--json", "--limit", 20, "-q")
     assert code == 0, err
     assert json.loads(out)["interventions"][0]["moved"] == []
 
