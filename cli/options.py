@@ -30,7 +30,22 @@ OTHERS = "Input and output"
 """Heading of all options that are not of a model."""
 
 
-class GroupedCommand(click.Command):
+MOST_SEED = 2**63 - 1
+"""The largest seed that torch takes."""
+
+
+class ExampleCommand(click.Command):
+    """A command whose help ends with examples, a line each."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples, each in a line that can be copied."""
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"  {line}\n")
+
+
+class GroupedCommand(ExampleCommand):
     """A command whose help shows its options under headings, those of its model first."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -45,13 +60,6 @@ class GroupedCommand(click.Command):
             if records:
                 with formatter.section(heading):
                     formatter.write_dl(records)
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Examples, each in a line that can be copied."""
-        if self.epilog:
-            with formatter.section("Examples"):
-                for line in self.epilog.splitlines():
-                    formatter.write(f"  {line}\n")
 
 
 # Flags made of options models

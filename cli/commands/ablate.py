@@ -7,15 +7,16 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import config_option, json_option
+from libgraph_cli.options import MOST_SEED, ExampleCommand, config_option, json_option
 from libgraph_cli.running import display
 
 HOWS = ("mean", "zero", "position-mean", "resample")
 
 
 @click.command(
+    cls=ExampleCommand,
     epilog="libgraph ablate runs/ma ln2.0/5 module:0\n"
-    "libgraph ablate runs/ma ln1.0/1 --how position-mean"
+    "libgraph ablate runs/ma ln1.0/1 --how position-mean",
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("features", nargs=-1, required=True)
@@ -23,7 +24,7 @@ HOWS = ("mean", "zero", "position-mean", "resample")
 @click.option("--positions", metavar="P,…", help="Where; -1 is the last.  [everywhere]")
 @click.option("--basis", metavar="NAME", help="One that the run has.  [the one it was asked for]")
 @click.option("--limit", type=click.IntRange(min=1), help="The first samples alone.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of resampling.  [0]")
+@click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, help="Of resampling.  [0]")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @json_option("Print everything as JSON.")
 @config_option

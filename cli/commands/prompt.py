@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from libgraph_cli.options import config_option, json_option
+from libgraph_cli.options import ExampleCommand, config_option, json_option
 from libgraph_cli.running import display
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ KINDS = (".html", ".json", ".graphml", ".gexf", ".png", ".svg", ".pdf")
 
 
 @click.command(
+    cls=ExampleCommand,
     epilog='libgraph prompt runs/ma "12 + 45"\n'
     'libgraph prompt runs/lm "To be or not" --out graph.html\n'
-    "libgraph prompt runs/cifar --sample 3"
+    "libgraph prompt runs/cifar --sample 3",
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("text", required=False)
@@ -42,8 +43,8 @@ KINDS = (".html", ".json", ".graphml", ".gexf", ".png", ".svg", ".pdf")
 @click.option(
     "--integration",
     metavar="RULE",
-    default="gauss-legendre:16",
-    help="Along the path, or gradient.  [gauss-legendre:16]",
+    default="auto",
+    help="Along the path: gauss-legendre:16, say, or gradient.  [as many points as it takes]",
 )
 @click.option(
     "--baseline",

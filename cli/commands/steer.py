@@ -7,13 +7,14 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import config_option, json_option
+from libgraph_cli.options import MOST_SEED, ExampleCommand, config_option, json_option
 from libgraph_cli.running import display
 
 
 @click.command(
+    cls=ExampleCommand,
     epilog='libgraph steer runs/ma ln2.0/5=2x --text "12 + 45"\n'
-    'libgraph steer runs/lm module:2=3x --text "To be" --tokens 40'
+    'libgraph steer runs/lm module:2=3x --text "To be" --tokens 40',
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("changes", nargs=-1, required=True)
@@ -33,7 +34,7 @@ from libgraph_cli.running import display
 @click.option("--positions", metavar="P,…", help="Where; -1 is the last.  [everywhere]")
 @click.option("--basis", metavar="NAME", help="One that the run has.  [the one it was asked for]")
 @click.option("--top", type=click.IntRange(min=1), default=10, help="Classes shown.  [10]")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of draws.  [0]")
+@click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, help="Of draws.  [0]")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @json_option("Print everything as JSON.")
 @config_option

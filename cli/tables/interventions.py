@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 
 from libgraph.runs.feature import graph_once
+from libgraph.runs.requests import read_request
+from libgraph.runs.subject import changes_of
 from libgraph.runs.tables import print_table
 from libgraph.screen import PlainTable, tell
 from libgraph.visible import in_line
@@ -15,11 +17,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from libgraph.backend.contract import Json
+    from libgraph.graph.interaction_graph import InteractionGraph
     from libgraph.interventions.changes import Intervention
     from libgraph.interventions.intervene import Intervened
     from libgraph.interventions.steering import Steered
     from libgraph.interventions.subject import Subject
     from libgraph.runs.run import Run
+
+
+ROUNDING = 1e-5
+"""Deviations that are too few to be a change, in single precision too."""
 
 
 class Follower(NamedTuple):
@@ -32,10 +39,19 @@ class Follower(NamedTuple):
 
 
 def followers(
-    run: Run, subject: Subject, result: Intervened, number: int, basis: str | None, top: int
+    run: Run,
+    subject: Subject,
+    result: Intervened,
+    number: int,
+    basis: str | None,
+    top: int,
 ) -> list[Follower]:
-    """Later features that an intervention moves most, relative to their deviation."""
+    """Later features that an intervention moves most, relative to their deviation.
+
+    Those that it changes itself, alone or with their module, are left out.
+    """
     graph = graph_once(run, run.chosen(basis))
+    own = _changed(graph, result.names[number])
     layers = {layer.name: layer for layer in graph.layers}
     found: list[Follower] = []
     for name, moved in result.moved.items():
@@ -43,11 +59,21 @@ def followers(
         steady = result.deviation[name] <= 1e-9 * result.deviation[name].max()
         rms = (moved.rms[number] / deviation).masked_fill(steady, 0)
         rms[: layer.isolated] = 0
+        rms[sorted(own.get(name, ()))] = 0
         for index in rms.argsort(descending=True, stable=True)[:top].tolist():
             label = layer.labels[index].text if layer.labels is not None else ""
             mean = float(moved.mean[number, index] / deviation[index])
             found.append(Follower(f"{name}/{index}", label, float(rms[index]), mean))
-    return sorted((each for each in found if each.rms > 0), key=lambda each: -each.rms)[:top]
+    return sorted((each for each in found if each.rms > ROUNDING), key=lambda each: -each.rms)[:top]
+
+
+def _changed(graph: InteractionGraph, name: str) -> dict[str, set[int]]:
+    """By node layer, the features that an intervention of this name changes."""
+    changed: dict[str, set[int]] = {}
+    for text in name.split(" + "):
+        for change in changes_of(graph, read_request(text)[0], "mean", None, None):
+            changed.setdefault(change.layer, set()).update(change.features)
+    return changed
 
 
 def _first_label(run: Run, name: str, basis: str | None) -> str:
@@ -71,11 +97,9 @@ def print_intervened(
         left=[0, 1, 4],
     )
     for number, (name, score) in enumerate(zip(result.names, result.mean_scores, strict=True)):
-        own = {change.split("=")[0].rstrip("+") for change in name.split(" + ")}
         moved = [
             f"{follower.feature} {follower.rms:.2g}"
-            for follower in followers(run, subject, result, number, basis, 8)
-            if follower.feature not in own
+            for follower in followers(run, subject, result, number, basis, 3)
         ]
         change = score - base if base is not None else 0.0
         table.add_row(
@@ -83,7 +107,7 @@ def print_intervened(
             _first_label(run, name, basis),
             f"{score:.4g}",
             f"{change:+.3g}",
-            ", ".join(moved[:3]),
+            ", ".join(moved),
         )
     print_table(console, f"Features of {run.title} changed, one row at a time", table)
     if base is not None and result.base_scores is not None:

@@ -20,6 +20,10 @@ MOST_ROWS = 24
 """Nodes in the table, as many of each node layer, at least one; JSON has all."""
 
 
+ROUGH = 0.01
+"""Share of a change from which on it is worth a word that edges do not explain it."""
+
+
 def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
     """Print outputs, the nodes with most influence, and the edges that carry most."""
     whole = prompted.whole
@@ -48,7 +52,7 @@ def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
             )
     print_table(console, "What it is made of", table)
     table = PlainTable(
-        ["from", "to", "adds", "by pattern", "of its input", "carries"], words=[], left=[0, 1]
+        ["from", "to", "adds", "by pattern", "of input", "carries"], words=[], left=[0, 1]
     )
     for edge in prompted.edges(top):
         table.add_row(
@@ -65,10 +69,12 @@ def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
     worst = max(whole.completeness.items(), key=lambda item: item[1])
     tell(
         console,
-        f"{nodes} nodes and {kept} edges kept. Edges explain all of what changes along the path, "
-        f"but for {worst[1]:.1g} of it at most (from {worst[0][0]} on; {whole.integration}, "
-        f"baseline {whole.baseline}).",
+        f"{nodes} nodes and {kept} edges kept. All edges, with those left out, explain what "
+        f"changes along the path but for {worst[1]:.1g} of it at most (from {worst[0][0]} on; "
+        f"{whole.integration}, baseline {whole.baseline}).",
     )
+    if worst[1] > ROUGH and whole.integration != "auto":
+        tell(console, "--integration auto, from the mean, explains more of it.")
 
 
 def print_pattern_edges(console: Console, prompted: Prompted, top: int) -> None:
@@ -114,8 +120,13 @@ def prompt_values(prompted: Prompted) -> dict[str, Json]:
     return {
         "tokens": list(whole.tokens),
         "outputs": [
-            {"name": name, "probability": float(probability)}
-            for name, probability in zip(whole.class_names, whole.probabilities, strict=True)
+            {"number": number, "name": name, "probability": float(probability)}
+            for number, name, probability in zip(
+                prompted.nodes[-1].features.tolist(),
+                whole.class_names,
+                whole.probabilities,
+                strict=True,
+            )
         ],
         "integration": whole.integration,
         "baseline": whole.baseline,

@@ -146,7 +146,7 @@ def check_interventions(subject: Subject, interventions: Sequence[Intervention])
                 seen.add((change.layer, feature))
             if change.how not in HOWS:
                 raise UsageError(f"'{change.how}' is nothing to do: use {', '.join(HOWS)}.")
-            if not torch.tensor(change.value).isfinite():
+            if not torch.tensor(change.value, dtype=subject.data.dtype).isfinite():
                 raise UsageError(f"'{intervention.name}' has a value that is not finite.")
 
 

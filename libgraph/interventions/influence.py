@@ -16,7 +16,8 @@ from torch import Tensor
 
 from libgraph.errors import UsageError
 from libgraph.graph.arrays import Pair
-from libgraph.interventions.prompt import Attributions, PromptGraph
+from libgraph.interventions.nodes import Attributions
+from libgraph.interventions.prompt import PromptGraph
 
 
 @dataclass(frozen=True)

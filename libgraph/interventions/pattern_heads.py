@@ -14,10 +14,9 @@ from torch import Tensor
 
 from libgraph.errors import UsageError
 from libgraph.graph.arrays import Pair
-from libgraph.interventions.prompt import Baseline, InputPath
+from libgraph.interventions.input_path import AUTO, Baseline, InputPath
 from libgraph.interventions.subject import Subject
 from libgraph.sections.holding import heads_of, patterns_held
-from libgraph.sections.quadrature import Quadrature
 
 Node = tuple[int, int]
 """Position and feature."""
@@ -29,7 +28,7 @@ def effects_by_head(
     pair: Pair,
     edges: Sequence[tuple[Node, Node]],
     *,
-    integration: str = "gauss-legendre:16",
+    integration: str = AUTO,
     baseline: Baseline = "mean",
 ) -> Float[Tensor, "e h"]:
     """What each edge adds by moving the pattern of each head.
@@ -50,7 +49,7 @@ def effects_by_head(
     heads = heads_of(section)
     if not heads:
         raise UsageError(f"Nothing attends between {pair[0]} and {pair[1]}.")
-    path = InputPath(subject, inputs, Quadrature.parse(integration), baseline)
+    path = InputPath(subject, inputs, integration, baseline)
     source, target = (subject.cast[layer] for layer in pair)
     with torch.no_grad():
         x, start = path.x[place], path.start[place]

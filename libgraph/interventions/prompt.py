@@ -9,25 +9,20 @@ comes from moving the attention pattern is told apart from that which goes throu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.errors import UsageError
 from libgraph.graph.arrays import Pair
+from libgraph.interventions.input_path import AUTO, Baseline, InputPath
+from libgraph.interventions.nodes import Attributions, Nodes
 from libgraph.interventions.readout import Readout
 from libgraph.interventions.subject import Subject
 from libgraph.progress import Progress, silent
-from libgraph.sections.chunks import chunks
-from libgraph.sections.quadrature import Quadrature
-from libgraph.sections.section import LinearMap, Section
-
-Baseline = Literal["zero", "mean"]
-"""Where the path of integration begins: at nothing, or at the mean activation of each position."""
 
 OUTPUTS = "outputs"
 """Name of the last nodes: the classes or tokens that the graph explains."""
@@ -37,69 +32,6 @@ MOST_NODES = 1500
 
 BEFOREHAND = 0.999
 """Share of first-order effects on the outputs that nodes have that are looked at."""
-
-
-@dataclass(frozen=True)
-class Nodes:
-    """Nodes of one node layer, those with more influence first.
-
-    Args:
-        layer: its name.
-        positions: `(m)`.
-        features: places in the node layer `(m)`.
-        values: of the features there `(m)`.
-        baseline: of the same at the beginning of the path `(m)`.
-        influence: share of what the outputs are made of that passes through each `(m)`.
-    """
-
-    layer: str
-    positions: Int[Tensor, " m"]
-    features: Int[Tensor, " m"]
-    values: Float[Tensor, " m"]
-    baseline: Float[Tensor, " m"]
-    influence: Float[Tensor, " m"]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @property
-    def ids(self) -> list[str]:
-        """What nodes are called: `ln2.0/5@7` is feature 5 of ln2.0 at position 7."""
-        return [
-            f"{self.layer}/{feature}@{position}"
-            for feature, position in zip(
-                self.features.tolist(), self.positions.tolist(), strict=True
-            )
-        ]
-
-    def of(self, chosen: Tensor) -> Nodes:
-        """Some of the nodes."""
-        return Nodes(
-            self.layer,
-            *(
-                part[chosen]
-                for part in (
-                    self.positions, self.features, self.values, self.baseline, self.influence
-                )
-            ),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Attributions:
-    """Edges between the nodes of two neighbouring node layers.
-
-    Args:
-        effects: R `(m_out, m_in)`, with its sign.
-        pattern: the part of it that comes from moving attention; absent where nothing attends.
-        rest: what all other features, and what lies outside of all features, add `(m_out)`.
-        error: f_i − f⁰_i less all of that `(m_out)`: what integration along the path misses.
-    """
-
-    effects: Float[Tensor, "o i"]
-    pattern: Float[Tensor, "o i"] | None
-    rest: Float[Tensor, " o"]
-    error: Float[Tensor, " o"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +75,7 @@ def prompt_graph(
     subject: Subject,
     inputs: Tensor,
     *,
-    integration: str = "gauss-legendre:16",
+    integration: str = AUTO,
     baseline: Baseline = "mean",
     classes: Sequence[int] | int = 5,
     most_nodes: int = MOST_NODES,
@@ -157,9 +89,9 @@ def prompt_graph(
     Args:
         subject: network and features.
         inputs: raw inputs of one sample.
-        integration: a rule along the path, so that edges add up to what they explain; or
-            `gradient` for Jacobians at the input, with the baseline `zero` those of which the
-            graph of averages is the mean square.
+        integration: a rule along the path, so that edges add up to what they explain; `auto` for
+            as many points as that takes in each section; or `gradient` for Jacobians at the input,
+            with the baseline `zero` those of which the graph of averages is the mean square.
         baseline: where the path begins.
         classes: numbers of the classes that are explained, or how many of the most probable ones.
         most_nodes: of each node layer.
@@ -170,8 +102,7 @@ def prompt_graph(
     """
     if len(inputs) != 1:
         raise UsageError(f"A graph of one input takes one sample, not {len(inputs)}.")
-    quadrature = Quadrature.parse(integration)
-    path = InputPath(subject, inputs, quadrature, baseline)
+    path = InputPath(subject, inputs, integration, baseline)
     readout, probabilities, chosen = _readout(subject, path.x[-1], classes)
     nodes = _choose(path, readout, probabilities, most_nodes)
     edges: dict[Pair, Attributions] = {}
@@ -181,6 +112,8 @@ def prompt_graph(
             progress("edges of one input", number, len(stages))
             edges[source.layer, target.layer] = path.attributions(number, source, target, readout)
         progress("edges of one input", len(stages), len(stages))
+    # Outputs are called by the numbers of their classes, as people ask for them.
+    nodes[-1] = replace(nodes[-1], features=readout.numbers.to(nodes[-1].features))
     return PromptGraph(
         tuple(nodes),
         edges,
@@ -188,7 +121,7 @@ def prompt_graph(
         tuple(subject.class_names(chosen)),
         _tokens(subject, inputs),
         {name: x.shape[1] for name, x in zip(subject.layers, path.x, strict=True)},
-        quadrature.name,
+        integration,
         baseline,
     )
 
@@ -215,133 +148,6 @@ def _readout(
             raise UsageError(f"Classes are numbers from 0 to {len(probabilities) - 1}.")
     readout = Readout(subject, numbers).to(outputs)
     return readout, probabilities[numbers], numbers
-
-
-class InputPath:
-    """The activations of one input, and the straight paths from the baseline to them."""
-
-    def __init__(
-        self, subject: Subject, inputs: Tensor, quadrature: Quadrature, baseline: Baseline
-    ) -> None:
-        self.subject, self.quadrature = subject, quadrature
-        self.inputs = inputs
-        with torch.no_grad():
-            self.x = list(subject.network.activations(inputs))
-        if baseline == "zero":
-            self.start = [torch.zeros_like(x) for x in self.x]
-        else:
-            self.start = [
-                self._mean(layer, x) for layer, x in zip(subject.layers, self.x, strict=True)
-            ]
-
-    def _mean(self, layer: str, x: Float[Tensor, "1 s d"]) -> Float[Tensor, "1 s d"]:
-        means = self.subject.mean_activations[layer]
-        if x.shape[1] > len(means):
-            raise UsageError(
-                f"Means at positions are known of {len(means)}, and this input has {x.shape[1]} at "
-                f"{layer}: use the baseline zero, or a shorter one."
-            )
-        return means[None, : x.shape[1]]
-
-    def linear(self, section: Section, place: int) -> LinearMap:
-        """Tangents to their effects, averaged along the path."""
-        return section.linearize_between(self.start[place], self.x[place], self.quadrature)
-
-    def attributions(
-        self, place: int, source: Nodes, target: Nodes, readout: Readout
-    ) -> Attributions:
-        """Edges from the nodes of node layer `place` to those that follow."""
-        subject = self.subject
-        last = place == len(subject.network.sections)
-        section = readout if last else subject.network.sections[place]
-        encoder = None if last else subject.cast[subject.layers[place + 1]].encoder
-        decoder = subject.cast[source.layer].decoder
-        seen = _Seen(section, encoder, target)
-        pattern: Tensor | None = None
-        if section.positionwise:
-            effects = self._at_same_position(seen, place, source, decoder)
-        else:
-            effects, pattern = self._reached(seen, place, source, decoder)
-        linear = self.linear(section, place)
-        step = (self.x[place] - self.start[place]).unsqueeze(1)
-        total = seen(linear(step)[0])[0]
-        change = seen(section(self.x[place])) - seen(section(self.start[place]))
-        return Attributions(
-            effects.cpu(),
-            None if pattern is None else pattern.cpu(),
-            (total - effects.sum(1)).cpu(),
-            (change[0] - total).cpu(),
-        )
-
-    def _at_same_position(
-        self, seen: _Seen, place: int, source: Nodes, decoder: Float[Tensor, "k d"]
-    ) -> Float[Tensor, "o i"]:
-        """Edges of a positionwise section, whose positions are so many samples."""
-        x, start = (path[place].transpose(0, 1) for path in (self.x, self.start))
-        effects = x.new_zeros(len(seen.target), len(source))
-        weight = source.values - source.baseline
-        for position in source.positions.unique().tolist():
-            here = (source.positions == position).nonzero()[:, 0]
-            there = (seen.target.positions == position).nonzero()[:, 0]
-            if not len(there):
-                continue
-            at = slice(position, position + 1)
-            linear = seen.section.linearize_between(start[at], x[at], self.quadrature)
-            columns = seen.columns(there)
-            for part in chunks(len(here), max(x.shape[-1], seen.section.d_out), x):
-                nodes = here[part]
-                tangents = (weight[nodes].to(x)[:, None] * decoder[source.features[nodes]])[
-                    None, :, None
-                ]
-                effect = linear(tangents)[0, :, 0]
-                effects[there[:, None], nodes[None]] = (effect @ columns).T
-        return effects
-
-    def _reached(
-        self, seen: _Seen, place: int, source: Nodes, decoder: Float[Tensor, "k d"]
-    ) -> tuple[Float[Tensor, "o i"], Float[Tensor, "o i"] | None]:
-        """Edges, and the part of them through patterns, of many source nodes at a time."""
-        x = self.x[place]
-        reach = seen.section.reach(self.start[place], x, self.quadrature)
-        weight = (source.values - source.baseline).to(x)
-        values, patterns = [], []
-        elements = 6 * x.shape[1] * max(x.shape[2], seen.section.d_out)
-        for part in chunks(len(source), elements, x):
-            steps = weight[part, None] * decoder[source.features[part]]
-            value, pattern = reach(source.positions[part], steps)
-            values.append(seen(value))
-            if pattern is not None:
-                patterns.append(seen(pattern))
-        through = torch.cat(values).T
-        if not patterns:
-            return through, None
-        moved = torch.cat(patterns).T
-        return through + moved, moved
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """Outputs of a section as its target nodes see them."""
-
-    section: Section
-    encoder: Float[Tensor, "d k"] | None
-    target: Nodes
-
-    def columns(self, nodes: Tensor) -> Float[Tensor, "d o"]:
-        """What the features of some target nodes read."""
-        if self.encoder is None:
-            return torch.eye(self.section.d_out).to(self.section._like)[
-                :, self.target.features[nodes]
-            ]
-        return self.encoder[:, self.target.features[nodes]]
-
-    def __call__(self, y: Float[Tensor, "m t d"]) -> Float[Tensor, "m o"]:
-        """What arrives at each target node."""
-        arriving = y.new_empty(len(y), len(self.target))
-        for position in self.target.positions.unique().tolist():
-            nodes = (self.target.positions == position).nonzero()[:, 0]
-            arriving[:, nodes] = y[:, position] @ self.columns(nodes)
-        return arriving
 
 
 def _choose(path: InputPath, readout: Readout, probabilities: Tensor, most: int) -> list[Nodes]:

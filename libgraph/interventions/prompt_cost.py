@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from libgraph.interventions.input_path import AUTO
 from libgraph.interventions.prompt import MOST_NODES
 from libgraph.interventions.subject import Subject
 from libgraph.sections.quadrature import Quadrature
@@ -51,7 +52,7 @@ def expected(
     Raises:
         UsageError: if there is no such rule.
     """
-    quadrature = Quadrature.parse(integration)
+    quadrature = Quadrature.parse("gauss-legendre:16" if integration == AUTO else integration)
     layers = []
     seconds = 0.0
     with torch.no_grad():

@@ -6,12 +6,14 @@ probable token, or with one drawn at a temperature, with the same draws with and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from libgraph.errors import UsageError
 from libgraph.interventions.changes import Intervention
 from libgraph.interventions.intervene import intervene
 from libgraph.interventions.subject import Subject
@@ -62,8 +64,11 @@ def steer(
         progress: told after each token.
 
     Raises:
-        UsageError: if there is no such feature or position, or outputs do not continue inputs.
+        UsageError: if there is no such feature, position or temperature, or outputs do not continue
+            inputs.
     """
+    if not 0 <= temperature < math.inf:
+        raise UsageError(f"A temperature of {temperature} is none: use 0 or more.")
     probabilities = first = _probabilities(subject, intervention, inputs, inputs)
     chosen: tuple[list[int], list[int]] = ([], [])
     texts = [inputs, inputs]
@@ -97,5 +102,5 @@ def _choice(probabilities: Float[Tensor, " c"], temperature: float, draw: Tensor
     """The most probable, or the one that a draw from [0, 1) falls on."""
     if temperature == 0:
         return int(probabilities.argmax())
-    sharpened = (probabilities.log() / temperature).softmax(-1)
+    sharpened = ((probabilities / probabilities.max()).log() / temperature).softmax(-1)
     return min(int((sharpened.cumsum(-1) <= draw).sum()), len(probabilities) - 1)

@@ -19,7 +19,7 @@ import numpy as np
 
 from libgraph.errors import TooLarge, UsageError
 from libgraph.graph.arrays import FloatArray, Pair
-from libgraph.graph.features import FeatureLabel
+from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph, KeptEdges, check_graph
 from libgraph.modules.summary import module_table
 from libgraph.report.appearance import curves, module_colour, relative_importance
@@ -56,6 +56,10 @@ if TYPE_CHECKING:
 
 FONT = 6.6
 """Size of labels in points."""
+
+LONGEST_NUMBER = 7
+"""Characters of a feature's own id that there is room for."""
+
 
 KEY = (
     "circle: importance in its node layer, over 4 decades · line: weight in its layer pair",
@@ -294,6 +298,12 @@ def _heading(name: str) -> str:
     return ends(in_line(name), MOST_LETTERS // 2)
 
 
+def _number(layer: LayerFeatures, feature: int) -> str:
+    """What is behind the node layer in its id, if that is short: a feature at a position, say."""
+    own = "" if layer.ids is None else layer.ids[feature].rpartition("/")[2]
+    return own if 0 < len(own) <= LONGEST_NUMBER else f"{feature}"
+
+
 def _draw_column(axes: Axes, graph: InteractionGraph, name: str, layout: Layout) -> None:
     from matplotlib.collections import EllipseCollection
     from matplotlib.patches import FancyBboxPatch
@@ -323,7 +333,7 @@ def _draw_column(axes: Axes, graph: InteractionGraph, name: str, layout: Layout)
         for line, offset in zip(lines, offsets, strict=True):
             place = left + 0.2, height - 0.004 + offset
             axes.text(*place, line, color=INK, size=smaller * FONT, **text)
-        number = f"{feature}"
+        number = _number(layer, feature)
         axes.text(right - 0.06, height - 0.004, number, color=FAINT, ha="right", size=FONT, **text)
     if layout.names and not layer.rotated and layer.labels is not None:
         for feature, height in zip(features.tolist(), y.tolist(), strict=True):

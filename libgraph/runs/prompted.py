@@ -18,8 +18,9 @@ from libgraph.graph.arrays import FloatArray, IndexArray, Pair
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.interventions.influence import Pruned, prune
+from libgraph.interventions.nodes import Nodes
 from libgraph.interventions.pattern_heads import effects_by_head
-from libgraph.interventions.prompt import Nodes, PromptGraph, prompt_graph
+from libgraph.interventions.prompt import PromptGraph, prompt_graph
 from libgraph.interventions.subject import Subject
 from libgraph.progress import Progress
 from libgraph.runs.feature import graph_once
@@ -242,7 +243,7 @@ def prompt_of(
         edges: share that is kept of what edges between kept nodes carry.
         subject: the network with its data, if it is there already.
         progress: told after each section.
-        **options: of `prompt_graph`: `integration` (a rule along the path, or `gradient`),
+        **options: of `prompt_graph`: `integration` (`auto`, a rule along the path, or `gradient`),
             `baseline` (`mean` or `zero`), `classes` (numbers of outputs, or how many of the most
             probable ones), `most_nodes` (of each node layer, before anything is left out).
 

@@ -45,7 +45,9 @@ def read_request(text: str, how: How = "mean") -> tuple[str, How, float | None]:
     if re.fullmatch(NUMBER, value) is None:
         words = [word for word in HOWS if word not in VALUED]
         if value not in words or found["add"] or found["times"]:
-            raise UsageError(f"'{text}' cannot be read: after = stands a number or {words}.")
+            raise UsageError(
+                f"'{text}' cannot be read: after = stands a number, or {' or '.join(words)}."
+            )
         return name, next(word for word in HOWS if word == value), None
     if found["add"] and found["times"]:
         raise UsageError(f"'{text}' adds and scales at once: do one of them.")
@@ -63,6 +65,8 @@ def intervention_of(
 ) -> Intervention:
     """One intervention that makes all these changes together.
 
+    A feature that several texts put to the same, as a feature and its module do, is put there once.
+
     Raises:
         UsageError: if one cannot be read, or there is no such feature or module.
     """
@@ -75,7 +79,8 @@ def intervention_of(
             done = {
                 feature
                 for other in changes
-                if replace(other, features=()) == replace(change, features=())
+                if chosen not in ("scale", "add")
+                and replace(other, features=()) == replace(change, features=())
                 for feature in other.features
             }
             left = tuple(feature for feature in change.features if feature not in done)

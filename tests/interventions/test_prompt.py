@@ -79,9 +79,7 @@ def test_squares_summed_over_inputs_are_the_graph_of_averages(case):
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
 def test_edges_add_up_to_what_they_explain(case, baseline):
     _, subject, inputs = case
-    graph = prompt_graph(
-        subject, inputs, integration="gauss-legendre:64", baseline=baseline, classes=2
-    )
+    graph = prompt_graph(subject, inputs, baseline=baseline, classes=2)
     for pair, error in graph.completeness.items():
         norm = baseline == "zero" and any(part in pair[1] for part in ("normalized", "outputs"))
         # From zero on, a norm turns within the first hundredth of its path; what follows the
