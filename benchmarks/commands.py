@@ -135,7 +135,10 @@ def main() -> None:
             f"{operations / rate:.1f}",
             f"{seconds * rate / max(operations, 1):.1f}",
         )
-        console.print(f"{name}: {seconds:.1f} s, {rate / 1e9:.0f} GFLOP/s")
+        console.print(
+            f"{name}: {seconds:.1f} s, {operations / 1e9:.0f} GFLOP at {rate / 1e9:.0f} a second; "
+            + ", ".join(f"{stage} {spent / seconds:.0%}" for stage, spent in largest)
+        )
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers.cifar import small_backend, write_batches
 from torch.testing import assert_close as _assert_close
 
 import libgraph as lg
@@ -24,13 +25,18 @@ OPTIONS = {
     "modular-addition": {},
     "mlp": {"blocks": 2, "width": 3, "layers": 2, "samples": 60},
     "lm": {"sequences": 6, "layers": "0:1", "n_ctx": 5},
+    "cifar": {},
 }
 
 
 @pytest.fixture(scope="module", params=list(OPTIONS))
-def case(request):
+def case(request, tmp_path_factory):
     """A run, its subject, and one input."""
-    backend = lg.load_backend(request.param, **OPTIONS[request.param])
+    if request.param == "cifar":
+        folder = tmp_path_factory.mktemp("cifar")
+        backend = small_backend("conv", write_batches(folder), folder)
+    else:
+        backend = lg.load_backend(request.param, **OPTIONS[request.param])
     run = lg.analyze(backend, ablate=False, beside=(), limit=30)
     subject = run.subject(limit=6)
     return run, subject, next(iter(subject.data)).inputs[:1]
