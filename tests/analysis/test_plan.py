@@ -1,6 +1,7 @@
 """What `--dry-run` says, where every measurement is made to take a second, or that of edges two."""
 
 import pytest
+import torch
 
 import libgraph as lg
 from libgraph.analysis import analysis as analysis_module
@@ -26,6 +27,7 @@ def plan(monkeypatch):
         return 2.0 if getattr(compute, "func", None) is planning.measured else 1.0
 
     monkeypatch.setattr(planning, "_seconds", second)
+    monkeypatch.setattr(planning, "ONCE", float("inf"))
     backend = lg.load_backend("mlp", seed=0)
     samples = {split: backend.samples(split) for split in ("train", "test")}
     assert len(backend.network().sections) == PAIRS
@@ -158,3 +160,15 @@ class Listener:
 
     def expect(self, seconds):
         self.expected.append(seconds)
+
+
+@pytest.mark.parametrize(("one", "again", "all_of_them"), [(1, 1, 8), (1, 0.01, 3), (0.1, 9, 3)])
+def test_one_sample_stands_for_all_where_it_takes_long(one, again, all_of_them):
+    """Also warm: the first time is that of libraries which get ready."""
+    times = {1: [one, again], 8: [3]}
+
+    def measure(section, x, y):
+        return (times[len(x)].pop(0),)
+
+    x = torch.zeros(8, 1, 2)
+    assert planning.FewSamples._warm_seconds(None, measure, None, x, x) == (all_of_them,)
