@@ -65,6 +65,7 @@ def test_options_reach_the_analysis(analyze, tmp_path):
         "dtype": "float32", "score_dtype": "float64",
         "device": "cpu", "batch_size": 5, "memory": 3 * 2**20, "limit": 9,
         "tolerances": [0.1, 0.5], "ablate": True, "curves": False, "halves": False, "draws": 0,
+        "lesions": False,
     }  # fmt: skip
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["bases"]["neuron"]["edges_required"]["ln1.0->ln2.0"]) == {"0.1", "0.5"}

@@ -167,6 +167,7 @@ def test_a_name_that_no_file_can_hold_is_refused(installed, monkeypatch):
 
 
 VALUES = {
+    "ablate": (("{}", "a/1"), (".", "{}"), (".", "a/1={}"), (".", "a/1", "--how", "{}")),
     "analyze": (
         ("{}",), ("named", "--basis", "{}"), ("named", "--truncate", "{}"), ("named", "-o", "{}"),
         ("named", "-o", "{}=1"), ("named", "--device", "{}"), ("named", "--seed", "{}"),
@@ -181,7 +182,10 @@ VALUES = {
     "degeneracy": (("{}",), ("named", "--{}"), ("mlp", "-o", "{}")),
     "diff": (("{}", "{}"), (".", ".", "--basis", "{}"), (".", ".", "--figure", "{}")),
     "export": (("{}",), (".", "--format", "{}"), ("{}", "--layers", "{}")),
+    "faithfulness": (("{}",), (".", "--basis", "{}"), (".", "--baseline", "{}")),
+    "prompt": (("{}", "1"), (".", "{}"), (".", "1", "--integration", "{}")),
     "show": (("{}", "{}"), (".", "{}"), ("{}", ".", "--basis", "{}")),
+    "steer": (("{}", "a/1", "--text", "1"), (".", "{}"), (".", "a/1", "--text", "{}")),
     "view": (("{}",), (".", "--feature", "{}"), ("{}", "--no-open")),
     "train": (("{}",), ("mlp", "-o", "{}"), ("mlp", "-o", "steps={}"), ("mlp", "--seed", "{}")),
 }  # fmt: skip
