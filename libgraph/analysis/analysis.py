@@ -49,7 +49,7 @@ from libgraph.report.page.page import PAGE, write_page
 from libgraph.runs.computed_run import BasisResult, ComputedRun
 from libgraph.runs.examples import Examples
 from libgraph.runs.measures import run_metrics
-from libgraph.runs.run import Ablation
+from libgraph.runs.run import LESIONS, Ablation
 from libgraph.runs.stored import save_ablation
 from libgraph.sections.quadrature import Quadrature
 
@@ -318,6 +318,8 @@ class _Analysis:
         # Bases that an earlier run of this name had are not part of this one.
         for old in (directory.file(ABLATION), *_half_done(directory.partial)):
             old.unlink(missing_ok=True)
+        if run.survey is None:
+            directory.file(LESIONS).unlink(missing_ok=True)
         for name, result in run.results.items():
             if result.ablation is not None:
                 save_ablation(directory.file(ABLATION), result.ablation, name)

@@ -117,7 +117,7 @@ ANYWHERE = {"dtype", "device", "batch_size", "memory", "limit", "truncate"}
 """What every stage depends on (`Workload.facts`)."""
 
 
-NO_STAGE = {"ablate", "beside", "halves", "objective", "resolution", "seeds"}
+NO_STAGE = {"lesions", "ablate", "beside", "halves", "objective", "resolution", "seeds"}
 """What decides which stages there are, or changes what is made of their results anew each time."""
 
 

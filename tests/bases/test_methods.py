@@ -67,6 +67,7 @@ def test_a_new_basis_says_what_it_costs(backend, mine, monkeypatch):
         return 1.0
 
     monkeypatch.setattr("libgraph.analysis.plan._seconds", second)
+    monkeypatch.setattr("libgraph.analysis.plan.ONCE", float("inf"))
     options = {"beside": (), "ablate": False}
     mine()
     free = plan(backend, basis="mine", **options)

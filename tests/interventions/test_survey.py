@@ -107,3 +107,10 @@ def test_a_graph_without_modules_has_lesions_of_features_alone(surveyed):
     graph = run.graph()
     bare = lg.InteractionGraph(graph.layers, graph.edges)
     assert survey_lesions(run.subject(limit=5), bare).modules == ()
+
+
+def test_a_run_that_replaces_it_has_none_of_its_lesions(tmp_path):
+    backend = lg.load_backend("mlp", blocks=2, width=2, layers=1, samples=40)
+    lg.analyze(backend, ablate=False, beside=(), lesions=True, out=tmp_path / "run")
+    lg.analyze(backend, ablate=False, beside=(), out=tmp_path / "run", force=True)
+    assert lg.open_run(tmp_path / "run").lesions() is None
