@@ -73,13 +73,15 @@ class InputPath:
         step = (x - start).unsqueeze(1)
         change = section(x) - section(start)
         enough = EXACT * float(change.abs().max())
-        before = float("inf")
+        before, stays = float("inf"), 0
         for points in POINTS:
             rule = Quadrature.gauss_legendre(points)
             linear = section.linearize_between(start, x, rule)
             error = float((linear(step)[:, 0] - change).abs().max())
-            # Where rounding, or single precision, is what is left, more points do not help.
-            if error <= enough or error > 0.5 * before:
+            # Where rounding, or single precision, is what is left, more points do not help; where
+            # few points miss a steep stretch of the path, twice as many may not help yet.
+            stays = stays + 1 if error > 0.5 * before else 0
+            if error <= enough or stays == 2:
                 break
             before = error
         return rule

@@ -107,8 +107,9 @@ def intervene(
     """
     check_interventions(subject, interventions)
     batches = subject.data if inputs is None else [Batch(inputs, inputs)]
-    keep = _Keep(subject, len(interventions), outputs=outputs, scored=inputs is None)
-    keep.watched = watched
+    keep = _Keep(
+        subject, len(interventions), outputs=outputs, watched=watched, scored=inputs is None
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         progress("interventions", 0, len(batches))
@@ -217,10 +218,11 @@ class _Passes:
 class _Keep:
     """What is taken down of all batches."""
 
-    def __init__(self, subject: Subject, many: int, *, outputs: bool, scored: bool) -> None:
-        self.subject, self.outputs, self.scored = subject, outputs, scored
-        self.many = many
-        self.watched = True
+    def __init__(
+        self, subject: Subject, many: int, *, outputs: bool, watched: bool, scored: bool
+    ) -> None:
+        self.subject, self.many = subject, many
+        self.outputs, self.watched, self.scored = outputs, watched, scored
         self.base_scores: list[Tensor] = []
         self.base_outputs: list[Tensor] = []
         self.scores: list[Tensor] = []

@@ -1,7 +1,7 @@
 """The graph of one input: which features, at which positions, made the network say what it says.
 
 Nodes are (node layer, position, feature), edges R_ts,ji = (f_sj − f⁰_sj) ∫dα Ĵ_ts,ji along the path
-from a baseline to the input: what the source adds to the target, with its sign (docs/math.md §9).
+from a baseline to the input: what the source adds to the target, with its sign (docs/math.md §8).
 Jacobians are exact, through softmax and norms. Where a section attends, the part of an edge that
 comes from moving the attention pattern is told apart from that which goes through values.
 """

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.cifar import small_backend, write_batches
-from torch.testing import assert_close as _assert_close
+from helpers.numbers import assert_within
 
 import libgraph as lg
 from libgraph.errors import TooLarge, UsageError
@@ -11,14 +11,6 @@ from libgraph.interventions.changes import Change, Intervention
 from libgraph.interventions.intervene import intervene
 from libgraph.interventions.steering import steer
 from libgraph.runs.requests import intervention_of, read_request
-
-
-def assert_close(actual, expected, rtol=0.0, atol=0.0):
-    """Relative to the largest, unless an absolute bound is given."""
-    expected = torch.as_tensor(expected).to(actual.dtype)
-    bound = max(atol, rtol * float(expected.abs().max()))
-    _assert_close(actual, expected, rtol=0, atol=bound)
-
 
 BACKENDS = {
     "modular-addition": {},
@@ -90,16 +82,16 @@ def test_outputs_scores_and_changes_are_those_of_a_pass_by_hand(subject):
     inputs = torch.cat([batch.inputs for batch in batches])
     targets = torch.cat([batch.targets for batch in batches])
     base, features = by_hand(subject, Intervention("nothing", ()), inputs)
-    assert_close(result.base_outputs, base, rtol=1e-10)
+    assert_within(result.base_outputs, base, rtol=1e-10)
     for number, intervention in enumerate(interventions):
         outputs, moved = by_hand(subject, intervention, inputs)
-        assert_close(result.outputs[number], outputs, rtol=1e-10)
+        assert_within(result.outputs[number], outputs, rtol=1e-10)
         scores = subject.backend.score(outputs, targets)
-        assert_close(result.scores[number], scores, rtol=1e-10)
+        assert_within(result.scores[number], scores, rtol=1e-10)
         for layer, found in result.moved.items():
             change = moved[layer] - features[layer]
-            assert_close(found.mean[number], change.mean((0, 1)), atol=1e-10)
-            assert_close(found.rms[number], change.square().mean((0, 1)).sqrt(), atol=1e-10)
+            assert_within(found.mean[number], change.mean((0, 1)), atol=1e-10)
+            assert_within(found.rms[number], change.square().mean((0, 1)).sqrt(), atol=1e-10)
 
 
 def test_interventions_in_parts_are_those_at_once(subject, monkeypatch):
@@ -107,9 +99,9 @@ def test_interventions_in_parts_are_those_at_once(subject, monkeypatch):
     whole = intervene(subject, interventions, outputs=True)
     monkeypatch.setattr("libgraph.interventions.intervene.AT_ONCE", 1)
     parts = intervene(subject, interventions, outputs=True)
-    assert_close(parts.outputs, whole.outputs, rtol=1e-10)
+    assert_within(parts.outputs, whole.outputs, rtol=1e-10)
     for layer in whole.moved:
-        assert_close(parts.moved[layer].rms, whole.moved[layer].rms, atol=1e-10)
+        assert_within(parts.moved[layer].rms, whole.moved[layer].rms, atol=1e-10)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +123,7 @@ def test_resampled_values_are_those_of_other_samples(addition):
         start += len(batch.inputs)
     assert start == 200
     found = result.moved["ln2.0"].rms[0, 1]
-    assert_close(found, torch.cat(changes).square().mean().sqrt().double(), rtol=1e-9)
+    assert_within(found, torch.cat(changes).square().mean().sqrt().double(), rtol=1e-9)
 
 
 def test_nothing_changes_where_a_feature_is_scaled_by_one(addition):
@@ -146,7 +138,7 @@ def test_a_module_is_all_its_features(addition):
     members = list(run.module(0).members)
     module = run.intervene(["module:0"], "mean", subject=subject, outputs=True)
     together = run.intervene(dict.fromkeys(members), "mean", subject=subject, outputs=True)
-    assert_close(module.outputs, together.outputs, rtol=1e-12)
+    assert_within(module.outputs, together.outputs, rtol=1e-12)
 
 
 def test_steering_moves_the_sum_that_is_predicted(addition):
@@ -154,7 +146,7 @@ def test_steering_moves_the_sum_that_is_predicted(addition):
     inputs = subject.backend.inputs_of("12 + 45")
     nothing = steer(subject, intervention_of(run, ["ln2.0/1=1x"]), inputs)
     assert int(nothing.base.argmax()) == 57
-    assert_close(nothing.steered, nothing.base, atol=1e-9)
+    assert_within(nothing.steered, nothing.base, atol=1e-9)
     strongest = sorted(range(run.partition.size), key=lambda m: -len(run.module(m).members))
     turned = [f"module:{module}=-1x" for module in strongest[:2]]
     steered = steer(subject, intervention_of(run, turned), inputs)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers.cifar import small_backend, write_batches
-from torch.testing import assert_close as _assert_close
+from helpers.numbers import assert_within
 
 import libgraph as lg
 from libgraph.errors import UsageError
@@ -12,14 +12,6 @@ from libgraph.interventions.prompt import prompt_graph
 from libgraph.interventions.prompt_cost import expected
 from libgraph.sections.holding import attends, patterns_held
 from libgraph.sections.quadrature import Quadrature
-
-
-def assert_close(actual, expected, rtol=0.0, atol=0.0):
-    """Relative to the largest, unless an absolute bound is given."""
-    expected = torch.as_tensor(expected).to(actual.dtype)
-    bound = max(atol, rtol * float(expected.abs().max()))
-    _assert_close(actual, expected, rtol=0, atol=bound)
-
 
 OPTIONS = {
     "modular-addition": {},
@@ -65,7 +57,7 @@ def test_edges_are_features_times_dense_jacobians(case):
         source, target = graph.layers[place], graph.layers[place + 1]
         rows = jacobian[target.positions, target.features]
         wanted = (rows * f)[:, source.positions, source.features]
-        assert_close(graph.edges[pair].effects, wanted, rtol=1e-10)
+        assert_within(graph.edges[pair].effects, wanted, rtol=1e-10)
 
 
 def test_squares_summed_over_inputs_are_the_graph_of_averages(case):
@@ -79,7 +71,7 @@ def test_squares_summed_over_inputs_are_the_graph_of_averages(case):
             jacobian, f = dense(subject, place, batch.inputs[row : row + 1])
             total = total + torch.einsum("tisj,sj->tij", jacobian, f).square().sum(0)
             count += len(f)
-    assert_close(total / count, edges[first, second], rtol=1e-8)
+    assert_within(total / count, edges[first, second], rtol=1e-8)
 
 
 @pytest.mark.parametrize("baseline", ["mean", "zero"])
@@ -119,7 +111,7 @@ def test_what_goes_through_values_is_the_derivative_with_patterns_as_they_are(ca
             y = (own @ section.skip + z @ section.output) @ subject.cast[pair[1]].encoder
             found = graph.edges[pair]
             through = (found.effects - found.pattern)[:, j]
-            assert_close(through, y[0][target.positions, target.features], atol=1e-9)
+            assert_within(through, y[0][target.positions, target.features], atol=1e-9)
 
 
 def test_the_closed_form_of_attention_is_automatic_differentiation(case):
@@ -134,8 +126,8 @@ def test_the_closed_form_of_attention_is_automatic_differentiation(case):
         rule, start = Quadrature.gauss_legendre(3), 0.3 * x
         through, pattern = section.reach(start, x, rule)(positions, steps)
         plain, moved = lg.Section.reach(section, start, x, rule)(positions, steps)
-        assert_close(through, plain, rtol=1e-10)
-        assert_close(pattern, moved, rtol=1e-10)
+        assert_within(through, plain, rtol=1e-10)
+        assert_within(pattern, moved, rtol=1e-10)
         free = []
         tangents = x.new_zeros(1, 7, *x.shape[1:])
         tangents[0, torch.arange(7), positions] = steps
@@ -143,7 +135,7 @@ def test_the_closed_form_of_attention_is_automatic_differentiation(case):
         for head in range(section.heads):
             with patterns_held(section, head):
                 free.append(linear(tangents)[0] - plain)
-        assert_close(sum(free), moved, atol=1e-10)
+        assert_within(sum(free), moved, atol=1e-10)
 
 
 def test_influence_is_that_of_the_inverse(case):
@@ -160,7 +152,7 @@ def test_influence_is_that_of_the_inverse(case):
     weights = torch.zeros(len(adjacency), dtype=torch.float64)
     weights[starts[-2] :] = graph.layers[-1].influence
     influence = torch.cat([layer.influence for layer in graph.layers])
-    assert_close(influence, weights @ paths, atol=1e-12)
+    assert_within(influence, weights @ paths, atol=1e-12)
 
 
 def test_what_is_kept_has_the_share_that_was_asked_for(case):
