@@ -123,7 +123,9 @@ class _Analysis:
             self._look_ahead(stages)
         bases = self.runner.run(stages.bases, partial(self._bases, stages.methods))
         self._refuse_empty(bases)
-        edges, errors = self.runner.run(stages.interactions, partial(self._interactions, bases))
+        edges, errors, missed = self.runner.run(
+            stages.interactions, partial(self._interactions, bases)
+        )
         ablation = {
             name: self.runner.run(stage, partial(self._ablation, name, bases[name], edges[name]))
             for name, stage in stages.ablation.items()
@@ -173,7 +175,7 @@ class _Analysis:
         """How alike the modules of even and of odd samples are, by basis, if asked for."""
         if stages.halves is None:
             return dict.fromkeys(bases)
-        edges, _ = self.runner.run(stages.halves, partial(self._interactions_of_halves, bases))
+        edges = self.runner.run(stages.halves, partial(self._interactions_of_halves, bases)).edges
         return {
             name: halves_agree(graph, [edges[f"{name} {half}"] for half in HALVES], self.options)
             for name, graph in graphs.items()
