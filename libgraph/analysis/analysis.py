@@ -32,6 +32,7 @@ from libgraph.bases.methods import METHODS
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
+from libgraph.edges.reconstruction import Reconstructions, reconstructions
 from libgraph.edges.score import Scoring
 from libgraph.errors import NumericalError
 from libgraph.files.run_directory import RunDirectory
@@ -126,6 +127,10 @@ class _Analysis:
         edges, errors, missed = self.runner.run(
             stages.interactions, partial(self._interactions, bases)
         )
+        kept = {
+            name: self.runner.run(stage, partial(self._reconstructions, bases[name], name))
+            for name, stage in stages.dictionaries.items()
+        }
         ablation = {
             name: self.runner.run(stage, partial(self._ablation, name, bases[name], edges[name]))
             for name, stage in stages.ablation.items()
@@ -148,6 +153,8 @@ class _Analysis:
                 ablation.get(name),
                 halves[name],
                 significance[name],
+                kept.get(name),
+                missed.get(name, {}),
             )
             for name in bases
         }
@@ -269,6 +276,10 @@ class _Analysis:
             self.options.seed,
             self.progress,
         )
+
+    def _reconstructions(self, bases: Bases, name: str) -> Reconstructions:
+        stage = f"dictionaries, {name}"
+        return reconstructions(self.scoring, bases, stage, self.progress)
 
     def _ablation(self, name: str, bases: Bases, edges: Edges) -> Ablation:
         nodes = ablate_nodes(

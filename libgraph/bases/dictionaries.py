@@ -1,7 +1,7 @@
 """Dictionaries of a folder as bases: latents as features, LIB where the folder has none.
 
-Latents are sorted by the mean square of what they write. Those that are never active on the data are
-no features, and take no memory.
+Latents are sorted by the mean square of what they write. Those that are never active on the data
+are no features, and take no memory.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def method_of_folder(folder: Path) -> BasisMethod:
         begins_with="lib",
         jacobian_gram=True,
         digest=digest_of(files),
+        latent=True,
     )
 
 
@@ -149,8 +150,8 @@ def only_active(
         variance = float(sums[f"{name} square"] / count - mean.square().sum())
         if error > variance:
             log.warning(
-                "The dictionary at %s explains less than the mean does (its error is %.3g times the "
-                "variance): it may be of another model, or of activations normalised otherwise.",
+                "The dictionary at %s explains less than the mean does (its error is %.3g times "
+                "the variance): it may be of another model, or want other norms.",
                 name,
                 error / max(variance, torch.finfo(torch.float64).tiny),
             )

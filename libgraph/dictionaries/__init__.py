@@ -1,1 +1,1 @@
-"""Dictionaries of other tools: their files, their hooks, and the node layers that they belong to."""
+"""Dictionaries of other tools: their files, their hooks, and the node layers they belong to."""

@@ -1,7 +1,7 @@
 """Dictionaries of dictionary_learning: `ae.pt`, a state dict, beside `config.json`.
 
-Which kind it is, its tensors say: AutoEncoder, AutoEncoderTopK, BatchTopKSAE and Matryoshka ones (with
-the threshold that they have after training), GatedAutoEncoder, JumpReluAutoEncoder.
+Which kind it is, its tensors say: AutoEncoder, AutoEncoderTopK, BatchTopKSAE and Matryoshka ones
+(with the threshold that they have after training), GatedAutoEncoder, JumpReluAutoEncoder.
 """
 
 from __future__ import annotations

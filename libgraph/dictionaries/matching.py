@@ -1,6 +1,6 @@
 """Which node layer each dictionary belongs to, and what it is in that node layer's coordinates.
 
-A node layer is known by its own name and by what other tools call the same place (`NodeLayer.hooks`).
+A node layer is known by its own name and by what other tools call the place (`NodeLayer.hooks`).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def matched(
             )
         if layer.name in found:
             raise UsageError(
-                f"'{found[layer.name].path}' and '{dictionary.path}' are both of {layer.name}: give "
-                "a folder with one of them."
+                f"'{found[layer.name].path}' and '{dictionary.path}' are both of {layer.name}: "
+                "give a folder with one of them."
             )
         found[layer.name] = dictionary
     if not found:

@@ -1,8 +1,8 @@
 """Readers of dictionaries, and the folders that they find them in.
 
-A reader is a module or an object with `holds(folder)` and `read(folder)`. Packages add some under the
-entry-point group `libgraph.dictionaries`; those are asked only about folders that no reader of this
-project knows.
+A reader is a module or an object with `holds(folder)` and `read(folder)`. Packages add some under
+the entry-point group `libgraph.dictionaries`; those are asked only about folders that no reader of
+this project knows.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def read_dictionaries(folder: Path) -> list[DictionaryWeights]:
     found = [dictionary for place in _folders(folder, DEPTH) for dictionary in _read(place)]
     if not found:
         raise UsageError(
-            f"'{folder}' holds no dictionary: known are those of SAELens (sae_weights.safetensors), "
-            "sparsify (sae.safetensors) and dictionary_learning (ae.pt), each with its "
-            "configuration beside it."
+            f"'{folder}' holds no dictionary: known are those of SAELens "
+            "(sae_weights.safetensors), sparsify (sae.safetensors) and "
+            "dictionary_learning (ae.pt), each with its configuration beside it."
         )
     return found
 

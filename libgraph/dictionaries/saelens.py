@@ -1,8 +1,8 @@
 """Dictionaries of SAELens: `cfg.json` beside `sae_weights.safetensors`.
 
-Architectures standard, topk, jumprelu and gated; batchtopk and Matryoshka ones, which are saved with
-the thresholds that they have after training. Inputs normalised by each activation's own length are
-refused by name.
+Architectures standard, topk, jumprelu and gated; batchtopk and Matryoshka ones, which are saved
+with the thresholds that they have after training. Inputs normalised by each activation's own
+length are refused by name.
 """
 
 from __future__ import annotations

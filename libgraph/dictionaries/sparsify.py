@@ -1,6 +1,6 @@
 """Dictionaries of sparsify: `layers.N/cfg.json` beside `sae.safetensors`, a folder a hook.
 
-The k largest latents of ReLU((h − c) Wᵀ + b); folders are named by modules of Hugging Face's models.
+The k largest latents of ReLU((h − c) Wᵀ + b); folders are named by modules of a model.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a dictionary comes to, whatever file it was in: two matrices, two biases and a gate.
 
-Latents are z = σ(h W + b) of what is read at a hook, and h is z D + c, up to an error. What formats do
-beside that (subtracting c first, lengths of decoders, gates of their own) is folded into the four.
+Latents are z = σ(h W + b) of what is read at a hook, and h is z D + c, up to an error. What formats
+do beside that (subtracting c first, lengths of decoders, gates of their own) is folded into these.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def gated(
     bias: Float[Tensor, " k"],
     gate_bias: Float[Tensor, " k"],
 ) -> DictionaryWeights:
-    """With a gate of its own: z = 1[p + b_gate > 0] ReLU(e^r p + b_mag), p what is read and encoded.
+    """With a gate of its own: z = 1[p + b_gate > 0] ReLU(e^r p + b_mag), p what is encoded.
 
     Where that is open is where the magnitude exceeds b_mag − e^r b_gate, a JumpReLU.
 

@@ -142,8 +142,8 @@ class _PairTrials:
         self.order = candidates.flatten().argsort(descending=True, stable=True)
         self.sorted = candidates.flatten()[self.order]
         self.constant = constant
-        # By batch: parts of the source layer, activations of the target layer where it has gates, and
-        # which inputs the latest trials kept with what came out of them.
+        # By batch: parts of the source layer, activations of the target layer where it has gates,
+        # and which inputs the latest trials kept with what came out of them.
         self.sources: dict[int, Tensor] = {}
         self.targets: dict[int, Tensor] = {}
         self.latest: dict[int, list[tuple[Tensor, Tensor]]] = {}

@@ -96,7 +96,7 @@ class Dictionary(Basis):
 
     Args:
         gate: of the features that are not isolated.
-        dead: latents that were never active where the dictionary was looked at: they are no features.
+        dead: latents that were never active on the data looked at: they are no features.
     """
 
     gate: Gate = Threshold(torch.zeros(0))
@@ -158,7 +158,7 @@ class Dictionary(Basis):
     def activations(
         self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]
     ) -> Float[Tensor, "*n d"]:
-        """Through the gates, with the error that x has; those that compete do so as they are at x."""
+        """Through the gates, with the error that x has; competitors are as they are at x."""
         return (pre * self.active(pre, x)) @ self.decoder + self.error(x)
 
     def parts(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:

@@ -21,14 +21,11 @@ from libgraph.files.atomic import read_json, write_json
 from libgraph.files.tensors import read_tensors, write_tensors
 from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases, Basis
-from libgraph.network.dictionary import Dictionary, Threshold, TopK
+from libgraph.network.dictionary import Dictionary, Gate, Threshold, TopK
 from libgraph.network.network import NodeLayer
 from libgraph.runs.run import Ablation, arrow
 
 PARTS = ("encoder", "decoder", "importance")
-
-GATE_PARTS = ("dead", "threshold", "k", "others")
-"""Those of a dictionary beside them."""
 
 
 ERROR = "/error"
@@ -69,21 +66,47 @@ def load_bases(
     """Read what `save_bases` wrote for these node layers."""
     tensors = read_tensors(path, device)
 
-    def basis(name: str, layer: NodeLayer) -> Basis:
-        encoder, decoder, importance = (tensors[f"{name}/{layer.name}/{part}"] for part in PARTS)
-        isolated = len(layer.isolated_coordinates)
-        own = {part: tensors.get(f"{name}/{layer.name}/{part}") for part in GATE_PARTS}
-        if own["dead"] is None:
-            return Basis(encoder, decoder, importance, isolated, layer.rotated)
-        gate = (
-            TopK(int(own["k"]), own["others"])
-            if own["k"] is not None
-            else Threshold(tensors[f"{name}/{layer.name}/threshold"])
-        )
-        dead = int(own["dead"])
-        return Dictionary(encoder, decoder, importance, isolated + 1, gate=gate, dead=dead)
+    return {
+        name: {
+            layer.name: stored_basis(
+                tensors,
+                f"{name}/{layer.name}/",
+                len(layer.isolated_coordinates),
+                rotated=layer.rotated,
+            )
+            for layer in layers
+        }
+        for name in names
+    }
 
-    return {name: {layer.name: basis(name, layer) for layer in layers} for name in names}
+
+def stored_basis(
+    tensors: Mapping[str, Tensor], start: str, isolated: int, *, rotated: bool
+) -> Basis:
+    """A basis whose tensors have names that start so; that of a dictionary has a gate.
+
+    Args:
+        tensors: what is stored.
+        start: of the names.
+        isolated: how many leading features are isolated, the error counted or not.
+        rotated: whether the node layer is.
+
+    Raises:
+        KeyError: if a tensor is missing.
+    """
+    encoder, decoder, importance = (tensors[start + part] for part in PARTS)
+    k, dead = tensors.get(f"{start}k"), tensors.get(f"{start}dead")
+    if dead is None:
+        return Basis(encoder, decoder, importance, isolated, rotated)
+    gate: Gate = (
+        Threshold(tensors[f"{start}threshold"])
+        if k is None
+        else TopK(int(k), tensors.get(f"{start}others"))
+    )
+    # The error alone is read from nothing and writes nothing.
+    places = (~encoder.any(0)) & (~decoder.any(1))
+    isolated = int(places[: isolated + 1].nonzero()[-1]) + 1
+    return Dictionary(encoder, decoder, importance, isolated, gate=gate, dead=int(dead))
 
 
 def save_interactions(path: Path, interactions: Interactions) -> None:
