@@ -47,8 +47,8 @@ def labelled_graph(
     labels |= _output_labels(workload)
     for name, basis in bases.items():
         if isinstance(basis, Dictionary) and name in labels:
-            labels[name] = [*labels[name]]
-            labels[name][basis.error_place] = FeatureLabel(ERROR)
+            before, after = labels[name][: basis.error_place], labels[name][basis.isolated :]
+            labels[name] = [*before, FeatureLabel(ERROR), *after]
     pairs = ablation.edges if ablation is not None else {}
     epsilon = {pair: edge.epsilon for pair, edge in pairs.items()}
     graph = graph_of(bases, edges, epsilon=epsilon, labels=labels)

@@ -57,9 +57,9 @@ def _read(folder: Path) -> list[DictionaryWeights]:
         if reader.holds(folder):
             return reader.read(folder)
     for entry in entry_points(group=GROUP):
-        reader = entry.load()
-        if reader.holds(folder):
-            return reader.read(folder)
+        added: Reader = entry.load()
+        if added.holds(folder):
+            return added.read(folder)
     return []
 
 

@@ -29,7 +29,15 @@ from libgraph.network.basis import Bases
 from libgraph.runs.examples import Examples, load_examples
 from libgraph.runs.metrics import Metrics
 from libgraph.runs.run import EXAMPLES, LESIONS, Ablation, Run, arrow
-from libgraph.runs.stored import ERROR, load_ablation, stored_basis
+from libgraph.runs.stored import (
+    CSR,
+    ERROR,
+    GATE_PARTS,
+    PARTS,
+    load_ablation,
+    stored_basis,
+    stored_edges,
+)
 
 
 def open_run(path: str | Path) -> SavedRun:
@@ -91,11 +99,15 @@ class SavedRun(Run):
         """Encoders, decoders and importance by node layer; see `Run.bases`."""
         name = self.chosen(name)
         starts = {f"{name}/{layer.name}/": layer for layer in self._drawn.layers}
-        tensors = self._tensors("bases.safetensors", list(starts), start=True)
-        return {
-            layer.name: stored_basis(tensors, start, layer.isolated, rotated=layer.rotated)
-            for start, layer in starts.items()
-        }
+        parts = [start + part for start in starts for part in (*PARTS, *GATE_PARTS)]
+        tensors = self._tensors("bases.safetensors", parts)
+        try:
+            return {
+                layer.name: stored_basis(tensors, start, layer.isolated, rotated=layer.rotated)
+                for start, layer in starts.items()
+            }
+        except KeyError as error:
+            raise self._damaged("bases.safetensors", f"it has no {error}") from None
 
     def edges(self, name: str | None = None) -> Edges:
         """All interactions, ``[out, in]``, by layer pair; see `Run.edges`."""
@@ -163,16 +175,19 @@ class SavedRun(Run):
 
     def _edges(self, name: str, suffix: str) -> Edges:
         names = {pair: f"{name}/{arrow(pair)}{suffix}" for pair in self.pairs}
-        tensors = self._tensors("edges.safetensors", list(names.values()))
-        return {pair: tensors[stored] for pair, stored in names.items()}
+        starts = [f"{stored}{end}" for stored in names.values() for end in ("", *CSR)]
+        tensors = self._tensors("edges.safetensors", starts)
+        try:
+            return {pair: stored_edges(tensors, stored) for pair, stored in names.items()}
+        except KeyError as error:
+            raise self._damaged("edges.safetensors", f"it has no {error}") from None
 
-    def _tensors(self, file: str, names: list[str], *, start: bool = False) -> dict[str, Tensor]:
-        """Tensors of these names, or all whose names start so."""
+    def _tensors(self, file: str, names: list[str]) -> dict[str, Tensor]:
+        """Tensors of these names, as far as they are there."""
         try:
             with safe_open(self.directory / file, framework="pt") as opened:
-                if start:
-                    names = [name for name in opened.keys() if name.startswith(tuple(names))]  # noqa: SIM118
-                return {name: opened.get_tensor(name) for name in names}
+                there = set(opened.keys())
+                return {name: opened.get_tensor(name) for name in names if name in there}
         except (SafetensorError, OSError) as error:
             raise self._damaged(file, str(error)) from None
 

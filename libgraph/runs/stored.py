@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.edges.edge_ablation import EdgeAblation
@@ -27,10 +28,21 @@ from libgraph.runs.run import Ablation, arrow
 
 PARTS = ("encoder", "decoder", "importance")
 
+GATE_PARTS = ("dead", "threshold", "k", "others")
+"""Those of a dictionary beside them."""
 
 ERROR = "/error"
 
 MISSED = "/missed"
+
+CSR = ("/values", "/columns", "/rows", "/shape")
+"""Parts of a matrix that is stored by its rows: where each begins among values and columns."""
+
+LARGE = 2**20
+"""Numbers that a matrix has at least where it is stored without its zeros."""
+
+FULL = 1 / 3
+"""Share of them that are not zero, at most: two numbers are stored of each."""
 
 
 def save_bases(path: Path, bases: Mapping[str, Bases]) -> None:
@@ -112,10 +124,11 @@ def stored_basis(
 def save_interactions(path: Path, interactions: Interactions) -> None:
     """Write the interactions of every basis and layer pair, and their errors if there are any."""
     tensors: dict[str, Tensor] = {
-        f"{name}/{arrow(pair)}{suffix}": matrix
+        part: tensor
         for matrices, suffix in ((interactions.edges, ""), (interactions.errors, ERROR))
         for name, by_pair in matrices.items()
         for pair, matrix in by_pair.items()
+        for part, tensor in _rows(f"{name}/{arrow(pair)}{suffix}", matrix).items()
     }
     for name, by_pair in interactions.missed.items():
         tensors |= {
@@ -124,16 +137,43 @@ def save_interactions(path: Path, interactions: Interactions) -> None:
     write_tensors(path, tensors)
 
 
+def _rows(name: str, matrix: Float[Tensor, "out in"]) -> dict[str, Tensor]:
+    """A matrix as it is stored: compressed by rows if it is large and nearly all zeros."""
+    if matrix.numel() < LARGE or int(matrix.count_nonzero()) > matrix.numel() * FULL:
+        return {name: matrix}
+    rows = matrix.cpu().to_sparse_csr()
+    columns = rows.col_indices().to(torch.int32)
+    shape = torch.tensor(matrix.shape)
+    parts = (rows.values(), columns, rows.crow_indices(), shape)
+    return {name + part: tensor for part, tensor in zip(CSR, parts, strict=True)}
+
+
+def stored_edges(tensors: Mapping[str, Tensor], name: str) -> Float[Tensor, "out in"]:
+    """A matrix that `save_interactions` stored under this name, dense.
+
+    Raises:
+        KeyError: if it is not there.
+    """
+    if name + CSR[0] not in tensors:
+        return tensors[name]
+    values, columns, starts, shape = (tensors[name + part] for part in CSR)
+    rows = torch.arange(len(starts) - 1, device=starts.device).repeat_interleave(starts.diff())
+    matrix = values.new_zeros(*shape.tolist())
+    matrix[rows, columns.long()] = values
+    return matrix
+
+
 def load_interactions(
     path: Path, names: Sequence[str], pairs: Sequence[Pair], device: str
 ) -> Interactions:
     """Read what `save_interactions` wrote for these layer pairs."""
     tensors = read_tensors(path, device)
-    estimated = f"{names[0]}/{arrow(pairs[0])}{ERROR}" in tensors
+    start = f"{names[0]}/{arrow(pairs[0])}{ERROR}"
+    estimated = any(name.startswith(start) for name in tensors)
 
     def matrices(suffix: str) -> dict[str, Edges]:
         return {
-            name: {pair: tensors[f"{name}/{arrow(pair)}{suffix}"] for pair in pairs}
+            name: {pair: stored_edges(tensors, f"{name}/{arrow(pair)}{suffix}") for pair in pairs}
             for name in names
         }
 
