@@ -38,6 +38,8 @@ class LatentEdges:
         x: Float[Tensor, "n s d"],
         before: tuple[Learner, Latents],
         after: tuple[Learner, Latents] | None,
+        *,
+        jacobian: bool = False,
     ) -> Float[Tensor, " pairs"]:
         """E of every pair that is active together in the batch, in no order.
 
@@ -45,13 +47,15 @@ class LatentEdges:
             x: activations of the first node layer.
             before: its dictionary, and latents at all rows of x.
             after: those of the second.
+            jacobian: whether to give |J_ji| of active pairs in place of E, which has the size of
+                latents in it and is of squares.
         """
-        rows, tangents = self._tangents(x, *before)
+        rows, tangents = self._tangents(x, *before, jacobian=jacobian)
         linear = self.section.linearize_along(x, Quadrature.gradient())
         moved = linear(tangents.to(x))
         if isinstance(self.target, Basis):
             effects = (moved @ self.target.encoder.to(x)).float()
-            squares = effects.square().sum(2)
+            squares = (effects.abs() if jacobian else effects.square()).sum(2)
             ends = rows.unsqueeze(-1) * squares.shape[-1]
             ends = ends + torch.arange(squares.shape[-1], device=x.device)
             return self._added(ends.expand_as(squares), squares, x)
@@ -66,9 +70,12 @@ class LatentEdges:
         effects = (steps.transpose(1, 2) @ read.mT) * openings.unsqueeze(2)
         # n, t, a, b: of a latent before on one after, at one position.
         ends = rows.unsqueeze(1).unsqueeze(-1) * len(learner.decoder) + places.unsqueeze(2)
-        return self._added(ends.expand_as(effects), effects.square(), x)
+        squares = effects.abs() if jacobian else effects.square()
+        return self._added(ends.expand_as(effects), squares, x)
 
-    def _tangents(self, x: Tensor, learner: Learner, latents: Latents) -> tuple[Tensor, Tensor]:
+    def _tangents(
+        self, x: Tensor, learner: Learner, latents: Latents, *, jacobian: bool
+    ) -> tuple[Tensor, Tensor]:
         """Places `(n, a)` and what these write `(n, a, s, d)`."""
         n, s = x.shape[:2]
         out = self.source.out.to(x.device).float()
@@ -82,6 +89,8 @@ class LatentEdges:
             rows = chosen.expand(n, -1)
             values = z[:, chosen].unflatten(0, (n, s)).transpose(1, 2)
         written = torch.nn.functional.embedding(rows, learner.decoder @ out)
+        if jacobian:
+            values = (values > 0).to(values)
         return rows, values.unsqueeze(-1) * written.unsqueeze(2)
 
     def _added(self, ends: Tensor, squares: Tensor, x: Tensor) -> Tensor:

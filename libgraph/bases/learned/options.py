@@ -14,7 +14,7 @@ LEARNING_RATE = 1e-2
 """Of Adam; it rises over the first steps and falls to zero along a cosine."""
 
 
-READING = 0.03
+READING = 0.1
 """Of encoders that begin with directions that are read, relative to all else: activations alone
 would turn them to what is written together."""
 
@@ -39,7 +39,7 @@ EDGE_BATCH = 256
 """Activations of a batch that interactions are taken from, at most; at least one sample's."""
 
 
-CODED, CODING_BATCH, CODING_ROUNDS = 40_000, 4000, 100
+CODED, CODING_BATCH, CODING_ROUNDS = 40_000, 2000, 80
 """Gradients that encoders begin with a sparse code of, those of a round, and rounds."""
 
 
@@ -76,6 +76,10 @@ Metric = Literal["lib", "whitened", "raw"]
 variance 1, or activations as they are."""
 
 
+Penalty = Literal["powers", "jacobian"]
+"""What λ weighs: Σ (E/E_total)^p, or Σ |J| of pairs active together, as Jacobian SAEs have it."""
+
+
 class DictionaryOptions(TypedOptions):
     """How dictionaries are learned.
 
@@ -92,13 +96,16 @@ class DictionaryOptions(TypedOptions):
         4, ge=1, description="latents that are active at once"
     )
     gradients: Annotated[float, Shown("MU")] = Field(
-        0.3, ge=0, allow_inf_nan=False, description="weight of the error of gradients"
+        1.0, ge=0, allow_inf_nan=False, description="weight of the error of gradients"
     )
     interactions: Annotated[float, Shown("LAMBDA")] = Field(
         0.0, ge=0, allow_inf_nan=False, description="weight of interactions; 0: they are free"
     )
     power: Annotated[float, Shown("P")] = Field(
         0.25, gt=0, le=1, description="of interactions of dictionaries"
+    )
+    penalty: Penalty = Field(
+        "powers", description="of interactions: powers, or for comparison jacobian"
     )
     metric: Metric = Field("lib", description="of errors: lib, or for comparison whitened or raw")
     steps: int = Field(2000, ge=0, description="of the dictionaries' optimiser")

@@ -152,7 +152,12 @@ class Problem:
             after = None
             if pair.target in self.samples:
                 after = self._latents(parameters, pair.target, samples)
-            squares = pair.edges.squares(self.samples[pair.source].x[samples], before, after)
+            x = self.samples[pair.source].x[samples]
+            if self.options.penalty == "jacobian":
+                sizes = pair.edges.squares(x, before, after, jacobian=True)
+                total = total.to(sizes.device) + sizes.sum()
+                continue
+            squares = pair.edges.squares(x, before, after)
             shares = squares / pair.total + FLOOR
             total = total.to(shares.device) + shares.pow(self.options.power).sum()
         return total
