@@ -16,6 +16,7 @@ from libgraph.bases.learned.problem import Problem
 from libgraph.bases.lib import lib
 from libgraph.bases.method import Truncation
 from libgraph.bases.statistics import node_statistics
+from libgraph.dictionaries import saelens
 from libgraph.edges.interactions import interactions
 from libgraph.errors import UsageError
 from libgraph.network.dictionary import Dictionary
@@ -184,6 +185,9 @@ def test_other_tools_get_the_same_latents(tmp_path):
     assert_close(error, dictionary.error(x)[:, :-1].float(), 1e-4)
     assert (config["d_in"], config["d_sae"]) == (5, 10)
     assert config["metadata"]["hook_name"] == "l0"
+    (read,) = saelens.read(folder)
+    assert torch.equal(read.encoder.float(), weights["W_enc"])
+    assert (read.hook, read.gate.k) == ("l0", 2)
 
 
 def test_directions_are_found_of_which_few_make_each_row():

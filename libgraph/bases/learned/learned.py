@@ -91,9 +91,7 @@ def learned(
         _tell_of_the_dead(name, int((strength == 0).sum()), len(strength))
     if options.directory is not None and ranks()[0] == 0:
         for name, dictionary in found.items():
-            write_saelens(
-                options.directory / FOLDER, places[name].layer, dictionary, options.active
-            )
+            write_saelens(options.directory / FOLDER, places[name].layer, dictionary)
     return start | found
 
 

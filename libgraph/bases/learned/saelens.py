@@ -1,30 +1,26 @@
-"""Dictionaries in the layout of SAELens, so that other tools read them.
+"""Learned dictionaries in the layout of SAELens, so that other tools read them, and libgraph too.
 
-A folder for each node layer, with `cfg.json` and `sae_weights.safetensors`: activations of the
-node layer without its constant and other isolated coordinates go in, and come out.
+Activations of the node layer without its constant and other isolated coordinates go in and out.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
-
+from libgraph.dictionaries.saelens import write
+from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.errors import UsageError
-from libgraph.files.atomic import write_json
-from libgraph.files.tensors import write_tensors
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import NodeLayer
 
 
-def write_saelens(folder: Path, layer: NodeLayer, dictionary: Dictionary, active: int) -> Path:
-    """Write a TopK dictionary of a node layer.
+def write_saelens(folder: Path, layer: NodeLayer, dictionary: Dictionary) -> Path:
+    """Write the dictionary of a node layer into a folder of its own.
 
     Args:
         folder: of all dictionaries.
         layer: whose name becomes that of the folder, and the hook's.
         dictionary: of its activations.
-        active: latents at once.
 
     Returns:
         Where it is.
@@ -32,34 +28,21 @@ def write_saelens(folder: Path, layer: NodeLayer, dictionary: Dictionary, active
     isolated = set(layer.isolated_coordinates)
     rest = [i for i in range(layer.size) if i not in isolated]
     first = dictionary.isolated
-    tensors: dict[str, Tensor] = {
-        "W_enc": dictionary.encoder[rest][:, first:].float(),
-        "W_dec": dictionary.decoder[first:][:, rest].float(),
-    }
-    for name, size in (("b_enc", len(dictionary) - first), ("b_dec", len(rest))):
-        tensors[name] = dictionary.encoder.new_zeros(size).float()
-    if layer.constant:
-        tensors["b_enc"] = dictionary.encoder[-1, first:].float()
-        tensors["b_dec"] = dictionary.decoder[0, rest].float()
     place = folder / _file_name(layer.name)
-    write_tensors(place / "sae_weights.safetensors", tensors)
-    write_json(
-        place / "cfg.json",
-        {
-            "architecture": "topk",
-            "d_in": len(rest),
-            "d_sae": len(dictionary) - first,
-            "k": active,
-            "dtype": "float32",
-            "device": "cpu",
-            # b_enc has what subtracting b_dec beforehand would do.
-            "apply_b_dec_to_input": False,
-            "normalize_activations": "none",
-            "reshape_activations": "none",
-            "rescale_acts_by_decoder_norm": False,
-            "metadata": {"hook_name": layer.name},
-        },
+    encoder, decoder = dictionary.encoder, dictionary.decoder
+    bias, shift = encoder.new_zeros(len(dictionary) - first), encoder.new_zeros(len(rest))
+    if layer.constant:
+        bias, shift = encoder[-1, first:], decoder[0, rest]
+    weights = DictionaryWeights(
+        place,
+        layer.name,
+        encoder[rest][:, first:],
+        bias,
+        decoder[first:][:, rest],
+        shift,
+        dictionary.gate,
     )
+    write(place, weights)
     return place
 
 
