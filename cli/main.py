@@ -25,6 +25,7 @@ COMMANDS = {
     "ablate": "Switch FEATURES of RUN off, such as ln2.0/5, and see what the model loses.",
     "analyze": "Find the features of BACKEND's model, their interactions and their modules.",
     "backends": "List the installed backends, or the options of one.",
+    "benchmark": "Measure bases on networks whose features and interactions are known.",
     "communities": "Find the modules of RUN again, or of a graph file.",
     "compare": "Compare bases of BACKEND's model on the same data, or finished RUNs.",
     "degeneracy": "Find what in BACKEND's model does nothing: parameters that are free to move.",

@@ -24,6 +24,7 @@ MODULES = {
     "global": "libgraph.bases.global_lib",
     "lib": "libgraph.bases.lib",
     "sparse": "libgraph.bases.sparse.sparse",
+    "dictionary": "libgraph.bases.learned.learned",
 }
 """Where each basis that needs no file is made, by its name."""
 

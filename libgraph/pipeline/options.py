@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import ByteSize, Field, field_validator
 
 from libgraph.backend.options import Shown, TypedOptions, by_commas, option_of
+from libgraph.bases.learned.options import FIELDS, DictionaryOptions, Metric
 from libgraph.bases.methods import FILE, METHODS, basis_name
 from libgraph.bases.sparse.options import SparseOptions
 from libgraph.errors import UsageError
@@ -110,6 +111,7 @@ class AnalysisOptions(ComputingOptions):
         "Ablations": ("ablate", "tolerances", "score_dtype", "curves"),
         "Checks": ("halves", "draws", "lesions"),
         "Sparse basis": ("sparse_features", "sparse_power", "sparse_steps", "sparse_starts"),
+        "Learned dictionaries": tuple(f"dictionary_{name}" for name in FIELDS),
         "Computing": COMPUTING,
     }
 
@@ -157,6 +159,15 @@ class AnalysisOptions(ComputingOptions):
     sparse_power: float = option_of(SparseOptions, "power")
     sparse_steps: int = option_of(SparseOptions, "steps")
     sparse_starts: int = option_of(SparseOptions, "starts")
+
+    dictionary_latents: float = option_of(DictionaryOptions, "latents")
+    dictionary_active: int = option_of(DictionaryOptions, "active")
+    dictionary_gradients: float = option_of(DictionaryOptions, "gradients")
+    dictionary_interactions: float = option_of(DictionaryOptions, "interactions")
+    dictionary_power: float = option_of(DictionaryOptions, "power")
+    dictionary_metric: Metric = option_of(DictionaryOptions, "metric")
+    dictionary_steps: int = option_of(DictionaryOptions, "steps")
+    dictionary_batch: int = option_of(DictionaryOptions, "batch")
 
     _basis = field_validator("basis")(known_basis)
     _beside = field_validator("beside", mode="before")(by_commas)

@@ -123,6 +123,6 @@ NO_STAGE = {"lesions", "ablate", "beside", "halves", "objective", "resolution", 
 
 def test_every_option_is_read_by_a_stage():
     """One that is not would leave the results of an earlier run as they were."""
-    options = AnalysisOptions(basis="sparse", signs=2, halves=True, draws=1)
+    options = AnalysisOptions(basis="sparse", beside=("dictionary",), signs=2, halves=True, draws=1)
     reads = {name for stage in AnalysisStages.of(options, toy().network()) for name in stage.reads}
     assert set(AnalysisOptions.model_fields) - reads - ANYWHERE - NO_STAGE == set()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.func import jacrev
 
 from libgraph.bases.method import Setting, Truncation, eigenbasis
-from libgraph.bases.methods import METHODS
+from libgraph.bases.methods import METHODS as ALL
 from libgraph.bases.statistics import node_statistics
 from libgraph.edges.interactions import interactions
 from libgraph.errors import DataError, NumericalError, UsageError
@@ -23,6 +23,10 @@ from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import silent
 from libgraph.sections import Function, Linear
 from libgraph.sections.quadrature import Quadrature
+
+METHODS = {name: ALL[name] for name in ALL if name != "dictionary"}
+"""Those whose features are linear; dictionaries have tests of their own."""
+
 
 HIDDEN = ["linear", "relu", "tanh", "attention", "attention-full", "positionwise", "mixing"]
 TRUNCATION = Truncation(True, 1e-9)

@@ -54,6 +54,9 @@ def test_options_reach_the_analysis(analyze, tmp_path):
         "--device", "cpu", "--batch-size", "5", "--memory", "3MiB", "--limit", "9",
         "--tolerance", "0.1", "--tolerance", "0.5", "--sparse-features", "3",
         "--sparse-power", "0.5", "--sparse-steps", "7", "--sparse-starts", "2",
+        "--dictionary-latents", "2", "--dictionary-active", "3", "--dictionary-gradients", "0.5",
+        "--dictionary-interactions", "0.1", "--dictionary-power", "0.5",
+        "--dictionary-metric", "raw", "--dictionary-steps", "9", "--dictionary-batch", "8",
     )  # fmt: skip
     assert code == 0, err
     options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
@@ -62,6 +65,9 @@ def test_options_reach_the_analysis(analyze, tmp_path):
         "truncate": "abs:1e-15", "resolution": 2.0, "seed": 4, "seeds": 10,
         "objective": "layered-equal",
         "sparse_features": 3, "sparse_power": 0.5, "sparse_steps": 7, "sparse_starts": 2,
+        "dictionary_latents": 2.0, "dictionary_active": 3, "dictionary_gradients": 0.5,
+        "dictionary_interactions": 0.1, "dictionary_power": 0.5, "dictionary_metric": "raw",
+        "dictionary_steps": 9, "dictionary_batch": 8,
         "dtype": "float32", "score_dtype": "float64",
         "device": "cpu", "batch_size": 5, "memory": 3 * 2**20, "limit": 9,
         "tolerances": [0.1, 0.5], "ablate": True, "curves": False, "halves": False, "draws": 0,

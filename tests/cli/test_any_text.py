@@ -177,6 +177,7 @@ VALUES = {
         ("named", "--{}"),
     ),
     "backends": (("{}",),),
+    "benchmark": (("{}",), ("--bases", "{}"), ("--seeds", "{}"), ("--config", "{}")),
     "communities": (("{}",), (".", "--basis", "{}"), ("{}", "--resolution", "{}")),
     "compare": (("{}",), ("{}", "{}"), ("named", "--bases", "{}"), ("named", "--figure", "{}")),
     "degeneracy": (("{}",), ("named", "--{}"), ("mlp", "-o", "{}")),

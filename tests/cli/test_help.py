@@ -51,7 +51,7 @@ def test_the_list_of_commands_shows_whole_summaries():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_needs_no_more_than_the_options(name):
     heavy = ["torch", "numpy", "scipy", "igraph", "matplotlib", "rich"]
-    if name not in ("analyze", "compare", "degeneracy", "faithfulness"):
+    if name not in ("analyze", "benchmark", "compare", "degeneracy", "faithfulness"):
         heavy.append("pydantic")
     out = python(
         "import sys; from libgraph_cli.main import cli\n"

@@ -1,0 +1,1 @@
+"""Dictionaries that are learned here: what they minimise, and how."""

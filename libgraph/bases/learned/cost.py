@@ -1,0 +1,36 @@
+"""What learned dictionaries are going to take, from their first step on a few samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from libgraph.bases.learned.coordinates import coordinates
+from libgraph.bases.learned.options import SAMPLES, dictionary_options
+from libgraph.bases.learned.problem import Problem
+from libgraph.bases.lib import lib
+from libgraph.bases.method import Probe
+from libgraph.bases.statistics import node_statistics
+from libgraph.progress import silent
+
+
+def dictionary_seconds(probe: Probe) -> float:
+    """Of all steps, as one takes on as few samples, and of what dictionaries begin with."""
+    network, options = probe.network, dictionary_options(probe.options)
+    wanted = max(1, options.batch // probe.positions)
+    count = min(wanted, max(1, SAMPLES // probe.positions), probe.limit or SAMPLES)
+    data = replace(probe.data, limit=count, batch_size=count)
+    statistics = node_statistics(network, data)
+    bases = lib(network, statistics, data, probe.truncation, silent)
+    places = coordinates(network, statistics, bases, options.metric, probe.truncation)
+    if not places:
+        return 0.0
+    problem = Problem.of(network, places, bases, data, options)
+    begun = problem.start()
+    start = probe.seconds(lambda: problem.start())
+    for key, value in begun.items():
+        value.requires_grad_(not key.endswith("/quiet"))
+    with torch.enable_grad():
+        step = probe.seconds(lambda: problem.loss(begun, 0).backward())
+    return start + step * options.steps

@@ -1,0 +1,54 @@
+"""Learned dictionaries in the layout of SAELens, so that other tools read them, and libgraph too.
+
+Activations of the node layer without its constant and other isolated coordinates go in and out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from libgraph.dictionaries.saelens import write
+from libgraph.dictionaries.weights import DictionaryWeights
+from libgraph.errors import UsageError
+from libgraph.network.dictionary import Dictionary
+from libgraph.network.network import NodeLayer
+
+
+def write_saelens(folder: Path, layer: NodeLayer, dictionary: Dictionary) -> Path:
+    """Write the dictionary of a node layer into a folder of its own.
+
+    Args:
+        folder: of all dictionaries.
+        layer: whose name becomes that of the folder, and the hook's.
+        dictionary: of its activations.
+
+    Returns:
+        Where it is.
+    """
+    isolated = set(layer.isolated_coordinates)
+    rest = [i for i in range(layer.size) if i not in isolated]
+    first = dictionary.isolated
+    place = folder / _file_name(layer.name)
+    encoder, decoder = dictionary.encoder, dictionary.decoder
+    bias, shift = encoder.new_zeros(len(dictionary) - first), encoder.new_zeros(len(rest))
+    if layer.constant:
+        bias, shift = encoder[-1, first:], decoder[0, rest]
+    weights = DictionaryWeights(
+        place,
+        layer.name,
+        encoder[rest][:, first:],
+        bias,
+        decoder[first:][:, rest],
+        shift,
+        dictionary.gate,
+    )
+    write(place, weights)
+    return place
+
+
+def _file_name(name: str) -> str:
+    """The node layer's name, if it can be a folder's."""
+    plain = name.replace("/", "_").replace("\\", "_")
+    if plain in ("", ".", ".."):
+        raise UsageError(f"Node layer '{name}' has no name that a folder could have.")
+    return plain
