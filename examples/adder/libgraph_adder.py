@@ -16,7 +16,7 @@ class AdderOptions(TypedOptions):
 
 
 class Adder(Backend):
-    """Bits of two numbers to the bits of their sum: s ≥ c is relu(s − c + 1) − relu(s − c)."""
+    """Bits of two numbers to the bits of their sum: s ≥ c is relu(z + 1) − relu(z), z = 2(s − c) + ½."""
 
     name = "adder"
     summary = "binary addition by ReLUs, exact and by hand"
@@ -30,8 +30,8 @@ class Adder(Backend):
         places = 2.0 ** torch.arange(bits)
         numbers = torch.arange(1, 2 ** (bits + 1))  # every c that a sum may reach
         inner = torch.zeros(2 * bits + 1, 2 * len(numbers))
-        inner[:-1] = places.repeat(2)[:, None]
-        inner[-1] = torch.cat([1.0 - numbers, 0.0 - numbers])
+        inner[:-1] = 2 * places.repeat(2)[:, None]
+        inner[-1] = torch.cat([1.5 - 2 * numbers, 0.5 - 2 * numbers])  # never at a kink
         steps = torch.cat([torch.eye(len(numbers)), -torch.eye(len(numbers))])
         outer = torch.nn.functional.pad(steps, (0, 1))
         skip = torch.zeros(2 * bits + 1, len(numbers) + 1)
