@@ -7,8 +7,10 @@ bases and all layer pairs are measured in one pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from libgraph.accumulate.ranks import ranks
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
+from libgraph.edges.latent_pairs import LatentPairs
 from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases
 from libgraph.network.network import Network
@@ -38,10 +41,13 @@ class Interactions(NamedTuple):
     Args:
         edges: by name of the basis.
         errors: standard errors of the edges, in the same form; empty where edges are exact.
+        missed: of layer pairs with dictionaries, by basis, how far interactions are from adding up
+            to the change of pre-activations along the path: the root of the mean square, relative.
     """
 
     edges: dict[str, Edges]
     errors: dict[str, Edges]
+    missed: Mapping[str, Mapping[Pair, float]] = MappingProxyType({})
 
 
 def interactions(
@@ -82,15 +88,22 @@ def estimate_interactions(
         seed: of the signs.
         progress: told after every batch.
     """
-    source = {
-        (name, layer): (basis.encoder.to(data.dtype), basis.decoder.to(data.dtype))
+    cast = {
+        (name, layer): basis.to(data.dtype)
         for name, by_layer in bases.items()
         for layer, basis in by_layer.items()
     }
-    sections = {
-        (name, a.name): section.rebase(encoder=source[name, b.name][0])
+    latent = {
+        (name, a.name): LatentPairs(section, cast[name, a.name], cast[name, b.name], quadrature)
         for name in bases
         for a, b, section in network.pairs
+        if not (cast[name, a.name].linear and cast[name, b.name].linear)
+    }
+    sections = {
+        (name, a.name): section.rebase(encoder=cast[name, b.name].encoder)
+        for name in bases
+        for a, b, section in network.pairs
+        if (name, a.name) not in latent
     }
 
     generators = _generators(len(network.pairs), seed)
@@ -102,9 +115,14 @@ def estimate_interactions(
             phi = draw_signs(signs, y, chance)
             sums[f"{a.name} samples"] = torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)
             for name in bases:
-                encoder, decoder = source[name, a.name]
-                section = sections[name, a.name]
-                estimate = measured(section, x, x @ encoder, decoder, quadrature, phi)
+                if (name, a.name) in latent:
+                    found = latent[name, a.name].sums(x, y)
+                    sums[f"{name} {a.name} {b.name}"] = found.edges
+                    sums[f"{name} {a.name} {b.name} missed"] = found.missed
+                    sums[f"{name} {a.name} {b.name} change"] = found.change
+                    continue
+                basis, section = cast[name, a.name], sections[name, a.name]
+                estimate = measured(section, x, basis.features(x), basis.decoder, quadrature, phi)
                 sums[f"{name} {a.name} {b.name}"] = estimate.total
                 if signs:
                     sums[f"{name} {a.name} {b.name} variance"] = estimate.variance
@@ -114,14 +132,24 @@ def estimate_interactions(
 
     edges: dict[str, Edges] = {name: {} for name in bases}
     errors: dict[str, Edges] = {name: {} for name in bases if signs}
+    missed: dict[str, dict[Pair, float]] = {}
     for a, b, _ in network.pairs:
         samples = sums[f"{a.name} samples"]
         for name in bases:
             edges[name][a.name, b.name] = sums[f"{name} {a.name} {b.name}"] / samples
+            if (name, a.name) in latent:
+                found, change = (
+                    float(sums[f"{name} {a.name} {b.name} {part}"]) for part in ("missed", "change")
+                )
+                missed.setdefault(name, {})[a.name, b.name] = math.sqrt(found / (change or 1.0))
         for name in errors:
-            variance = sums[f"{name} {a.name} {b.name} variance"]
-            errors[name][a.name, b.name] = variance.sqrt() / samples
-    return Interactions(edges, errors)
+            variance = sums.get(f"{name} {a.name} {b.name} variance")
+            edge = edges[name][a.name, b.name]
+            errors[name][a.name, b.name] = (
+                # Pairs of latents are exact.
+                torch.zeros_like(edge) if variance is None else variance.sqrt() / samples
+            )
+    return Interactions(edges, errors, missed)
 
 
 def measured(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,12 +36,21 @@ class Basis:
     def __len__(self) -> int:
         return self.encoder.shape[1]
 
-    def to(self, dtype: torch.dtype) -> Basis:
-        """The same in another precision."""
+    @property
+    def linear(self) -> bool:
+        """Whether features are x C; those of a `Dictionary` are not."""
+        return True
+
+    def features(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
+        """What activations have of each feature."""
+        return x @ self.encoder
+
+    def to(self, *where: Any) -> Basis:
+        """The same in another precision or on another device."""
         return Basis(
-            self.encoder.to(dtype),
-            self.decoder.to(dtype),
-            self.importance.to(dtype),
+            self.encoder.to(*where),
+            self.decoder.to(*where),
+            self.importance.to(*where),
             self.isolated,
             self.rotated,
         )

@@ -124,6 +124,14 @@ class Section(nn.Module, ABC):
         ]
         return lambda tangents: reduce(torch.add, (w * linear(tangents) for w, linear in path))
 
+    def linearize_along(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> LinearMap:
+        """The derivative averaged by a rule along the path from zero, as interactions take it."""
+        path = [
+            (weight, self.linearize(point * x))
+            for point, weight in zip(quadrature.points, quadrature.weights, strict=True)
+        ]
+        return lambda tangents: reduce(torch.add, (w * linear(tangents) for w, linear in path))
+
     def reach(
         self,
         start: Float[Tensor, "1 s d_in"],
@@ -182,17 +190,12 @@ class Section(nn.Module, ABC):
 
         Everything that depends on `x` alone is computed once, by this call.
         """
-        path = [
-            (weight, self.linearize(point * x))
-            for point, weight in zip(quadrature.points, quadrature.weights, strict=True)
-        ]
+        linear = self.linearize_along(x, quadrature)
 
         def effects(features: Tensor, seen: Seen) -> Tensor:
             f = features.transpose(1, 2).unsqueeze(-1)
             along = seen[0][None, :, None]
-            if self.positionwise:
-                return f * reduce(torch.add, (weight * linear(along) for weight, linear in path))
-            return reduce(torch.add, (weight * linear(f * along) for weight, linear in path))
+            return f * linear(along) if self.positionwise else linear(f * along)
 
         return effects
 

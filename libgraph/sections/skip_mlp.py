@@ -120,6 +120,10 @@ class SkipMLP(SignedForm):
         """Tangents times S + A diag(d) B."""
         return self._linear(self._slopes(x, Quadrature.gradient()).unflatten(0, x.shape[:2]))
 
+    def linearize_along(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> LinearMap:
+        """Slopes averaged, and multiplied out once for all points of the rule."""
+        return self._linear(self._slopes(x, quadrature).unflatten(0, x.shape[:2]))
+
     def linearize_between(
         self,
         start: Float[Tensor, "n s d_in"],

@@ -1,0 +1,143 @@
+"""A dictionary of one node layer: latents of which few are active at a time, and what they miss.
+
+Pre-activations p = x C are linear in the activation, whose constant coordinate carries the biases;
+latents are z = p where active, and nothing elsewhere; x = z D + ε, with ε the error. The error is a
+feature of its own: isolated, and of value |ε|. Source: docs/math.md §10.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from libgraph.network.basis import Basis
+
+
+class Gate(ABC):
+    """Says which latents are active, from their pre-activations."""
+
+    @abstractmethod
+    def active(self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]) -> Bool[Tensor, "*n k"]:
+        """Those of `pre`, at the activations that they come from."""
+
+    @abstractmethod
+    def of(self, chosen: Tensor, encoder: Float[Tensor, "d k"]) -> Gate:
+        """The same gate, asked about some of the latents alone, whose encoders these were."""
+
+    def to(self, *where: Any) -> Gate:
+        """The same on another device or in another precision."""
+        return self
+
+
+@dataclass(frozen=True)
+class Threshold(Gate):
+    """Latents above a threshold of their own, at least zero: ReLU, JumpReLU, gated.
+
+    Args:
+        threshold: θ `(k)`.
+    """
+
+    threshold: Float[Tensor, " k"]
+
+    def active(self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]) -> Bool[Tensor, "*n k"]:
+        """p > θ."""
+        return pre > self.threshold
+
+    def of(self, chosen: Tensor, encoder: Float[Tensor, "d k"]) -> Threshold:
+        """Their own thresholds."""
+        return Threshold(self.threshold[chosen])
+
+    def to(self, *where: Any) -> Threshold:
+        """With θ there."""
+        return Threshold(self.threshold.to(*where))
+
+
+@dataclass(frozen=True)
+class TopK(Gate):
+    """The k largest latents at each position, as far as they are positive.
+
+    Args:
+        k: how many.
+        others: encoders `(d, m)` of latents that are no features, but compete.
+    """
+
+    k: int
+    others: Float[Tensor, "d m"] | None = None
+
+    def active(self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]) -> Bool[Tensor, "*n k"]:
+        """p > 0 and among the k largest; of equal ones at the border all."""
+        all_of_them = pre if self.others is None else torch.cat([pre, x @ self.others], dim=-1)
+        k = min(self.k, all_of_them.shape[-1])
+        least = all_of_them.topk(k, dim=-1).values[..., -1:]
+        return (pre >= least) & (pre > 0)
+
+    def of(self, chosen: Tensor, encoder: Float[Tensor, "d k"]) -> TopK:
+        """Those that are not chosen go on competing."""
+        left = torch.ones(encoder.shape[1], dtype=torch.bool, device=encoder.device)
+        left[chosen] = False
+        others = [encoder[:, left]] + ([] if self.others is None else [self.others])
+        return TopK(self.k, torch.cat(others, dim=1))
+
+    def to(self, *where: Any) -> TopK:
+        """With the competitors there."""
+        return self if self.others is None else TopK(self.k, self.others.to(*where))
+
+
+@dataclass(frozen=True)
+class Dictionary(Basis):
+    """A basis whose features are latents: `encoder` gives pre-activations, `gate` what is active.
+
+    The last isolated feature is the error, of which `encoder` and `decoder` have zeros.
+
+    Args:
+        gate: of the features that are not isolated.
+    """
+
+    gate: Gate = Threshold(torch.zeros(0))
+
+    @property
+    def linear(self) -> bool:
+        """Latents are not linear in activations."""
+        return False
+
+    @property
+    def error_place(self) -> int:
+        """Which feature is the error."""
+        return self.isolated - 1
+
+    def to(self, *where: Any) -> Dictionary:
+        """The same on another device or in another precision."""
+        return replace(
+            self,
+            encoder=self.encoder.to(*where),
+            decoder=self.decoder.to(*where),
+            importance=self.importance.to(*where),
+            gate=self.gate.to(*where),
+        )
+
+    def active(self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]) -> Bool[Tensor, "*n k"]:
+        """Where features pass what comes in: isolated ones always, the error never."""
+        first = self.isolated
+        always = torch.ones_like(pre[..., :first], dtype=torch.bool)
+        always[..., self.error_place] = False
+        return torch.cat([always, self.gate.active(pre[..., first:], x)], dim=-1)
+
+    def features(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
+        """Latents, and the length of the error."""
+        f = self.latents(x)
+        f[..., self.error_place] = (x - f @ self.decoder).norm(dim=-1)
+        return f
+
+    def latents(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
+        """Features with a zero in place of the error."""
+        pre = x @ self.encoder
+        return pre * self.active(pre, x)
+
+    def error(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        """ε: what the features leave of an activation."""
+        return x - self.latents(x) @ self.decoder
