@@ -16,7 +16,7 @@ class AdderOptions(TypedOptions):
 
 
 class Adder(Backend):
-    """Bits of two numbers to the bits of their sum: s ≥ c is relu(z + 1) − relu(z), z = 2(s − c) + ½."""
+    """Bits of two numbers to their sum's: s ≥ c is relu(z + 1) − relu(z), z = 2(s − c) + ½."""
 
     name = "adder"
     summary = "binary addition by ReLUs, exact and by hand"
