@@ -56,9 +56,8 @@ def write_attribution(graph: InteractionGraph, path: str | Path, titles: Titles)
 
     Args:
         graph: whose kept edges they are.
-        path: of the JSON file; the list, ``graph-metadata.json``, stands beside it.
+        path: of the JSON file, beside the list ``graph-metadata.json``.
         titles: what front ends show of it.
-
     Raises:
         DataError, UsageError: If the list cannot be read, or a file not written.
     """
