@@ -42,18 +42,19 @@ class Step(NamedTuple):
 def block_steps(model: Model, i: int) -> Iterator[Step]:
     """The steps of one block, from the residual stream before it to the one after it."""
     block, width = model.block(i), model.shape.width + 1
-    after = f"{i}.resid_post" if i + 1 == model.shape.blocks else f"{i + 1}.resid_pre"
+    after = stream_after(model, i)
     before, written, before_mlp, written_mlp = block.norms
     if block.parallel and block.mlp is not None:
         if before is not None:
             yield from norm_steps(before, f"{i}.ln1", width - 1)
-        yield Step(_side_by_side(block, block.mlp), NodeLayer(after, width))
+        yield Step(_side_by_side(block, block.mlp), after)
         return
     if before is not None:
         yield from norm_steps(before, f"{i}.ln1", width - 1)
     bias = _bias(block.attention.biases[3], width - 1)
     attention = _attention(block.attention, before, _residual(bias, before, written))
-    attended = NodeLayer(after if block.mlp is None else f"{i}.resid_mid", width)
+    middle = NodeLayer(f"{i}.resid_mid", width, hooks=(f"blocks.{i}.hook_resid_mid",))
+    attended = after if block.mlp is None else middle
     if written is None:
         yield Step(attention, attended)
     else:
@@ -66,10 +67,38 @@ def block_steps(model: Model, i: int) -> Iterator[Step]:
     bias = _bias(block.mlp.biases[2], width - 1)
     mlp = _mlp(block.mlp, before_mlp, _residual(bias, before_mlp, written_mlp))
     if written_mlp is None:
-        yield Step(mlp, NodeLayer(after, width))
+        yield Step(mlp, after)
     else:
         yield Step(mlp, NodeLayer(f"{i}.mlp_out", 2 * width - 1))
-        yield from _written_steps(written_mlp, f"{i}.ln2_post", NodeLayer(after, width))
+        yield from _written_steps(written_mlp, f"{i}.ln2_post", after)
+
+
+MODULES = ("layers", "model.layers", "h", "transformer.h", "gpt_neox.layers", "model.h")
+"""What Hugging Face's models call their blocks, whose outputs are the stream after them."""
+
+
+def stream_before(i: int, width: int) -> NodeLayer:
+    """The residual stream before block i, known to other tools as what the one before puts out."""
+    hooks = [f"blocks.{i}.hook_resid_pre"]
+    if i:
+        hooks += _hooks_after(i - 1)
+    return NodeLayer(f"{i}.resid_pre", width, hooks=tuple(hooks))
+
+
+def stream_after(model: Model, i: int) -> NodeLayer:
+    """The residual stream after block i, before the next one if there is one."""
+    width = model.shape.width + 1
+    if i + 1 < model.shape.blocks:
+        return stream_before(i + 1, width)
+    return NodeLayer(f"{i}.resid_post", width, hooks=tuple(_hooks_after(i)))
+
+
+def _hooks_after(i: int) -> list[str]:
+    return [
+        f"blocks.{i}.hook_resid_post",
+        *(f"{name}.{i}" for name in MODULES),
+        f"resid_post_layer_{i}",
+    ]
 
 
 def norm_steps(norm: Norm, name: str, d: int, keep: bool = True) -> Iterator[Step]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from libgraph.backend import BackendError, Network, NodeLayer, UsageError
 from libgraph.sections import Attention, NormedAttention, Parallel, Section, chain
-from libgraph_backends.lm.blocks import Step, block_steps, norm_steps
+from libgraph_backends.lm.blocks import Step, block_steps, norm_steps, stream_before
 from libgraph_backends.lm.embedding import EarlierBlocks, Embedding, Tables, with_constant
 from libgraph_backends.lm.head import Head
 from libgraph_backends.lm.options import Cuts, LMOptions
@@ -102,7 +102,7 @@ class CutTransformer:
                 steps += norm_steps(norm, "ln_final", self._width, keep=False)
         self.model.release()
         tables = Tables(self.model, int(self.prefix is not None and not self.first))
-        stream = NodeLayer(f"{self.first}.resid_pre", self._width + 1)
+        stream = stream_before(self.first, self._width + 1)
         embed = (
             EarlierBlocks(Tables(self.model), self.first, self.prefix)
             if self.first

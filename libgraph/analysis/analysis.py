@@ -32,6 +32,7 @@ from libgraph.bases.methods import leftovers
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
+from libgraph.edges.reconstruction import Reconstructions, reconstructions
 from libgraph.edges.score import Scoring
 from libgraph.errors import NumericalError
 from libgraph.files.run_directory import RunDirectory
@@ -123,7 +124,13 @@ class _Analysis:
             self._look_ahead(stages)
         bases = self.runner.run(stages.bases, partial(self._bases, stages.methods))
         self._refuse_empty(bases)
-        edges, errors = self.runner.run(stages.interactions, partial(self._interactions, bases))
+        edges, errors, missed = self.runner.run(
+            stages.interactions, partial(self._interactions, bases)
+        )
+        kept = {
+            name: self.runner.run(stage, partial(self._reconstructions, bases[name], name))
+            for name, stage in stages.dictionaries.items()
+        }
         ablation = {
             name: self.runner.run(stage, partial(self._ablation, name, bases[name], edges[name]))
             for name, stage in stages.ablation.items()
@@ -146,6 +153,8 @@ class _Analysis:
                 ablation.get(name),
                 halves[name],
                 significance[name],
+                kept.get(name),
+                missed.get(name, {}),
             )
             for name in bases
         }
@@ -173,7 +182,7 @@ class _Analysis:
         """How alike the modules of even and of odd samples are, by basis, if asked for."""
         if stages.halves is None:
             return dict.fromkeys(bases)
-        edges, _ = self.runner.run(stages.halves, partial(self._interactions_of_halves, bases))
+        edges = self.runner.run(stages.halves, partial(self._interactions_of_halves, bases)).edges
         return {
             name: halves_agree(graph, [edges[f"{name} {half}"] for half in HALVES], self.options)
             for name, graph in graphs.items()
@@ -269,6 +278,10 @@ class _Analysis:
             self.options.seed,
             self.progress,
         )
+
+    def _reconstructions(self, bases: Bases, name: str) -> Reconstructions:
+        stage = f"dictionaries, {name}"
+        return reconstructions(self.scoring, bases, stage, self.progress)
 
     def _ablation(self, name: str, bases: Bases, edges: Edges) -> Ablation:
         nodes = ablate_nodes(

@@ -116,7 +116,7 @@ def _features(network: Network, bases: Bases, inputs: Tensor) -> Iterator[tuple[
     with torch.no_grad():
         for layer, x in zip(network.node_layers, network.activations(inputs), strict=True):
             if layer.rotated:
-                yield layer.name, x @ bases[layer.name].encoder.to(x)
+                yield layer.name, bases[layer.name].to(x.device, x.dtype).features(x)
 
 
 def _strongest(f: Float[Tensor, "n s k"]) -> LayerExamples:

@@ -14,10 +14,14 @@ from libgraph.graph.features import FeatureLabel
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.network.basis import Bases
+from libgraph.network.dictionary import Dictionary
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress
 from libgraph.runs.run import Ablation
+
+ERROR = "error"
+"""The label of what a dictionary leaves out."""
 
 
 def labelled_graph(
@@ -41,6 +45,10 @@ def labelled_graph(
     progress("modules", 0, 2)
     labels = dict(workload.backend.labels(partial(_features, workload, bases), bases))
     labels |= _output_labels(workload)
+    for name, basis in bases.items():
+        if isinstance(basis, Dictionary) and name in labels:
+            labels[name] = [*labels[name]]
+            labels[name][basis.error_place] = FeatureLabel(ERROR)
     pairs = ablation.edges if ablation is not None else {}
     epsilon = {pair: edge.epsilon for pair, edge in pairs.items()}
     graph = graph_of(bases, edges, epsilon=epsilon, labels=labels)
@@ -73,7 +81,7 @@ def _features(workload: Workload, bases: Bases, inputs: Tensor) -> dict[str, Ten
     with torch.no_grad():
         activations = network.activations(inputs.to(data.device))
         return {
-            layer.name: x @ bases[layer.name].encoder.to(data.dtype)
+            layer.name: bases[layer.name].to(data.dtype).features(x)
             for layer, x in zip(network.node_layers, activations, strict=True)
             if layer.rotated
         }

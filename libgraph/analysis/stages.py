@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
 from libgraph.analysis.halves import HALVES
 from libgraph.analysis.rotations import DRAWN_SAMPLES
 from libgraph.bases.method import BasisMethod
 from libgraph.bases.methods import METHODS, basis_method
 from libgraph.edges.interactions import Interactions
+from libgraph.edges.reconstruction import Reconstructions
 from libgraph.errors import UsageError
 from libgraph.files.atomic import read_json, write_json
 from libgraph.graph.arrays import Pair
@@ -72,6 +73,7 @@ class AnalysisStages:
         halves: interactions on even and on odd samples, if asked for.
         significance: against rotated networks, if asked for.
         lesions: of every feature and module of the main basis, if asked for.
+        dictionaries: what they keep, by name of the basis; of those that have some.
     """
 
     methods: Mapping[str, BasisMethod]
@@ -82,10 +84,12 @@ class AnalysisStages:
     halves: Stage[Interactions] | None
     significance: Stage[Significance] | None
     lesions: Stage[LesionSurvey] | None
+    dictionaries: Mapping[str, Stage[Reconstructions]]
 
     def __iter__(self) -> Iterator[Stage[Any]]:
         yield self.bases
         yield self.interactions
+        yield from self.dictionaries.values()
         yield from self.ablation.values()
         yield self.examples
         if self.halves is not None:
@@ -118,6 +122,7 @@ class AnalysisStages:
             _halves(bases, list(methods), pairs, options) if options.halves else None,
             _significance(methods, options) if options.draws else None,
             _lesions([interactions, *ablation.values()]) if options.lesions else None,
+            {name: _dictionaries(bases, name) for name, each in methods.items() if each.latent},
         )
 
 
@@ -182,6 +187,23 @@ def _ablation(
         reads=("score_dtype", "tolerances", "curves"),
         after=(interactions,),
         holds=lambda path: path.is_file() and name in read_json(path),
+        cost=cost,
+    )
+
+
+def _dictionaries(bases: Stage[dict[str, Bases]], name: str) -> Stage[Reconstructions]:
+    def cost(passes: Passes) -> dict[str, float]:
+        # Each node layer is run on from twice, and all of them at once.
+        behind = 2 * (passes.behind + passes.plain)
+        return {"dictionaries": behind * passes.samples["test"]}
+
+    return Stage(
+        f"dictionaries {name}",
+        f"dictionaries-{name}.json",
+        lambda path, found: write_json(path, asdict(found)),
+        lambda path: TypeAdapter(Reconstructions).validate_python(read_json(path)),
+        reads=("score_dtype",),
+        after=(bases,),
         cost=cost,
     )
 

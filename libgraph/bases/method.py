@@ -137,6 +137,7 @@ class BasisMethod:
         layer_bytes: what it holds of a node layer at most, beside activations.
         leaves: pattern of the files in which it keeps work that is half done.
         digest: SHA-256 of the file that directions come from, if they do.
+        latent: whether its bases are dictionaries, at some node layers at least.
     """
 
     make: MakeBases
@@ -149,6 +150,7 @@ class BasisMethod:
     layer_bytes: int = 0
     leaves: str | None = None
     digest: str = ""
+    latent: bool = False
 
     def __call__(
         self,

@@ -94,35 +94,50 @@ def leftovers(chosen: Iterable[str]) -> list[str]:
 
 
 def basis_name(chosen: str) -> str:
-    """What a basis is called: one of `METHODS`, or the name of a dictionary's file.
+    """What a basis is called: one of `METHODS`, or the name of a file or folder of dictionaries.
 
     Raises:
         UsageError: if it is neither.
     """
     path = Path(chosen)
+    if chosen in METHODS:
+        return chosen
     if path.suffix == FILE and path.stem not in METHODS:
         return path.stem
-    if chosen not in METHODS:
-        raise UsageError(
-            f"Unknown basis '{chosen}': use {', '.join(METHODS)}, or a file of directions, "
-            f"NAME{FILE}."
-        )
-    return chosen
+    name = path.resolve().name
+    if path.is_dir() and name and name not in METHODS:
+        return name
+    if path.is_dir() and name:
+        raise UsageError(f"The folder '{chosen}' is called as a basis is, {name}: rename it.")
+    raise UsageError(
+        f"Unknown basis '{chosen}': use {', '.join(METHODS)}, a file of directions, "
+        f"NAME{FILE}, or a folder of dictionaries."
+    )
 
 
 def basis_method(chosen: str) -> BasisMethod:
-    """How a basis is made: one of `METHODS`, or from the directions of a file.
+    """How a basis is made: one of `METHODS`, or from the directions or dictionaries of a path.
 
     Raises:
-        UsageError: if there is no such basis.
-        BackendError: if its file cannot be read.
+        UsageError: if there is no such basis, or a dictionary cannot be read.
+        BackendError: if a file of weights cannot be read.
     """
     if basis_name(chosen) in METHODS:
         return METHODS[chosen]
-    from libgraph.bases.dictionary import dictionary
-    from libgraph.bases.method import BasisMethod
-
     path = Path(chosen)
-    make = dictionary(path)
-    # The name says little of a file, which may change.
-    return BasisMethod(make, digest=hashlib.sha256(path.read_bytes()).hexdigest())
+    if path.is_dir():
+        from libgraph.bases.dictionaries import method_of_folder
+
+        return method_of_folder(path)
+    from libgraph.bases.directions import method_of_file
+
+    return method_of_file(path)
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """SHA-256 of the contents of files: their names say little of them, and they may change."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -134,7 +134,7 @@ class _PairTrials:
         network, dtype = self.scoring.network, self.scoring.data.dtype
         self.source, self.target = self.source.to(dtype), self.target.to(dtype)
         section = network.sections[self.index]
-        self.section = section.rebase(self.source.decoder, self.target.encoder)
+        self.section = section.rebase(self.source.part_decoder, self.target.encoder)
         # Only the constant is always kept: it carries means and biases.
         constant = int(network.node_layers[self.index].constant)
         candidates = self.edges[:, constant:]
@@ -142,9 +142,10 @@ class _PairTrials:
         self.order = candidates.flatten().argsort(descending=True, stable=True)
         self.sorted = candidates.flatten()[self.order]
         self.constant = constant
-        # By batch: features of the source layer, and which inputs the latest trials kept with what
-        # came out of them.
+        # By batch: parts of the source layer, activations of the target layer where it has gates,
+        # and which inputs the latest trials kept with what came out of them.
         self.sources: dict[int, Tensor] = {}
+        self.targets: dict[int, Tensor] = {}
         self.latest: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
     def required(self, tolerance: float) -> int | None:
@@ -185,8 +186,10 @@ class _PairTrials:
         network, numbers = self.scoring.network, itertools.count()
 
         def measure(batch: Batch) -> Sums:
-            features = self._ablated(next(numbers), batch, keep.T)
-            outputs = network.from_layer(self.index + 1, features @ self.target.decoder)
+            number = next(numbers)
+            features = self._ablated(number, batch, keep.T)
+            y = self._unablated(number, batch, features)
+            outputs = network.from_layer(self.index + 1, self.target.activations(features, y))
             scores = self.scoring.backend.score(outputs, batch.targets)
             return {"score": scores.sum(), "count": torch.tensor(len(scores))}
 
@@ -197,9 +200,10 @@ class _PairTrials:
         x = self.sources.get(number)
         if x is None:
             network = self.scoring.network
-            x = network.activations_at(self.index, batch.inputs) @ self.source.encoder
+            x = self.source.parts(network.activations_at(self.index, batch.inputs))
             if self._fits(x):
                 self.sources[number] = x
+        keep = self.source.part_mask(keep)
         trials = self.latest.get(number, [])
         stale = torch.ones(keep.shape[1], dtype=torch.bool, device=keep.device)
         result: Tensor | None = None
@@ -217,6 +221,17 @@ class _PairTrials:
         if self._fits(result):
             self.latest[number] = [(keep, result), *trials[:2]]
         return result
+
+    def _unablated(self, number: int, batch: Batch, like: Tensor) -> Float[Tensor, "n t d"]:
+        """Activations after the pair, where gates and errors are taken from them."""
+        if self.target.linear:
+            return like
+        y = self.targets.get(number)
+        if y is None:
+            y = self.scoring.network.activations_at(self.index + 1, batch.inputs)
+            if self._fits(y):
+                self.targets[number] = y
+        return y
 
     def _fits(self, tensor: Tensor) -> bool:
         """Whether such tensors of all batches may be kept."""

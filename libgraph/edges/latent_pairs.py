@@ -1,8 +1,8 @@
 """Interactions where one end is a dictionary: only pairs that are active together are computed.
 
-R_ts,ji = g_j(t) z_i(s) (D_i J̄_ts C_j), with J̄ the Jacobian averaged along the path and g_j(t) whether
-latent j is active at t; the error of the layer before adds g_j(t) ε(s) J̄_ts C_j. What all of them
-add up to is compared with how pre-activations change along the path. Source: docs/math.md §10.
+R_ts,ji = g_j(t) z_i(s) (D_i J̄_ts C_j), with J̄ the Jacobian averaged along the path and g_j(t)
+whether latent j is active at t; the error of the layer before adds g_j(t) ε(s) J̄_ts C_j. What all
+of them add up to is compared with how pre-activations change along the path (docs/math.md §10).
 
 A positionwise section takes the active latents of each position through its Jacobian, one that
 mixes positions those that are active anywhere in a few samples.

@@ -68,7 +68,7 @@ def _scores(
     network, backend, data = scoring.network, scoring.backend, scoring.data
     cast = {layer: bases[layer].to(data.dtype) for layer in sizes}
     behind = {
-        source.name: section.rebase(cast[source.name].decoder)
+        source.name: section.rebase(cast[source.name].part_decoder)
         for source, _, section in network.pairs
         if source.name in sizes
     }
@@ -80,11 +80,10 @@ def _scores(
             rising = sorted(sizes.get(layer, ()))
             if not rising:
                 continue
-            features = x @ cast[layer].encoder
-            if layer in behind:
-                ablated = behind[layer].nested(features, rising)
-            else:
-                ablated = Linear(cast[layer].decoder).nested(features, rising)
+            basis = cast[layer]
+            parts, counts = basis.parts(x), [basis.part_count(size) for size in rising]
+            behind_layer = behind.get(layer) or Linear(basis.part_decoder)
+            ablated = behind_layer.nested(parts, counts)
             for k, y in zip(rising, ablated, strict=True):
                 outputs = network.from_layer(min(index + 1, len(network.sections)), y)
                 sums[f"{layer} {k}"] = backend.score(outputs, batch.targets).sum()

@@ -106,7 +106,7 @@ class LayerChange:
             at_positions: means of all features at each position; None where nobody asks for them.
             donated: features of other samples.
         """
-        f = x @ basis.encoder[:, self.features]
+        f = basis.features(x, self.features)
         moved = (self.scale - 1)[:, None, None] * f + self.shift[:, None, None]
         if at_positions is not None:
             means = at_positions[:, self.features]

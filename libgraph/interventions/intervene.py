@@ -255,14 +255,14 @@ class _Keep:
         """Changes of features of the interventions that have begun."""
         if not self.watched:
             return
-        encoder = self.subject.cast[layer].encoder
-        change = (x.unflatten(0, (-1, len(base))) - base) @ encoder
+        basis = self.subject.cast[layer]
+        change = basis.features(x).unflatten(0, (-1, len(base))) - basis.features(base)
         mean = change.sum((1, 2), dtype=torch.float64)
         square = change.square().sum((1, 2), dtype=torch.float64)
         rows = torch.arange(chosen.start, chosen.stop)[begun].to(mean.device)
         for sums, values in ((self.mean, mean), (self.square, square)):
             if layer not in sums:
-                sums[layer] = values.new_zeros(self.many, encoder.shape[1])
+                sums[layer] = values.new_zeros(self.many, len(basis))
             sums[layer][rows] += values
 
     def ends(self, ends: Float[Tensor, "m n t d"], batch: Batch) -> None:

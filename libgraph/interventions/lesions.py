@@ -126,7 +126,7 @@ def _means(
     def measure(batch: Batch) -> Sums:
         sums: dict[str, Tensor] = {}
         for layer, x in zip(network.node_layers, network.activations(batch.inputs), strict=True):
-            f = x.flatten(0, 1) @ bases[layer.name].encoder
+            f = bases[layer.name].features(x.flatten(0, 1))
             sums[layer.name] = f.sum(0, dtype=torch.float64)
             sums[f"{layer.name} count"] = torch.tensor(float(len(f)), dtype=torch.float64)
         return sums
@@ -148,10 +148,10 @@ def _removers(
     def remover(name: str, members: IndexArray) -> Callable[[Tensor], Tensor]:
         basis, mean = bases[name], means[name]
         inside = torch.as_tensor(members, device=mean.device)
-        encoder, decoder = basis.encoder[:, inside], basis.decoder[inside]
+        decoder = basis.decoder[inside]
 
         def remove(x: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
-            changed: Tensor = x + (mean[inside] - x @ encoder) @ decoder
+            changed: Tensor = x + (mean[inside] - basis.features(x, inside)) @ decoder
             return changed
 
         return remove

@@ -63,6 +63,15 @@ class Subject:
         if missing:
             raise UsageError(f"The bases have no node layer {', '.join(missing)}.")
 
+    def require_linear(self, what: str) -> None:
+        """Raise a `UsageError` if features are not linear in activations, which this needs."""
+        latent = [name for name, basis in self.bases.items() if not basis.linear]
+        if latent:
+            raise UsageError(
+                f"{what} needs features that are linear in activations, and those at "
+                f"{', '.join(latent[:3])} are latents of dictionaries: ask in another basis."
+            )
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the node layers."""
@@ -73,11 +82,7 @@ class Subject:
         """Bases in the precision and on the device of the data."""
         dtype, device = self.data.dtype, torch.device(self.data.device)
         return {
-            name: replace(
-                basis,
-                encoder=basis.encoder.to(device, dtype),
-                decoder=basis.decoder.to(device, dtype),
-            )
+            name: basis.to(device, dtype)
             for name, basis in self.bases.items()
             if name in self.layers
         }
@@ -146,7 +151,7 @@ class Subject:
         """Features of every node layer."""
         with torch.no_grad():
             return {
-                layer.name: x @ self.cast[layer.name].encoder
+                layer.name: self.cast[layer.name].features(x)
                 for layer, x in zip(
                     self.network.node_layers, self.network.activations(inputs), strict=True
                 )

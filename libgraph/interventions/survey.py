@@ -239,7 +239,8 @@ def predictions(
         for place, (a, b, _) in enumerate(pairs):
             progress("predictions of edges", place, len(pairs))
             source, target = (layers[layer.name] for layer in (a, b))
-            if not source.rotated:
+            linear = subject.bases[a.name].linear and subject.bases[b.name].linear
+            if not (source.rotated and linear):
                 continue
             error, total = _prediction(
                 subject, (a.name, b.name), activations[place], source.isolated, target.isolated

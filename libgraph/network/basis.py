@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -41,9 +41,36 @@ class Basis:
         """Whether features are x C; those of a `Dictionary` are not."""
         return True
 
-    def features(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
-        """What activations have of each feature."""
-        return x @ self.encoder
+    def features(
+        self, x: Float[Tensor, "*n d"], chosen: Tensor | slice = slice(None)
+    ) -> Float[Tensor, "*n k"]:
+        """What activations have of each feature, or of those that are chosen."""
+        return x @ self.encoder[:, chosen]
+
+    def activations(
+        self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]
+    ) -> Float[Tensor, "*n d"]:
+        """What other features than those of x, known before any gate, put in its place."""
+        return pre @ self.decoder
+
+    # Features that are linear, though these may not be: the error has all coordinates in its place
+
+    def parts(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
+        """What activations are the sum of, times `part_decoder`."""
+        return self.features(x)
+
+    @property
+    def part_decoder(self) -> Float[Tensor, "p d"]:
+        """What parts write."""
+        return self.decoder
+
+    def part_count(self, features: int) -> int:
+        """How many parts the first so many features are."""
+        return features
+
+    def part_mask(self, keep: Bool[Tensor, "k m"]) -> Bool[Tensor, "p m"]:
+        """A mask of features as one of parts."""
+        return keep
 
     def to(self, *where: Any) -> Basis:
         """The same in another precision or on another device."""

@@ -96,9 +96,11 @@ class Dictionary(Basis):
 
     Args:
         gate: of the features that are not isolated.
+        dead: latents that were never active on the data looked at: they are no features.
     """
 
     gate: Gate = Threshold(torch.zeros(0))
+    dead: int = 0
 
     @property
     def linear(self) -> bool:
@@ -120,6 +122,24 @@ class Dictionary(Basis):
             gate=self.gate.to(*where),
         )
 
+    def of(self, chosen: Tensor, importance: Float[Tensor, " m"]) -> Dictionary:
+        """Some of the latents alone, in this order; those that are left out are dead.
+
+        Args:
+            chosen: their places among the latents.
+            importance: of these.
+        """
+        first = self.isolated
+        kept = torch.cat([torch.arange(first).to(chosen), first + chosen])
+        return replace(
+            self,
+            encoder=self.encoder[:, kept],
+            decoder=self.decoder[kept],
+            importance=torch.cat([self.importance[:first], importance.to(self.importance)]),
+            gate=self.gate.of(chosen, self.encoder[:, first:]),
+            dead=self.dead + len(self) - first - len(chosen),
+        )
+
     def active(self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]) -> Bool[Tensor, "*n k"]:
         """Where features pass what comes in: isolated ones always, the error never."""
         first = self.isolated
@@ -127,11 +147,39 @@ class Dictionary(Basis):
         always[..., self.error_place] = False
         return torch.cat([always, self.gate.active(pre[..., first:], x)], dim=-1)
 
-    def features(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
-        """Latents, and the length of the error."""
+    def features(
+        self, x: Float[Tensor, "*n d"], chosen: Tensor | slice = slice(None)
+    ) -> Float[Tensor, "*n k"]:
+        """Latents, and the length of the error; or those that are chosen."""
         f = self.latents(x)
         f[..., self.error_place] = (x - f @ self.decoder).norm(dim=-1)
-        return f
+        return f[..., chosen]
+
+    def activations(
+        self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]
+    ) -> Float[Tensor, "*n d"]:
+        """Through the gates, with the error that x has; competitors are as they are at x."""
+        return (pre * self.active(pre, x)) @ self.decoder + self.error(x)
+
+    def parts(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
+        """Latents, with all coordinates of the error in its place."""
+        f, place = self.latents(x), self.error_place
+        return torch.cat([f[..., :place], x - f @ self.decoder, f[..., place + 1 :]], dim=-1)
+
+    @property
+    def part_decoder(self) -> Float[Tensor, "p d"]:
+        """Decoders, and the identity where the error is."""
+        place, eye = self.error_place, torch.eye(self.decoder.shape[1]).to(self.decoder)
+        return torch.cat([self.decoder[:place], eye, self.decoder[place + 1 :]])
+
+    def part_count(self, features: int) -> int:
+        """All coordinates of the error count as one feature."""
+        return features + (self.decoder.shape[1] - 1) * (features > self.error_place)
+
+    def part_mask(self, keep: Bool[Tensor, "k m"]) -> Bool[Tensor, "p m"]:
+        """The error's row for each of its coordinates."""
+        place, size = self.error_place, self.decoder.shape[1]
+        return torch.cat([keep[:place], keep[place].expand(size, -1), keep[place + 1 :]])
 
     def latents(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
         """Features with a zero in place of the error."""

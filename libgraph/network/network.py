@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -30,6 +30,8 @@ class NodeLayer:
         constant: whether the last coordinate is the constant 1 that carries the biases.
         isolated: further coordinates that stay features of their own (a LayerNorm variance).
         rotated: False leaves the layer in its neuron basis, as is the custom for logits.
+        hooks: what other tools call this place, whose activations are the coordinates that are not
+            isolated: a dictionary that was trained there is matched by it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class NodeLayer:
     constant: bool = True
     isolated: tuple[int, ...] = ()
     rotated: bool = True
+    hooks: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def isolated_coordinates(self) -> tuple[int, ...]:

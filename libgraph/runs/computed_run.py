@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from libgraph.backend.contract import Backend
 from libgraph.edges.interactions import Edges
+from libgraph.edges.reconstruction import Reconstructions
 from libgraph.graph.arrays import Pair
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
@@ -35,6 +36,8 @@ class BasisResult:
         ablation: None without.
         halves: agreement of modules found on even and on odd samples, if asked for.
         significance: against rotated networks, if asked for.
+        kept: what its dictionaries keep, if it has any.
+        missed: by layer pair, how far interactions of latents are from complete.
     """
 
     bases: Bases
@@ -44,6 +47,8 @@ class BasisResult:
     ablation: Ablation | None = None
     halves: float | None = None
     significance: Significance | None = None
+    kept: Reconstructions | None = None
+    missed: Mapping[Pair, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False, eq=False)

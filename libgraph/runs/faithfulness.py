@@ -170,6 +170,8 @@ def faithfulness_of(
         subject = replace(subject, data=replace(subject.data, limit=limit))
     scores = Circuits(subject).scores({})
     by_basis = {name: replace(subject, bases=run.bases(name)) for name in names}
+    for each in by_basis.values():
+        each.require_linear("Faithfulness")
     sizes = [EdgePool.of(each, run.edges(name)).size for name, each in by_basis.items()]
     with shown(progress) as told:
         curves = {

@@ -7,6 +7,7 @@ that both read alike.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from libgraph.backend.contract import Backend
 from libgraph.edges.curves import area, required_features
 from libgraph.edges.interactions import Edges
+from libgraph.edges.reconstruction import Reconstructions, through_errors
 from libgraph.edges.sparsity import sparsity_measures
 from libgraph.errors import UsageError
 from libgraph.graph.arrays import FloatArray, Pair
@@ -29,6 +31,8 @@ from libgraph.runs.metrics import (
     AreaFigures,
     BasisFigures,
     CurveFigures,
+    DictionariesFigures,
+    LayerDictionaryFigures,
     Metrics,
     ModulesFigures,
     PartitionFigures,
@@ -143,7 +147,7 @@ def _basis_figures(
     ablation = result.ablation or Ablation({}, {})
     modules = module_metrics(result.graph, modules_known=backend.modules_known)
     checks = {"halves": result.halves, "significance": result.significance}
-    return BasisFigures(
+    figures = BasisFigures(
         features={layer: len(basis) for layer, basis in result.bases.items()},
         features_required=_features_required(ablation, backend, options.tolerances, score),
         edges_required={
@@ -161,6 +165,22 @@ def _basis_figures(
         modules=modules.model_copy(
             update={name: value for name, value in checks.items() if value is not None}
         ),
+    )
+    if result.kept is None:
+        return figures
+    return figures.model_copy(update={"dictionaries": _dictionaries(result, result.kept)})
+
+
+def _dictionaries(result: BasisResult, kept: Reconstructions) -> DictionariesFigures:
+    """What latents keep, and what runs through their errors."""
+    errors = through_errors(result.bases, result.edges)
+    return DictionariesFigures(
+        layers={
+            layer: LayerDictionaryFigures(**asdict(found)) for layer, found in kept.layers.items()
+        },
+        **asdict(kept.together),
+        missed={arrow(pair): value for pair, value in result.missed.items()},
+        through_errors={arrow(pair): value for pair, value in errors.items()},
     )
 
 

@@ -150,6 +150,45 @@ class PartitionFigures(Figures):
     partition: Mapping[str, int]
 
 
+class LayerDictionaryFigures(Figures):
+    """What the dictionary of one node layer keeps, as in `libgraph.edges.reconstruction`.
+
+    Attributes:
+        latents: that are features.
+        dead: latents that were never active on the data.
+        active: mean number at a position (L0).
+        explained: share of the variance.
+        score: with the error left out.
+        recovered: share of the score.
+    """
+
+    latents: int
+    dead: int
+    active: float
+    explained: float
+    score: float
+    recovered: float | None
+
+
+class DictionariesFigures(Figures):
+    """What the dictionaries of one basis keep.
+
+    Attributes:
+        layers: by node layer.
+        score: with all of them in place.
+        recovered: share of the score.
+        missed: by layer pair, how far interactions are from adding up to the change of
+            pre-activations along the path, relative.
+        through_errors: by layer pair, the share of interactions that errors have.
+    """
+
+    layers: Mapping[str, LayerDictionaryFigures]
+    score: float
+    recovered: float | None
+    missed: Mapping[str, float]
+    through_errors: Mapping[str, float]
+
+
 class BasisFigures(Figures):
     """What was measured in one basis.
 
@@ -164,6 +203,7 @@ class BasisFigures(Figures):
         curves: of ablation.
         area: under them.
         modules: of this basis.
+        dictionaries: what they keep, where it has some.
     """
 
     features: Mapping[str, int]
@@ -176,6 +216,7 @@ class BasisFigures(Figures):
     curves: CurveFigures = CurveFigures()
     area: AreaFigures = AreaFigures()
     modules: ModulesFigures
+    dictionaries: DictionariesFigures | None = None
 
 
 class Metrics(FiguresFile):

@@ -25,11 +25,11 @@ from libgraph.graph.graph_json import graph_from_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.interventions.survey import LesionSurvey
-from libgraph.network.basis import Bases, Basis
+from libgraph.network.basis import Bases
 from libgraph.runs.examples import Examples, load_examples
 from libgraph.runs.metrics import Metrics
 from libgraph.runs.run import EXAMPLES, LESIONS, Ablation, Run, arrow
-from libgraph.runs.stored import ERROR, PARTS, load_ablation
+from libgraph.runs.stored import ERROR, load_ablation, stored_basis
 
 
 def open_run(path: str | Path) -> SavedRun:
@@ -90,14 +90,12 @@ class SavedRun(Run):
     def bases(self, name: str | None = None) -> Bases:
         """Encoders, decoders and importance by node layer; see `Run.bases`."""
         name = self.chosen(name)
-        names = [f"{name}/{layer.name}/{part}" for layer in self._drawn.layers for part in PARTS]
-        tensors = self._tensors("bases.safetensors", names)
-        bases = {}
-        for layer in self._drawn.layers:
-            parts = (tensors[f"{name}/{layer.name}/{part}"] for part in PARTS)
-            encoder, decoder, importance = parts
-            bases[layer.name] = Basis(encoder, decoder, importance, layer.isolated, layer.rotated)
-        return bases
+        starts = {f"{name}/{layer.name}/": layer for layer in self._drawn.layers}
+        tensors = self._tensors("bases.safetensors", list(starts), start=True)
+        return {
+            layer.name: stored_basis(tensors, start, layer.isolated, rotated=layer.rotated)
+            for start, layer in starts.items()
+        }
 
     def edges(self, name: str | None = None) -> Edges:
         """All interactions, ``[out, in]``, by layer pair; see `Run.edges`."""
@@ -168,9 +166,12 @@ class SavedRun(Run):
         tensors = self._tensors("edges.safetensors", list(names.values()))
         return {pair: tensors[stored] for pair, stored in names.items()}
 
-    def _tensors(self, file: str, names: list[str]) -> dict[str, Tensor]:
+    def _tensors(self, file: str, names: list[str], *, start: bool = False) -> dict[str, Tensor]:
+        """Tensors of these names, or all whose names start so."""
         try:
             with safe_open(self.directory / file, framework="pt") as opened:
+                if start:
+                    names = [name for name in opened.keys() if name.startswith(tuple(names))]  # noqa: SIM118
                 return {name: opened.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise self._damaged(file, str(error)) from None

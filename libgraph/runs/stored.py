@@ -11,14 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from libgraph.edges.edge_ablation import EdgeAblation
 from libgraph.edges.interactions import Edges, Interactions
+from libgraph.errors import UsageError
 from libgraph.files.atomic import read_json, write_json
 from libgraph.files.tensors import read_tensors, write_tensors
 from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases, Basis
+from libgraph.network.dictionary import Dictionary, Gate, Threshold, TopK
 from libgraph.network.network import NodeLayer
 from libgraph.runs.run import Ablation, arrow
 
@@ -27,16 +30,34 @@ PARTS = ("encoder", "decoder", "importance")
 
 ERROR = "/error"
 
+MISSED = "/missed"
+
 
 def save_bases(path: Path, bases: Mapping[str, Bases]) -> None:
     """Write encoders, decoders and importance of every basis and node layer."""
     tensors = {
-        f"{name}/{layer}/{part}": getattr(basis, part)
+        f"{name}/{layer}/{part}": tensor
         for name, by_layer in bases.items()
         for layer, basis in by_layer.items()
-        for part in PARTS
+        for part, tensor in (
+            *((part, getattr(basis, part)) for part in PARTS),
+            *_gate_tensors(basis).items(),
+        )
     }
     write_tensors(path, tensors)
+
+
+def _gate_tensors(basis: Basis) -> dict[str, Tensor]:
+    """What a dictionary has beside a basis: a threshold for each latent, or k and competitors."""
+    if not isinstance(basis, Dictionary):
+        return {}
+    tensors = {"dead": torch.tensor(basis.dead)}
+    if isinstance(basis.gate, Threshold):
+        return {**tensors, "threshold": basis.gate.threshold}
+    if isinstance(basis.gate, TopK):
+        others = {} if basis.gate.others is None else {"others": basis.gate.others}
+        return {**tensors, "k": torch.tensor(basis.gate.k), **others}
+    raise UsageError(f"A gate of the kind {type(basis.gate).__name__} cannot be written.")
 
 
 def load_bases(
@@ -45,12 +66,47 @@ def load_bases(
     """Read what `save_bases` wrote for these node layers."""
     tensors = read_tensors(path, device)
 
-    def basis(name: str, layer: NodeLayer) -> Basis:
-        encoder, decoder, importance = (tensors[f"{name}/{layer.name}/{part}"] for part in PARTS)
-        isolated = len(layer.isolated_coordinates)
-        return Basis(encoder, decoder, importance, isolated, layer.rotated)
+    return {
+        name: {
+            layer.name: stored_basis(
+                tensors,
+                f"{name}/{layer.name}/",
+                len(layer.isolated_coordinates),
+                rotated=layer.rotated,
+            )
+            for layer in layers
+        }
+        for name in names
+    }
 
-    return {name: {layer.name: basis(name, layer) for layer in layers} for name in names}
+
+def stored_basis(
+    tensors: Mapping[str, Tensor], start: str, isolated: int, *, rotated: bool
+) -> Basis:
+    """A basis whose tensors have names that start so; that of a dictionary has a gate.
+
+    Args:
+        tensors: what is stored.
+        start: of the names.
+        isolated: how many leading features are isolated, the error counted or not.
+        rotated: whether the node layer is.
+
+    Raises:
+        KeyError: if a tensor is missing.
+    """
+    encoder, decoder, importance = (tensors[start + part] for part in PARTS)
+    k, dead = tensors.get(f"{start}k"), tensors.get(f"{start}dead")
+    if dead is None:
+        return Basis(encoder, decoder, importance, isolated, rotated)
+    gate: Gate = (
+        Threshold(tensors[f"{start}threshold"])
+        if k is None
+        else TopK(int(k), tensors.get(f"{start}others"))
+    )
+    # The error alone is read from nothing and writes nothing.
+    places = (~encoder.any(0)) & (~decoder.any(1))
+    isolated = int(places[: isolated + 1].nonzero()[-1]) + 1
+    return Dictionary(encoder, decoder, importance, isolated, gate=gate, dead=int(dead))
 
 
 def save_interactions(path: Path, interactions: Interactions) -> None:
@@ -61,6 +117,10 @@ def save_interactions(path: Path, interactions: Interactions) -> None:
         for name, by_pair in matrices.items()
         for pair, matrix in by_pair.items()
     }
+    for name, by_pair in interactions.missed.items():
+        tensors |= {
+            f"{name}/{arrow(pair)}{MISSED}": torch.tensor(value) for pair, value in by_pair.items()
+        }
     write_tensors(path, tensors)
 
 
@@ -77,7 +137,15 @@ def load_interactions(
             for name in names
         }
 
-    return Interactions(matrices(""), matrices(ERROR) if estimated else {})
+    missed = {
+        name: {
+            pair: float(tensors[f"{name}/{arrow(pair)}{MISSED}"])
+            for pair in pairs
+            if f"{name}/{arrow(pair)}{MISSED}" in tensors
+        }
+        for name in names
+    }
+    return Interactions(matrices(""), matrices(ERROR) if estimated else {}, missed)
 
 
 def save_ablation(path: Path, ablation: Ablation, name: str) -> None:

@@ -11,7 +11,7 @@ from io import StringIO
 from rich.console import Console
 
 from libgraph.interventions.survey import LesionSurvey
-from libgraph.runs.metrics import Metrics, ModulesFigures
+from libgraph.runs.metrics import DictionariesFigures, Metrics, ModulesFigures
 from libgraph.screen import PlainTable, Screen, show, tell
 from libgraph.visible import in_line
 
@@ -60,6 +60,11 @@ def metric_tables(metrics: Metrics) -> dict[str, PlainTable]:
     tables = {f"Features, {names}": _features(metrics)}
     if any(figures.edges_required for figures in metrics.bases.values()):
         tables[f"Edges needed, {names}"] = _edges(metrics)
+    for name, figures in metrics.bases.items():
+        if figures.dictionaries is not None:
+            score = metrics.score.name
+            tables[f"Dictionaries, {name.upper()}"] = _dictionaries(figures.dictionaries, score)
+            tables[f"What latents do not say, {name.upper()}"] = _unsaid(figures.dictionaries)
     tables[f"Sparsity of all interactions, {names}"] = _sparsity(metrics)
     for name, figures in metrics.bases.items():
         title = _modules_title(figures.modules, name, metrics.concept)
@@ -112,6 +117,40 @@ def _edges(metrics: Metrics) -> PlainTable:
     for pair in required[0]:
         needed = ([_count(by_pair[pair][delta]) for by_pair in required] for delta in deltas)
         table.add_row(_pair(pair), *map(_side_by_side, needed))
+    return table
+
+
+def _dictionaries(figures: DictionariesFigures, score: str) -> PlainTable:
+    """Latents of each node layer, and what is left of the score with these alone."""
+    table = plain_table(
+        "node layer", "latents", "dead", "active", "explained", f"{score} left", "recovered"
+    )
+    for layer, found in figures.layers.items():
+        table.add_row(
+            layer,
+            str(found.latents),
+            str(found.dead),
+            f"{found.active:.1f}",
+            f"{found.explained:.1%}",
+            *_kept(found.score, found.recovered),
+        )
+    table.add_row("all at once", "", "", "", "", *_kept(figures.score, figures.recovered))
+    table.caption = (
+        "Recovered: share of the way from zeros in place of the activations to the whole model."
+    )
+    return table
+
+
+def _kept(score: float, recovered: float | None) -> tuple[str, str]:
+    return f"{score:.4g}", "-" if recovered is None else f"{recovered:.1%}"
+
+
+def _unsaid(figures: DictionariesFigures) -> PlainTable:
+    """What of interactions runs through errors, and what integration misses."""
+    table = plain_table("layer pair", "through errors", "missed by the rule")
+    for pair, missed in figures.missed.items():
+        through = figures.through_errors.get(pair)
+        table.add_row(_pair(pair), "-" if through is None else f"{through:.1%}", f"{missed:.1e}")
     return table
 
 

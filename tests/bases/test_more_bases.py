@@ -12,7 +12,7 @@ from scipy.linalg import hadamard
 from torch.func import jacrev
 
 from libgraph.accumulate import gradient_grams
-from libgraph.bases.dictionary import dictionary
+from libgraph.bases.directions import directions
 from libgraph.bases.global_lib import global_lib, output_grams
 from libgraph.bases.lib import lib, lib_basis
 from libgraph.bases.method import Truncation
@@ -126,7 +126,7 @@ def test_rotations_are_rotations():
 
 def with_file(case, path, tensors):
     save_file({n: t.contiguous() for n, t in tensors.items()}, path)
-    return case.make(dictionary(path))
+    return case.make(directions(path))
 
 
 def test_directions_come_from_the_file(tmp_path):
@@ -233,4 +233,4 @@ def test_a_file_of_directions_on_the_command_line(analyze, tmp_path):
 def test_directions_are_floating_point_numbers(tmp_path, tensors, said):
     torch.save(tensors, tmp_path / "directions.safetensors")
     with pytest.raises(UsageError, match=said):
-        dictionary(tmp_path / "directions.safetensors")
+        directions(tmp_path / "directions.safetensors")

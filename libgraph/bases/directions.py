@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.backend.data import Data
-from libgraph.bases.method import MakeBases, Truncation
+from libgraph.bases.method import BasisMethod, MakeBases, Truncation
+from libgraph.bases.methods import digest_of
 from libgraph.bases.pca import pca
 from libgraph.bases.statistics import Statistics
 from libgraph.errors import NumericalError, UsageError
@@ -29,7 +30,13 @@ from libgraph.progress import Progress
 PARTS = ("decoder", "encoder")
 
 
-def dictionary(path: Path) -> MakeBases:
+def method_of_file(path: Path) -> BasisMethod:
+    """The basis method that takes directions from a file; see `directions` for errors."""
+    make = directions(path)
+    return BasisMethod(make, digest=digest_of([path]))
+
+
+def directions(path: Path) -> MakeBases:
     """The basis method that takes directions from a file.
 
     Raises:
@@ -57,16 +64,16 @@ def dictionary(path: Path) -> MakeBases:
         bases = pca(network, statistics, data, truncation, progress)
         for name, layer in rotated.items():
             if f"{name}/decoder" in tensors:
-                directions = tensors[f"{name}/decoder"], tensors.get(f"{name}/encoder")
-                bases[name] = dictionary_basis(
-                    layer, statistics[name], *directions, truncation, str(path)
+                matrices = tensors[f"{name}/decoder"], tensors.get(f"{name}/encoder")
+                bases[name] = directions_basis(
+                    layer, statistics[name], *matrices, truncation, str(path)
                 )
         return bases
 
     return method
 
 
-def dictionary_basis(
+def directions_basis(
     layer: NodeLayer,
     statistics: Statistics,
     decoder: Float[Tensor, "k d"],

@@ -1,0 +1,186 @@
+"""Dictionaries of a folder as bases: latents as features, LIB where the folder has none.
+
+Latents are sorted by the mean square of what they write. Those that are never active on the data
+are no features, and take no memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.accumulate.memory import memory_budget
+from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.backend.contract import Batch
+from libgraph.backend.data import Data
+from libgraph.bases.lib import lib
+from libgraph.bases.method import BasisMethod, MakeBases, Setting, Truncation
+from libgraph.bases.methods import digest_of
+from libgraph.bases.statistics import Statistics
+from libgraph.dictionaries.matching import dictionary_of_layer, matched
+from libgraph.dictionaries.registry import read_dictionaries
+from libgraph.dictionaries.weights import DictionaryWeights
+from libgraph.errors import TooLarge, UsageError
+from libgraph.network.basis import Bases, Basis
+from libgraph.network.dictionary import Dictionary
+from libgraph.network.network import Network
+from libgraph.progress import Progress, renamed
+
+log = logging.getLogger("libgraph")
+
+
+def method_of_folder(folder: Path) -> BasisMethod:
+    """The basis method that takes dictionaries from a folder.
+
+    Raises:
+        UsageError: if it holds none, or one cannot be read.
+    """
+    found = read_dictionaries(folder)
+    files = sorted({path for each in found for path in _files(each.path)})
+    return BasisMethod(
+        partial(dictionaries, found=found),
+        prepare=lambda setting: _prepared(found, setting),
+        begins_with="lib",
+        jacobian_gram=True,
+        digest=digest_of(files),
+        latent=True,
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else [inside for inside in path.iterdir() if inside.is_file()]
+
+
+def _prepared(found: Sequence[DictionaryWeights], setting: Setting) -> MakeBases:
+    return partial(dictionaries, found=found, start=setting.bases.get("lib"))
+
+
+def dictionaries(
+    network: Network,
+    statistics: Mapping[str, Statistics],
+    data: Data,
+    truncation: Truncation,
+    progress: Progress,
+    found: Sequence[DictionaryWeights] = (),
+    start: Bases | None = None,
+) -> dict[str, Basis]:
+    """Latents at the node layers that have a dictionary, LIB at the others.
+
+    Args:
+        network: as for every method.
+        statistics: likewise.
+        data: on which latents are active or not.
+        truncation: of LIB.
+        progress: told of the pass that finds that out.
+        found: dictionaries, by the hooks that they read at.
+        start: LIB, if it is known already.
+
+    Raises:
+        UsageError: if none belongs to this network, or all latents of one are dead.
+        TooLarge: if edges between latents do not fit the memory budget.
+    """
+    by_layer = matched(found, network.node_layers)
+    left = len(found) - len(by_layer)
+    for name, weights in by_layer.items():
+        log.info("%s: %d latents of '%s'.", name, weights.latents, weights.path)
+    if left:
+        log.warning(
+            "%d of %d dictionaries read at places where this analysis has no node layer.",
+            left,
+            len(found),
+        )
+    whole = {
+        layer.name: dictionary_of_layer(
+            layer,
+            by_layer[layer.name],
+            _mean_squares(statistics[layer.name])[list(layer.isolated_coordinates)],
+        )
+        for layer in network.node_layers
+        if layer.name in by_layer
+    }
+    alive = only_active(network, whole, data, renamed(progress, "latents"))
+    for name, basis in alive.items():
+        if len(basis) == basis.isolated:
+            raise UsageError(
+                f"No latent of '{by_layer[name].path}' is active at {name} on this data: it is of "
+                "another model, or of another place."
+            )
+    _check_size(network, alive, data)
+    bases = dict(start or lib(network, statistics, data, truncation, progress))
+    return {**bases, **alive}
+
+
+def only_active(
+    network: Network, whole: Mapping[str, Dictionary], data: Data, progress: Progress
+) -> dict[str, Dictionary]:
+    """Dictionaries without the latents that are never active, the rest by what they write.
+
+    Says so where a dictionary explains less of the activations than their mean does.
+    """
+    cast = {name: basis.to(data.device, data.dtype) for name, basis in whole.items()}
+
+    def measure(batch: Batch) -> Sums:
+        sums: dict[str, Tensor] = {}
+        activations = network.activations(batch.inputs)
+        for layer, x in zip(network.node_layers, activations, strict=True):
+            if layer.name not in cast:
+                continue
+            basis = cast[layer.name]
+            rows = x.flatten(0, 1)
+            z = basis.latents(rows)
+            sums[f"{layer.name} squares"] = z[:, basis.isolated :].double().square().sum(0)
+            sums[f"{layer.name} error"] = (rows - z @ basis.decoder).double().square().sum()
+            sums[f"{layer.name} sum"] = rows.double().sum(0)
+            sums[f"{layer.name} square"] = rows.double().square().sum()
+            sums[f"{layer.name} count"] = torch.tensor(float(len(rows)))
+        return sums
+
+    sums = accumulate(data, measure, stage="latents", progress=progress)
+    found = {}
+    for name, basis in whole.items():
+        count = float(sums[f"{name} count"])
+        error = float(sums[f"{name} error"]) / count
+        mean = sums[f"{name} sum"] / count
+        variance = float(sums[f"{name} square"] / count - mean.square().sum())
+        if error > variance:
+            log.warning(
+                "The dictionary at %s explains less than the mean does (its error is %.3g times "
+                "the variance): it may be of another model, or want other norms.",
+                name,
+                error / max(variance, torch.finfo(torch.float64).tiny),
+            )
+        found[name] = _sorted(basis, (sums[f"{name} squares"] / count).cpu())
+    return found
+
+
+def _sorted(basis: Dictionary, squares: Float[Tensor, " k"]) -> Dictionary:
+    """By the mean square of what latents write, without those that write nothing."""
+    written = squares * basis.decoder[basis.isolated :].square().sum(1)
+    order = written.argsort(descending=True, stable=True)
+    order = order[squares[order] > 0]
+    return basis.of(order, written[order])
+
+
+def _mean_squares(statistics: Statistics) -> Float[Tensor, " d"]:
+    return statistics.covariance.diagonal() + statistics.mean.square()
+
+
+def _check_size(network: Network, alive: Mapping[str, Dictionary], data: Data) -> None:
+    """Edges of all layer pairs are held at once, in double precision."""
+    sizes = {layer.name: layer.size for layer in network.node_layers}
+    sizes |= {name: len(basis) for name, basis in alive.items()}
+    taken = sum(8 * sizes[a.name] * sizes[b.name] for a, b, _ in network.pairs)
+    budget = data.memory if data.memory is not None else memory_budget(data.device)
+    if taken > budget:
+        largest = max(alive, key=lambda name: len(alive[name]))
+        raise TooLarge(
+            f"Edges between latents ({sizes[largest]} are active at {largest}) take "
+            f"{taken / 1e9:.1f} GB, more than the memory budget of {budget / 1e9:.1f} GB: use a "
+            "larger memory=, fewer node layers, or a smaller dictionary."
+        )

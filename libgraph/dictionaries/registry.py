@@ -1,0 +1,77 @@
+"""Readers of dictionaries, and the folders that they find them in.
+
+A reader is a module or an object with `holds(folder)` and `read(folder)`. Packages add some under
+the entry-point group `libgraph.dictionaries`; those are asked only about folders that no reader of
+this project knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+from libgraph.dictionaries import dictionary_learning, saelens, sparsify
+from libgraph.dictionaries.weights import DictionaryWeights
+from libgraph.errors import UsageError
+
+GROUP = "libgraph.dictionaries"
+
+DEPTH = 4
+"""Folders within folders that are searched, as trainers nest them by layer and by size."""
+
+
+class Reader(Protocol):
+    """Of one format."""
+
+    def holds(self, folder: Path) -> bool:
+        """Whether dictionaries in this format are in the folder itself."""
+
+    def read(self, folder: Path) -> list[DictionaryWeights]:
+        """Them."""
+
+
+READERS: tuple[Reader, ...] = (saelens, sparsify, dictionary_learning)
+"""Of formats that are read without any other package."""
+
+
+def read_dictionaries(folder: Path) -> list[DictionaryWeights]:
+    """All dictionaries in a folder, or in those within it, in the order of their names.
+
+    Raises:
+        UsageError: if there are none, or one cannot be read.
+    """
+    found = [dictionary for place in _folders(folder, DEPTH) for dictionary in _read(place)]
+    if not found:
+        raise UsageError(
+            f"'{folder}' holds no dictionary: known are those of SAELens "
+            "(sae_weights.safetensors), sparsify (sae.safetensors) and "
+            "dictionary_learning (ae.pt), each with its configuration beside it."
+        )
+    return found
+
+
+def _read(folder: Path) -> list[DictionaryWeights]:
+    for reader in READERS:
+        if reader.holds(folder):
+            return reader.read(folder)
+    for entry in entry_points(group=GROUP):
+        reader = entry.load()
+        if reader.holds(folder):
+            return reader.read(folder)
+    return []
+
+
+def _folders(folder: Path, depth: int) -> Iterator[Path]:
+    """The folder and those within it; names with numbers in the order of these."""
+    yield folder
+    if depth:
+        for inside in sorted((path for path in folder.iterdir() if path.is_dir()), key=_by_number):
+            if not inside.name.startswith("."):
+                yield from _folders(inside, depth - 1)
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    parts = "".join(c if c.isdigit() else f" {c} " for c in path.name).split()
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

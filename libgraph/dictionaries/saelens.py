@@ -1,0 +1,200 @@
+"""Dictionaries of SAELens: `cfg.json` beside `sae_weights.safetensors`.
+
+Architectures standard, topk, jumprelu and gated; batchtopk and Matryoshka ones, which are saved
+with the thresholds that they have after training. Inputs normalised by each activation's own
+length are refused by name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+
+from libgraph.dictionaries.configuration import read_configuration
+from libgraph.dictionaries.weights import (
+    DictionaryWeights,
+    Tensors,
+    dictionary_of,
+    gated,
+    relu,
+)
+from libgraph.errors import UsageError
+from libgraph.files.atomic import write_json, writing
+from libgraph.files.tensors import save_tensors
+from libgraph.files.weights import read_weights
+from libgraph.network.dictionary import Gate, Threshold, TopK
+
+CONFIGURATION, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+
+NAMES = {"encoder": "W_enc", "bias": "b_enc", "decoder": "W_dec", "shift": "b_dec"}
+
+WITH_THRESHOLDS = ("jumprelu", "batchtopk", "matryoshka_batchtopk")
+
+TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+
+
+class _Metadata(BaseModel):
+    hook_name: str | None = None
+    hook_head_index: int | None = None
+
+
+class _Configuration(BaseModel):
+    architecture: str = "standard"
+    d_in: int
+    d_sae: int
+    k: int | None = None
+    apply_b_dec_to_input: bool = True
+    normalize_activations: str = "none"
+    rescale_acts_by_decoder_norm: bool = False
+    reshape_activations: str = "none"
+    activation_fn: str | None = None
+    activation_fn_str: str | None = None
+    activation_fn_kwargs: dict[str, float | str | None] = Field(default_factory=dict)
+    finetuning_scaling_factor: bool = False
+    hook_name: str | None = None
+    hook_point: str | None = None
+    metadata: _Metadata = Field(default_factory=_Metadata)
+
+    @property
+    def hook(self) -> str:
+        """Where it reads; older versions say so beside the rest."""
+        return self.metadata.hook_name or self.hook_name or self.hook_point or ""
+
+    @property
+    def activation(self) -> str:
+        """That of `standard` dictionaries of older versions, which say it by itself."""
+        return self.activation_fn or self.activation_fn_str or "relu"
+
+
+def holds(folder: Path) -> bool:
+    """Whether a dictionary of SAELens is in this folder."""
+    return (folder / WEIGHTS).is_file()
+
+
+def read(folder: Path) -> list[DictionaryWeights]:
+    """The dictionary of a folder.
+
+    Raises:
+        UsageError: naming what is missing, of another shape, or not known.
+    """
+    cfg = read_configuration(folder / CONFIGURATION, _Configuration)
+    _check_supported(folder, cfg)
+    tensors = Tensors(folder, read_weights(folder / WEIGHTS), NAMES)
+    stored = tensors.matrix("encoder").shape
+    if stored != (cfg.d_in, cfg.d_sae):
+        raise UsageError(
+            f"'{folder}': {CONFIGURATION} says {cfg.d_in} × {cfg.d_sae}, but W_enc is "
+            f"{' × '.join(map(str, stored))}."
+        )
+    if cfg.architecture == "gated":
+        plain = {**read_weights(folder / WEIGHTS), "b_enc": torch.zeros(cfg.d_sae)}
+        dictionary = dictionary_of(
+            Tensors(folder, plain, NAMES),
+            cfg.hook,
+            relu(cfg.d_sae),
+            subtracts_shift=cfg.apply_b_dec_to_input,
+        )
+        parts = (tensors.vector(name, cfg.d_sae) for name in ("r_mag", "b_mag", "b_gate"))
+        return [gated(dictionary, *parts)]
+    dictionary = dictionary_of(
+        tensors, cfg.hook, _gate(folder, cfg, tensors), subtracts_shift=cfg.apply_b_dec_to_input
+    )
+    if cfg.rescale_acts_by_decoder_norm:
+        # Latents compete by how long their decoders make them.
+        dictionary = dictionary.scaled(dictionary.decoder.norm(dim=1))
+    return [dictionary]
+
+
+def _check_supported(folder: Path, cfg: _Configuration) -> None:
+    known = ("standard", "topk", "gated", *WITH_THRESHOLDS)
+    if cfg.architecture in TRANSCODERS:
+        raise UsageError(
+            f"'{folder}' is a {cfg.architecture}, which maps one place of a model to another: "
+            "dictionaries of one place are read, such as autoencoders of the residual stream."
+        )
+    if cfg.architecture not in known:
+        raise UsageError(
+            f"'{folder}' has the architecture '{cfg.architecture}': known are {', '.join(known)}."
+        )
+    if cfg.normalize_activations not in ("none", "None"):
+        missing = cfg.normalize_activations == "expected_average_only_in"
+        raise UsageError(
+            f"'{folder}' has normalize_activations={cfg.normalize_activations}"
+            + (
+                ", and its files do not say by which factor: fold it into the weights with "
+                "SAELens's fold_activation_norm_scaling_factor."
+                if missing
+                else ", by each activation's own length, which is not read here."
+            )
+        )
+    if cfg.reshape_activations != "none" or cfg.metadata.hook_head_index is not None:
+        raise UsageError(f"'{folder}' reads heads of attention, which are no node layers.")
+    if cfg.finetuning_scaling_factor:
+        raise UsageError(f"'{folder}' has a finetuning_scaling_factor, which is not read here.")
+
+
+def _gate(folder: Path, cfg: _Configuration, tensors: Tensors) -> Gate:
+    """What the architecture says is active."""
+    if cfg.architecture in WITH_THRESHOLDS and "threshold" in tensors:
+        return Threshold(tensors.vector("threshold", cfg.d_sae).clamp(min=0))
+    if cfg.architecture == "jumprelu":
+        # Says which tensor is missing.
+        return Threshold(tensors.vector("threshold", cfg.d_sae))
+    if cfg.architecture == "standard" and cfg.activation == "relu":
+        return relu(cfg.d_sae)
+    k = cfg.k if cfg.k is not None else cfg.activation_fn_kwargs.get("k")
+    if cfg.architecture == "topk" or cfg.activation == "topk":
+        if not isinstance(k, int | float):
+            raise UsageError(f"'{folder}': {CONFIGURATION} does not say how many latents k are on.")
+        return TopK(int(k))
+    if cfg.architecture in WITH_THRESHOLDS:
+        raise UsageError(
+            f"'{folder}': a {cfg.architecture} dictionary is read with the thresholds that it has "
+            "after training, and holds no 'threshold'."
+        )
+    raise UsageError(f"'{folder}' has the activation '{cfg.activation}': known are relu and topk.")
+
+
+def write(folder: Path, dictionary: DictionaryWeights, model: str = "") -> None:
+    """Save a dictionary as SAELens reads it.
+
+    Args:
+        folder: made if it is not there.
+        dictionary: with a gate of k latents, or thresholds.
+        model: what the model is called.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    architecture: Literal["topk", "jumprelu"] = (
+        "topk" if isinstance(dictionary.gate, TopK) else "jumprelu"
+    )
+    tensors = {
+        "W_enc": dictionary.encoder,
+        "b_enc": dictionary.bias,
+        "W_dec": dictionary.decoder,
+        "b_dec": dictionary.shift,
+    }
+    extra: dict[str, int] = {}
+    if isinstance(dictionary.gate, TopK):
+        extra["k"] = dictionary.gate.k
+    elif isinstance(dictionary.gate, Threshold):
+        tensors["threshold"] = dictionary.gate.threshold
+    with writing(folder / WEIGHTS) as path:
+        save_tensors(path, {name: tensor.float() for name, tensor in tensors.items()})
+    write_json(
+        folder / CONFIGURATION,
+        {
+            "architecture": architecture,
+            "d_in": dictionary.size,
+            "d_sae": dictionary.latents,
+            **extra,
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": False,
+            "normalize_activations": "none",
+            "reshape_activations": "none",
+            "metadata": {"model_name": model, "hook_name": dictionary.hook},
+        },
+    )

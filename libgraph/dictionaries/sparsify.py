@@ -1,0 +1,56 @@
+"""Dictionaries of sparsify: `layers.N/cfg.json` beside `sae.safetensors`, a folder a hook.
+
+The k largest latents of ReLU((h − c) Wᵀ + b); folders are named by modules of a model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from libgraph.dictionaries.configuration import read_configuration
+from libgraph.dictionaries.weights import DictionaryWeights, Tensors, dictionary_of
+from libgraph.errors import UsageError
+from libgraph.files.weights import read_weights
+from libgraph.network.dictionary import TopK
+
+CONFIGURATION, WEIGHTS = "cfg.json", "sae.safetensors"
+
+NAMES = {
+    "encoder": "~encoder.weight",
+    "bias": "encoder.bias",
+    "decoder": "W_dec",
+    "shift": "b_dec",
+}
+
+
+class _Configuration(BaseModel):
+    d_in: int
+    k: int
+    activation: str = "topk"
+    transcode: bool = False
+    skip_connection: bool = False
+
+
+def holds(folder: Path) -> bool:
+    """Whether a dictionary of sparsify is in this folder."""
+    return (folder / WEIGHTS).is_file()
+
+
+def read(folder: Path) -> list[DictionaryWeights]:
+    """The dictionary of a folder, whose name is its hook.
+
+    Raises:
+        UsageError: naming what is missing, of another shape, or not known.
+    """
+    cfg = read_configuration(folder / CONFIGURATION, _Configuration)
+    if cfg.transcode or cfg.skip_connection:
+        raise UsageError(
+            f"'{folder}' is a transcoder, which maps one place of a model to another: "
+            "dictionaries of one place are read, such as autoencoders of the residual stream."
+        )
+    if cfg.activation != "topk":
+        raise UsageError(f"'{folder}' has the activation '{cfg.activation}': topk is known.")
+    tensors = Tensors(folder, read_weights(folder / WEIGHTS), NAMES)
+    return [dictionary_of(tensors, folder.name, TopK(cfg.k), subtracts_shift=True)]

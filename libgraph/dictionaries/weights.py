@@ -1,0 +1,176 @@
+"""What a dictionary comes to, whatever file it was in: two matrices, two biases and a gate.
+
+Latents are z = σ(h W + b) of what is read at a hook, and h is z D + c, up to an error. What formats
+do beside that (subtracting c first, lengths of decoders, gates of their own) is folded into these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.errors import UsageError
+from libgraph.network.dictionary import Gate, Threshold, TopK
+
+
+@dataclass(frozen=True)
+class DictionaryWeights:
+    """One dictionary, in the coordinates of what it reads.
+
+    Args:
+        path: the file or folder that it is from.
+        hook: where it reads, as its tool calls it; empty where its file does not say.
+        encoder: W `(d, k)`.
+        bias: b `(k)`, with what is subtracted before folded in.
+        decoder: D `(k, d)`.
+        shift: c `(d)`.
+        gate: of all latents.
+    """
+
+    path: Path
+    hook: str
+    encoder: Float[Tensor, "d k"]
+    bias: Float[Tensor, " k"]
+    decoder: Float[Tensor, "k d"]
+    shift: Float[Tensor, " d"]
+    gate: Gate
+
+    @property
+    def size(self) -> int:
+        """Coordinates of what is read."""
+        return self.encoder.shape[0]
+
+    @property
+    def latents(self) -> int:
+        """How many there are."""
+        return self.encoder.shape[1]
+
+    def scaled(self, lengths: Float[Tensor, " k"]) -> DictionaryWeights:
+        """The same dictionary with latents so many times as large, and decoders as much shorter."""
+        gate = self.gate
+        if isinstance(gate, Threshold):
+            gate = Threshold(gate.threshold * lengths)
+        return replace(
+            self,
+            encoder=self.encoder * lengths,
+            bias=self.bias * lengths,
+            decoder=self.decoder / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)[:, None],
+            gate=gate,
+        )
+
+
+def dictionary_of(
+    tensors: Tensors, hook: str, gate: Gate, *, subtracts_shift: bool
+) -> DictionaryWeights:
+    """From what a file holds as `encoder`, `bias`, `decoder` and `shift`, in double precision.
+
+    Args:
+        tensors: by these names.
+        hook: where it reads.
+        gate: of all latents.
+        subtracts_shift: whether c is taken from what is read before it is encoded.
+
+    Raises:
+        UsageError: if tensors are missing, do not fit together or are not finite.
+    """
+    encoder = tensors.matrix("encoder")
+    size, latents = encoder.shape
+    bias = tensors.vector("bias", latents)
+    decoder = tensors.matrix("decoder", (latents, size))
+    shift = tensors.vector("shift", size)
+    if subtracts_shift:
+        bias = bias - shift @ encoder
+    if isinstance(gate, TopK) and not 0 < gate.k <= latents:
+        raise UsageError(
+            f"'{tensors.path}' keeps the {gate.k} largest of {latents} latents: check its k."
+        )
+    return DictionaryWeights(tensors.path, hook, encoder, bias, decoder, shift, gate)
+
+
+class Tensors:
+    """Tensors of a file by what they are for, checked as they are asked for.
+
+    Args:
+        path: of the file.
+        tensors: by their names in the file.
+        names: those names by what they are for; a name that starts with "~" is of a transpose.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+        self.path, self._tensors, self._names = path, tensors, names
+
+    def __contains__(self, what: str) -> bool:
+        return self._names.get(what, what).removeprefix("~") in self._tensors
+
+    def __getitem__(self, what: str) -> Float[Tensor, ...]:
+        name = self._names.get(what, what)
+        stored = name.removeprefix("~")
+        if stored not in self._tensors:
+            known = ", ".join(sorted(self._tensors)) or "nothing"
+            raise UsageError(
+                f"'{self.path}' holds no '{stored}', which its kind of dictionary has: it holds "
+                f"{known}."
+            )
+        tensor = self._tensors[stored]
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"'{self.path}': '{stored}' is of {kind} numbers: save it in floating point."
+            )
+        tensor = tensor.double()
+        if not bool(tensor.isfinite().all()):
+            raise UsageError(f"'{self.path}': '{stored}' has values that are NaN or infinite.")
+        return tensor.T if name.startswith("~") else tensor
+
+    def matrix(self, what: str, shape: tuple[int, int] | None = None) -> Float[Tensor, "a b"]:
+        """A matrix, of this shape if one is given."""
+        return self._checked(what, lambda found: found.ndim == 2 and shape in (None, found.shape))
+
+    def vector(self, what: str, size: int) -> Float[Tensor, " size"]:
+        """A vector of so many numbers."""
+        return self._checked(what, lambda found: found.shape == (size,))
+
+    def _checked(self, what: str, fits: Callable[[Tensor], bool]) -> Tensor:
+        found = self[what]
+        if not fits(found):
+            shape = " × ".join(map(str, found.shape))
+            raise UsageError(
+                f"'{self.path}': '{self._names.get(what, what).removeprefix('~')}' is {shape}, "
+                "which does not fit the dictionary's other tensors."
+            )
+        return found
+
+
+def gated(
+    dictionary: DictionaryWeights,
+    scale: Float[Tensor, " k"],
+    bias: Float[Tensor, " k"],
+    gate_bias: Float[Tensor, " k"],
+) -> DictionaryWeights:
+    """With a gate of its own: z = 1[p + b_gate > 0] ReLU(e^r p + b_mag), p what is encoded.
+
+    Where that is open is where the magnitude exceeds b_mag − e^r b_gate, a JumpReLU.
+
+    Args:
+        dictionary: whose bias holds what was subtracted before alone.
+        scale: r.
+        bias: b_mag.
+        gate_bias: b_gate.
+    """
+    grown = scale.exp()
+    return replace(
+        dictionary,
+        encoder=dictionary.encoder * grown,
+        bias=dictionary.bias * grown + bias,
+        gate=Threshold((bias - grown * gate_bias).clamp(min=0)),
+    )
+
+
+def relu(latents: int) -> Threshold:
+    """The gate of latents that are positive."""
+    return Threshold(torch.zeros(latents, dtype=torch.float64))

@@ -1,0 +1,176 @@
+"""An analysis whose basis is a folder of dictionaries, from reading to a saved run."""
+
+import json
+
+import pytest
+import torch
+from helpers.networks import Toy, random_network
+from helpers.numbers import assert_close, normal, seeded
+from torch.func import jacrev
+
+import libgraph as lg
+from libgraph.backend.data import Data
+from libgraph.dictionaries.saelens import write
+from libgraph.dictionaries.weights import DictionaryWeights
+from libgraph.edges.edge_ablation import ablate_edges
+from libgraph.edges.node_ablation import ablate_nodes
+from libgraph.edges.score import Scoring
+from libgraph.errors import TooLarge, UsageError
+from libgraph.network.dictionary import Dictionary, Threshold, TopK
+
+SIZES = [4, 5, 3]
+
+
+def network_of(kinds=("tanh", "relu")):
+    return random_network(list(kinds), SIZES, seed=0, rotated=False)
+
+
+@pytest.fixture(scope="module")
+def backend():
+    network = network_of()
+    return Toy(network, normal(seeded(0), 60, 2, SIZES[0]))
+
+
+def save(folder, name, size, latents=12, k=None, seed=1, length=0.5, bias=0.0):
+    generator = seeded(seed)
+    encoder = normal(generator, size, latents)
+    write(
+        folder / name,
+        DictionaryWeights(
+            folder,
+            name,
+            encoder,
+            torch.full((latents,), bias).double(),
+            length * encoder.T / encoder.square().sum(0)[:, None],
+            0.1 * normal(generator, size),
+            Threshold(torch.full((latents,), 0.2).double()) if k is None else TopK(k),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "saes"
+    save(folder, "l0", SIZES[0], k=3)
+    save(folder, "l1", SIZES[1], seed=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(backend, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "run"
+    return lg.analyze(backend, basis=str(folder), out=out, tolerances=[0.01], seeds=1)
+
+
+def test_latents_take_part_like_any_features(run):
+    bases = run.bases()
+    assert [*map(type, bases.values())].count(Dictionary) == 2
+    figures = run.metrics.bases["saes"].dictionaries
+    assert [*figures.layers] == ["l0", "l1"]
+    assert figures.layers["l0"].active <= 3
+    assert run.metrics.bases["saes"].edges_required
+    assert "through errors" in str(run)
+
+
+def test_edges_of_a_run_are_those_of_autodiff(run, backend):
+    """Through encoder, section and decoder, for every sample and position."""
+    network, inputs = backend.network(), backend.inputs
+    source, target = run.bases()["l0"], run.bases()["l1"]
+    section = network.sections[0]
+    x = network.embed(inputs)
+    y = section(x)
+    edges = torch.zeros(len(target), len(source), dtype=torch.float64)
+    features, gates = source.latents(x), (target.latents(y) != 0).double()
+    gates[..., : target.isolated - 1] = 1
+    parts = features.unsqueeze(-1) * source.decoder
+    parts[..., source.error_place, :] = x - features @ source.decoder
+    for n in range(len(x)):
+        jacobian = jacrev(lambda x: section(x[None])[0])(x[n])
+        for t in range(x.shape[1]):
+            effects = parts[n, t] @ jacobian[t, :, t].T @ target.encoder
+            edges += (gates[n, t][:, None] * effects.T) ** 2
+    assert_close(run.edges()["l0", "l1"], edges / x[..., 0].numel())
+
+
+def test_a_saved_run_has_the_same_latents(run, backend):
+    saved = lg.open_run(run.directory)
+    x = backend.network().embed(backend.inputs)
+    for name, basis in run.bases().items():
+        assert type(saved.bases()[name]) is type(basis)
+        assert saved.bases()[name].isolated == basis.isolated
+    assert_close(saved.bases()["l0"].features(x), run.bases()["l0"].features(x))
+    assert saved.bases()["l0"].dead == run.bases()["l0"].dead
+    for pair, matrix in run.edges().items():
+        assert torch.equal(saved.edges()[pair], matrix)
+
+
+def test_stages_are_taken_from_an_earlier_run(run, backend, folder, tmp_path):
+    first = json.loads((run.directory / "run.json").read_text())["stages"]
+    again = lg.analyze(
+        backend, basis=str(folder), out=run.directory, tolerances=[0.01], seeds=1, force=True
+    )
+    second = json.loads((again.directory / "run.json").read_text())["stages"]
+    assert {name: stage["hash"] for name, stage in first.items()} == {
+        name: stage["hash"] for name, stage in second.items()
+    }
+    assert_close(again.edges()["l0", "l1"], run.edges()["l0", "l1"])
+
+
+@pytest.mark.parametrize("kinds", [("tanh", "relu"), ("attention", "linear")])
+def test_with_everything_kept_ablation_leaves_the_model(kinds, folder):
+    network = network_of(kinds)
+    backend = Toy(network, normal(seeded(0), 60, 2, SIZES[0]))
+    run = lg.analyze(backend, basis=str(folder), ablate=False, seeds=1, dtype="float64")
+    scoring = Scoring(network, backend, Data(backend, "test"))
+    nodes = ablate_nodes(scoring, run.bases())
+    for name, curve in nodes.items():
+        assert curve[len(run.bases()[name])] == scoring.base_score
+    edges = ablate_edges(scoring, run.bases(), run.edges(), tolerances=[1e-9], curves=True)
+    for found in edges.values():
+        assert found.score[found.available] == scoring.base_score
+
+
+def test_nodes_are_ablated_from_the_least(run, backend):
+    """With k features a layer is the error and the first latents, by hand."""
+    network = backend.network()
+    scoring = Scoring(network, backend, Data(backend, "test"))
+    curve = ablate_nodes(scoring, {"l1": run.bases()["l1"]}, points=100)["l1"]
+    basis = run.bases()["l1"]
+    y = network.activations_at(1, backend.inputs)
+    for k, score in curve.items():
+        kept = basis.latents(y)
+        kept[..., k:] = 0
+        x = kept @ basis.decoder + (basis.error(y) if k > basis.error_place else 0)
+        expected = backend.score(network.from_layer(1, x), backend.targets).mean()
+        assert score == pytest.approx(float(expected))
+
+
+def test_dictionaries_of_another_model_are_told(backend, tmp_path, caplog):
+    save(tmp_path / "saes", "l0", SIZES[0], length=40.0)
+    lg.analyze(backend, basis=str(tmp_path / "saes"), ablate=False, seeds=1)
+    assert "explains less than the mean does" in caplog.text
+
+
+def test_latents_that_never_fire_are_named(backend, tmp_path):
+    save(tmp_path / "saes", "l0", SIZES[0], bias=-100.0)
+    with pytest.raises(UsageError, match=r"No latent of .* is active at l0 on this data"):
+        lg.analyze(backend, basis=str(tmp_path / "saes"), ablate=False)
+
+
+def test_more_latents_than_memory_holds_are_refused(backend, tmp_path):
+    save(tmp_path / "saes", "l0", SIZES[0], latents=600)
+    save(tmp_path / "saes", "l1", SIZES[1], latents=600)
+    with pytest.raises(TooLarge, match="more than the memory budget"):
+        lg.analyze(backend, basis=str(tmp_path / "saes"), ablate=False, memory="1MiB")
+
+
+def test_questions_that_need_linear_features_say_so(run):
+    with pytest.raises(UsageError, match="latents of dictionaries: ask in another basis"):
+        run.faithfulness("saes")
+    with pytest.raises(UsageError, match="latents of dictionaries: ask in another basis"):
+        run.prompt(0)
+
+
+def test_latents_can_be_switched_off(run):
+    changes = {f"l1/{run.bases()['l1'].isolated}": 0.0}
+    assert run.intervene(changes) is not None
