@@ -8,7 +8,7 @@ RUN ?= runs/modular-addition
 WORKERS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
-.PHONY: help install analyze test test-all test-portable lint types bench clean
+.PHONY: help install analyze test test-all test-portable lint types bench build docs clean
 
 help:
 	@echo "make analyze   analyse the bundled modular-addition model into $(RUN)"
@@ -18,6 +18,8 @@ help:
 	@echo "               run the tests under all instruction sets and libraries there are here"
 	@echo "make lint      check style, types and which room imports which"
 	@echo "make bench     closed forms against autodiff; CASES=block for one case"
+	@echo "make docs      build the site of the documentation into build/site"
+	@echo "make build     build the wheel and the source distribution into dist"
 	@echo "make install   create $(VENV) with pinned versions"
 	@echo "make clean     remove $(VENV), caches and builds (runs stay)"
 
@@ -26,6 +28,8 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("libgraph needs Python 3.11 or later: make PYTHON=python3.11 …" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
+# An environment of before has the same files under the distribution's old name.
+	@if $(BIN)/python -m pip show --quiet libgraph 2> /dev/null; then $(BIN)/python -m pip uninstall --quiet --yes libgraph; fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -56,6 +60,14 @@ types: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench.py $(CASES)
+
+# Into a folder that is empty: of what lies in dist, one would upload all.
+build: $(INSTALLED)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

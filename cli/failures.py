@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 import click
@@ -31,8 +32,16 @@ class CommandError(Exception):
         tell(Screen(stderr=True), ("libgraph:", "bold red"), f" {self}", whole=True)
 
 
-def explained(error: Exception, command: click.Command) -> CommandError | None:
-    """What a user is told of an error, in flags of the command; nothing of a mistake of ours."""
+def explained(
+    error: Exception, command: click.Command, located: Callable[[str], str] = str
+) -> CommandError | None:
+    """What a user is told of an error, in flags of the command; nothing of a mistake of ours.
+
+    Args:
+        error: that was raised.
+        command: that ran.
+        located: adds to a sentence where the value stands that it is about.
+    """
     if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
         # Within an import Ctrl-C may come out as the import's failure.
         return CommandError("Interrupted.", 130)
@@ -53,7 +62,7 @@ def explained(error: Exception, command: click.Command) -> CommandError | None:
             advice = "choose a smaller --batch-size, or a smaller model"
         return CommandError(f"Not enough memory: {advice}.", 1)
     if isinstance(error, errors.LibgraphError):
-        return CommandError(spelt(str(error), flags_of(command)), error.exit_code)
+        return CommandError(spelt(located(str(error)), flags_of(command)), error.exit_code)
     return None
 
 

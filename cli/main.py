@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from libgraph_cli.configuration import located_sentence
 from libgraph_cli.failures import CommandError, explained, leave_output
 from libgraph_cli.threads import spin_briefly
 
@@ -24,12 +25,14 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LIBGRAP
 COMMANDS = {
     "ablate": "Switch FEATURES of RUN off, such as ln2.0/5, and see what the model loses.",
     "analyze": "Find the features of BACKEND's model, their interactions and their modules.",
-    "backends": "List the installed backends, or the options of one.",
+    "backends": "List the installed backends, show the options of one, or check it.",
     "benchmark": "Measure bases on networks whose features and interactions are known.",
     "communities": "Find the modules of RUN again, or of a graph file.",
     "compare": "Compare bases of BACKEND's model on the same data, or finished RUNs.",
+    "completion": "Print what makes bash, zsh or fish complete commands, options and backends.",
     "degeneracy": "Find what in BACKEND's model does nothing: parameters that are free to move.",
     "diff": "Compare finished RUNs in detail: checkpoints, seeds, or two bases.",
+    "doctor": "Say what libgraph has here: versions, threads, GPU, extras, and what is slow.",
     "export": "Write the graph of RUN, or of a graph file, for other programs.",
     "faithfulness": "Measure how much of RUN's network its largest interactions do alone.",
     "prompt": "Show what made RUN's model say what it says of one TEXT, feature by feature.",
@@ -104,12 +107,19 @@ class Commands(click.Group):
             raise
         except Exception as error:
             command = self.commands[str(context.invoked_subcommand)]
-            failure = explained(
-                error, command.load() if isinstance(command, LazyCommand) else command
-            )
+            loaded = command.load() if isinstance(command, LazyCommand) else command
+            failure = explained(error, loaded, lambda text: located_sentence(text, context))
             if failure is None:
                 raise
             raise failure from error
+
+
+def _version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from libgraph import __version__
+
+        click.echo(f"{context.info_name} {__version__}")
+        context.exit()
 
 
 @click.group(
@@ -117,7 +127,14 @@ class Commands(click.Group):
     context_settings=CONTEXT,
     commands=[LazyCommand(name, summary) for name, summary in COMMANDS.items()],
 )
-@click.version_option(package_name="libgraph", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """See what a neural network is made of: the directions that matter to its computation, how
     they act on each other, and which of them form modules.

@@ -5,10 +5,7 @@ Flags win over environment variables (`LIBGRAPH_ANALYZE_DTYPE=float32`), those o
 
 from __future__ import annotations
 
-import datetime
-import difflib
 import functools
-import tomllib
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 
 import click
 
+from libgraph_cli.configuration import config_option, located
 from libgraph_cli.running import Request
 
 if TYPE_CHECKING:
@@ -34,8 +32,34 @@ MOST_SEED = 2**63 - 1
 """The largest seed that torch takes."""
 
 
-class ExampleCommand(click.Command):
-    """A command whose help ends with examples, a line each."""
+COMMON = {
+    "as_json", "dry_run", "figure", "force", "max_features", "option", "out",
+    "quiet", "verbose",
+}  # fmt: skip
+"""Options that commands have in common, by their names: help shows them last."""
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows options under headings, and ends with examples, a line each.
+
+    Args:
+        heading: of those options that belong to no model and are not common to commands.
+    """
+
+    def __init__(self, *arguments: Any, heading: str = "Choices", **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.heading = heading
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As any command; of a value from a file it is said where it stands.
+
+        Raises:
+            BadParameter: if a value cannot be read.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadParameter as error:
+            raise located(error, ctx) from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Examples, each in a line that can be copied."""
@@ -44,22 +68,25 @@ class ExampleCommand(click.Command):
                 for line in self.epilog.splitlines():
                     formatter.write(f"  {line}\n")
 
-
-class GroupedCommand(ExampleCommand):
-    """A command whose help shows its options under headings, those of its model first."""
-
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """A section for every heading."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None and isinstance(parameter, click.Option):
-                sections.setdefault(getattr(parameter, "group", OTHERS), []).append(record)
-        sections[OTHERS] = sections.pop(OTHERS, [])
-        for heading, records in sections.items():
+        for heading, options in self.sections(ctx).items():
+            records = [record for option in options if (record := option.get_help_record(ctx))]
             if records:
                 with formatter.section(heading):
                     formatter.write_dl(records)
+
+    def sections(self, ctx: click.Context) -> dict[str, list[click.Option]]:
+        """Options by their headings, the common ones last."""
+        sections: dict[str, list[click.Option]] = {}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option):
+                # Eager are --help and --config.
+                common = parameter.name in COMMON or parameter.is_eager
+                own = OTHERS if common else self.heading
+                sections.setdefault(getattr(parameter, "group", own), []).append(parameter)
+        sections[OTHERS] = sections.pop(OTHERS, [])
+        return sections
 
 
 # Flags made of options models
@@ -298,98 +325,3 @@ def check_figure(figure: Path | None, max_features: int | None) -> None:
         figure_kind(figure)
     elif max_features is not None:
         raise click.UsageError("--max-features is for --figure: name a file to draw to.")
-
-
-# A configuration file
-
-
-def config_option(command: Function) -> Function:
-    """`--config FILE`: options from a TOML file, `-o` ones in its table `[option]`."""
-    return click.option(
-        "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        callback=_config,
-        is_eager=True,
-        expose_value=False,
-        help="TOML file with options by their names; a table [option] for -o.",
-    )(command)
-
-
-def _config(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    if path is None:
-        return None
-    options = _keys(context.command)
-    defaults: dict[str, object] = {}
-    for key, value in _read(path).items():
-        name = key.replace("-", "_")
-        if name not in options:
-            close = difflib.get_close_matches(name, options, n=2)
-            hint = f"; did you mean {' or '.join(close)}?" if close else "."
-            raise click.BadParameter(f"'{path}' sets '{key}', which is no option here{hint}")
-        option = options[name]
-        if option.name == "option":
-            if not isinstance(value, dict):
-                raise click.BadParameter(f"'{path}' has to set '{key}' as a table [option].")
-            context.meta["option"] = {
-                part.replace("-", "_"): _listed(path, part, setting)
-                for part, setting in value.items()
-            }
-        elif isinstance(value, list) and not option.multiple:
-            raise click.BadParameter(f"'{path}' sets '{key}' to a list; it takes one value.")
-        elif option.name:
-            values = value if isinstance(value, list) else [value]
-            texts = [_flat(path, key, part) for part in values]
-            defaults[option.name] = texts if option.multiple else texts[0]
-    context.default_map = {**(context.default_map or {}), **defaults}
-    return path
-
-
-def _listed(path: Path, key: str, value: object) -> str:
-    """What `-o` takes for a value, which may be a list: its parts with commas between."""
-    if not isinstance(value, list):
-        return _flat(path, key, value)
-    parts = [_flat(path, key, part) for part in value]
-    if any("," in part for part in parts):
-        raise click.BadParameter(f"'{path}' sets '{key}' to a list with a comma in a part of it.")
-    return ",".join(parts)
-
-
-def _flat(path: Path, key: str, value: object) -> str:
-    """What a flag takes for one value of TOML, read as strictly: 1.5 is no whole number."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, datetime.date | datetime.time):
-        raise click.BadParameter(f"'{path}' sets '{key}' to a date or time: put it in quotes.")
-    if isinstance(value, dict | list):
-        kind = "a table" if isinstance(value, dict) else "a list of lists"
-        raise click.BadParameter(f"'{path}' has to set '{key}' to one value, not to {kind}.")
-    try:
-        text = str(value)
-    except ValueError:
-        raise click.BadParameter(f"'{path}' sets '{key}' to a number of too many digits.") from None
-    if "\0" in text:
-        raise click.BadParameter(f"'{path}' sets '{key}' to a text with a NUL character in it.")
-    return text
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        # Some editors put a mark before the text.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise click.BadParameter(f"'{path}' cannot be read: {error.strerror}.") from None
-    except RecursionError:
-        raise click.BadParameter(f"'{path}' is not read: brackets in it go too deep.") from None
-    except ValueError as error:
-        # Beside mistakes in TOML, letters that are not UTF-8 and numbers of too many digits.
-        raise click.BadParameter(f"'{path}' is not TOML: {error}.") from None
-
-
-def _keys(command: click.Command) -> dict[str, click.Option]:
-    """Options by what a configuration file may call them."""
-    return {
-        name.lstrip("-").replace("-", "_"): option
-        for option in command.params
-        if isinstance(option, click.Option) and option.expose_value
-        for name in (option.name or "", *option.opts)
-    }

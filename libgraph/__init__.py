@@ -11,4 +11,6 @@ Public names are listed in `__init__.pyi` and loaded when they are asked for.
 
 import lazy_loader
 
+__version__ = "0.1.0"
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -44,6 +44,8 @@ from .sections.function import Function
 from .sections.quadrature import Quadrature
 from .sections.section import Section
 
+__version__: str
+
 __all__ = [
     "AnalysisOptions",
     "Backend",

@@ -35,9 +35,17 @@ class TooLarge(UsageError):  # noqa: N818
     """More than can be shown or held, where less can be asked for."""
 
 
-def missing_extra(need: str, extra: str) -> str:
-    """The message about a library that is not installed: `need` says who needs it."""
-    return f"{need}: run pip install 'libgraph[{extra}]'."
+def missing_extra(need: str, extra: str, distribution: str = "") -> str:
+    """The message about a library that is not installed, with the command that installs it.
+
+    Args:
+        need: who needs what, such as "Pictures need matplotlib".
+        extra: that brings it.
+        distribution: whose extra it is; ours by default, a plug-in names its own.
+    """
+    from libgraph.installed import DISTRIBUTION, install_extra
+
+    return f"{need}: run {install_extra(extra, distribution or DISTRIBUTION)}."
 
 
 class BackendError(LibgraphError):

@@ -32,7 +32,14 @@ def in_words(seconds: float) -> str:
 
 
 def silent(stage: str, done: int, total: int | None, note: str = "") -> None:
-    """Progress that goes nowhere."""
+    """Progress that goes nowhere.
+
+    Args:
+        stage: what is done.
+        done: so many steps of it.
+        total: steps that there are; None if that is not known.
+        note: what is shown beside it, such as a loss.
+    """
 
 
 def renamed(progress: Progress, name: str) -> Progress:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from libgraph import __version__
 from libgraph.backend import Backend, Batch, UsageError
 from libgraph_backends.lm.options import LMOptions, TrainingOptions
 
@@ -128,7 +128,7 @@ class LM(Backend):
         import torch
         import transformers
 
-        versions = (version("libgraph"), torch.__version__, transformers.__version__)
+        versions = (__version__, torch.__version__, transformers.__version__)
         return repr((self.loaded.model.digest(), versions, self.options.skip_first))
 
     @property

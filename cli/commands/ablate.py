@@ -7,14 +7,15 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import MOST_SEED, ExampleCommand, config_option, json_option
+from libgraph_cli.options import MOST_SEED, GroupedCommand, config_option, json_option
 from libgraph_cli.running import display
 
 HOWS = ("mean", "zero", "position-mean", "resample")
 
 
 @click.command(
-    cls=ExampleCommand,
+    cls=GroupedCommand,
+    heading="What is changed",
     epilog="libgraph ablate runs/ma ln2.0/5 module:0\n"
     "libgraph ablate runs/ma ln1.0/1 --how position-mean",
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from libgraph.pipeline.options import AnalysisOptions
+from libgraph_cli.completing import complete_backends
 from libgraph_cli.options import (
     GroupedCommand,
     check_figure,
@@ -30,7 +31,7 @@ libgraph analyze mlp -o seed=1 --no-ablation --out runs/mlp"""
 
 
 @click.command(cls=GroupedCommand, epilog=EXAMPLES)
-@click.argument("backend")
+@click.argument("backend", shell_complete=complete_backends)
 @options_of(AnalysisOptions, without=FOR_COMPARISONS)
 @dry_run_option
 @json_option("Print metrics.json, or the plan, instead of tables.")
@@ -57,6 +58,7 @@ def analyze(
     from libgraph.analysis.analysis import analyze as analyze_model
     from libgraph.report.graph_files import graph_title
     from libgraph.report.graph_picture import draw
+    from libgraph.report.page.page import PAGE
     from libgraph.runs.tables import print_metrics, print_survey
     from libgraph.screen import Screen
 
@@ -75,7 +77,9 @@ def analyze(
         survey = run.lesions()
         if survey is not None:
             print_survey(screen, survey, run.metrics)
-        screen.say(f"Written to {run.directory}: open report.html, or graph.graphml in Gephi.")
+        # Without the extra `report` there is no page.
+        page = "report.html, or " if (run.directory / PAGE).exists() else ""
+        screen.say(f"Written to {run.directory}: open {page}graph.graphml in Gephi.")
     if figure is not None:
         title = graph_title(run.metrics.backend, run.basis)
         draw(run.graph(), figure, title=title, concept=run.concept, max_features=max_features)

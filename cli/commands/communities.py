@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from libgraph.modules.objectives import OBJECTIVES, ObjectiveName
-from libgraph_cli.options import check_figure, config_option, figure_options, json_option
+from libgraph_cli.options import (
+    GroupedCommand,
+    check_figure,
+    config_option,
+    figure_options,
+    json_option,
+)
 from libgraph_cli.running import display
 
 if TYPE_CHECKING:
@@ -74,7 +80,13 @@ class Search:
             )
 
 
-@click.command()
+@click.command(
+    cls=GroupedCommand,
+    heading="How modules are looked for",
+    epilog="libgraph communities runs/ma --resolution 1.5\n"
+    "libgraph communities runs/ma --sweep\n"
+    "libgraph communities circuit.json --write",
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--basis", metavar="NAME", help="One that the run has.  [the one it was asked for]")
 @click.option(

@@ -16,6 +16,7 @@ import click
 from libgraph.bases.methods import METHODS
 from libgraph.pipeline.options import COMPARED, DRAWS, AnalysisOptions
 from libgraph_cli.commands.analyze import show_plan
+from libgraph_cli.completing import complete_backends
 from libgraph_cli.options import (
     GroupedCommand,
     dry_run_option,
@@ -41,8 +42,14 @@ libgraph compare mlp --bases lib,pca,sparse --draws 0
 libgraph compare runs/seed0 runs/seed1 --figure seeds.png"""
 
 
-@click.command(cls=GroupedCommand, epilog=EXAMPLES)
-@click.argument("backend_or_runs", metavar="BACKEND | RUN...", nargs=-1, required=True)
+@click.command(cls=GroupedCommand, heading="Bases", epilog=EXAMPLES)
+@click.argument(
+    "backend_or_runs",
+    metavar="BACKEND | RUN...",
+    nargs=-1,
+    required=True,
+    shell_complete=complete_backends,
+)
 @click.option(
     "--bases",
     metavar="NAMES",

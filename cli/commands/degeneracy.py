@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from libgraph.degeneracy.options import DegeneracyOptions
+from libgraph_cli.completing import complete_backends
 from libgraph_cli.options import GroupedCommand, json_option, options_of, request_options
 from libgraph_cli.running import Request, Values
 
@@ -14,7 +15,7 @@ libgraph degeneracy mlp --volume --samples 200"""
 
 
 @click.command(cls=GroupedCommand, epilog=EXAMPLES)
-@click.argument("backend")
+@click.argument("backend", shell_complete=complete_backends)
 @options_of(DegeneracyOptions)
 @json_option("Print degeneracy.json instead of tables.")
 @request_options(
@@ -44,4 +45,6 @@ def degeneracy(backend: str, options: Values, as_json: bool, request: Request) -
         return
     screen = Screen()
     print_degeneracy(screen, figures)
-    screen.say(f"Written to {directory}: look at spectra.png and effective.png.")
+    pictures = [name for name in ("spectra.png", "effective.png") if (directory / name).exists()]
+    look = f": look at {' and '.join(pictures)}" if pictures else ""
+    screen.say(f"Written to {directory}{look}.")

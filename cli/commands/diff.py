@@ -7,10 +7,16 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import config_option, json_option
+from libgraph_cli.options import GroupedCommand, config_option, json_option
 
 
-@click.command()
+@click.command(
+    cls=GroupedCommand,
+    heading="What is compared",
+    epilog="libgraph diff runs/a runs/b\n"
+    "libgraph diff runs/ma --basis lib --basis-b pca\n"
+    "libgraph diff runs/step-1 runs/step-2 runs/step-3 --figure steps.png",
+)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
 @click.option("--basis", metavar="NAME", help="One that the runs have.  [what each was asked for]")
 @click.option("--basis-b", metavar="NAME", help="That of the second of two runs.  [--basis]")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from libgraph_cli.options import config_option
+from libgraph_cli.options import GroupedCommand, config_option, json_option
 
 if TYPE_CHECKING:
     from libgraph.graph.interaction_graph import InteractionGraph
@@ -18,7 +19,12 @@ SUFFIXES = {"neuronpedia": "json", "eap": "json"}
 """Of the formats that are not called like their files."""
 
 
-@click.command()
+@click.command(
+    cls=GroupedCommand,
+    heading="Which part of the graph",
+    epilog="libgraph export runs/ma --format gexf --top-edges 500\n"
+    "libgraph export runs/ma --out module1.graphml --module 1 --connected",
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--format", "form", type=click.Choice(FORMATS), help="[what the name of --out says]")
 @click.option(
@@ -39,6 +45,7 @@ SUFFIXES = {"neuronpedia": "json", "eap": "json"}
 @click.option("--layers", metavar="A:B", help="Node layers from A to B alone.")
 @click.option("--connected", is_flag=True, help="No features without an edge, in graphml and gexf.")
 @click.option("--force", is_flag=True, help="Replace the file.")
+@json_option("Print what was written as JSON.")
 @config_option
 def export(
     run: Path,
@@ -51,6 +58,7 @@ def export(
     layers: str | None,
     connected: bool,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Write the graph of RUN, or of a graph file, for other programs.
 
@@ -85,7 +93,10 @@ def export(
     _write(graph, form, file, name=name, concept=concept, connected=connected)
     edges = sum(len(graph.kept_edges(pair).weight) for pair in graph.edges)
     features = sum(layer.size for layer in graph.layers)
-    Screen().say(f"Written to {file}: {features} features, {edges} edges.")
+    if as_json:
+        click.echo(json.dumps({"file": str(file), "features": features, "edges": edges}))
+    else:
+        Screen().say(f"Written to {file}: {features} features, {edges} edges.")
 
 
 def _form(out: Path | None) -> str:

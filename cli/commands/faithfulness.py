@@ -16,7 +16,7 @@ libgraph faithfulness runs/mod --limit 500
 libgraph faithfulness runs/mod --basis lib --baseline resample --restore 100 --figure f.png"""
 
 
-@click.command(cls=GroupedCommand, epilog=EXAMPLES)
+@click.command(cls=GroupedCommand, heading="Bases", epilog=EXAMPLES)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--basis",

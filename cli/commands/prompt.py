@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from libgraph_cli.options import ExampleCommand, config_option, json_option
+from libgraph_cli.options import GroupedCommand, config_option, json_option
 from libgraph_cli.running import display
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ KINDS = (".html", ".json", ".graphml", ".gexf", ".png", ".svg", ".pdf")
 
 
 @click.command(
-    cls=ExampleCommand,
+    cls=GroupedCommand,
+    heading="What is explained",
     epilog='libgraph prompt runs/ma "12 + 45"\n'
     'libgraph prompt runs/lm "To be or not" --out graph.html\n'
     "libgraph prompt runs/cifar --sample 3",
@@ -128,7 +130,11 @@ def prompt(
         chosen = input_of(subject, text, sample)
         if dry_run:
             cost = expected(subject, chosen, integration, most_nodes)
-            print_expected(screen, cost)
+            if as_json:
+                layers = [layer._asdict() for layer in cost.layers]
+                click.echo(json.dumps({**asdict(cost), "layers": layers}, indent=1))
+            else:
+                print_expected(screen, cost)
             return
         prompted = saved.prompt(
             chosen,

@@ -8,12 +8,18 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import config_option, json_option
+from libgraph_cli.options import GroupedCommand, config_option, json_option
 
 MODULE = re.compile(r"module[ :]?(\d+)")
 
 
-@click.command()
+@click.command(
+    cls=GroupedCommand,
+    heading="What is shown",
+    epilog="libgraph show runs/ma ln2.0/5\n"
+    "libgraph show runs/ma module:1\n"
+    "libgraph show runs/ma cos(21 --top 30",
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("what")
 @click.option("--basis", metavar="NAME", help="One that the run has.  [the one it was asked for]")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import MOST_SEED, ExampleCommand, config_option, json_option
+from libgraph_cli.options import MOST_SEED, GroupedCommand, config_option, json_option
 from libgraph_cli.running import display
 
 
 @click.command(
-    cls=ExampleCommand,
+    cls=GroupedCommand,
+    heading="What is changed",
     epilog='libgraph steer runs/ma ln2.0/5=2x --text "12 + 45"\n'
     'libgraph steer runs/lm module:2=3x --text "To be" --tokens 40',
 )

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import webbrowser
 from pathlib import Path
 
 import click
 
-from libgraph_cli.options import config_option
+from libgraph_cli.options import GroupedCommand, config_option, json_option
 
 
-@click.command()
+@click.command(
+    cls=GroupedCommand,
+    heading="What is opened",
+    epilog="libgraph view runs/ma --feature ln2.0/5\nlibgraph view circuit.json",
+)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--feature", metavar="ID", help="Open it at a feature, ln2.0/5, or module:3.")
 @click.option("--fresh", is_flag=True, help="Write the page again.")
 @click.option("--no-open", is_flag=True, help="Write the page and say where it is.")
+@json_option("Print where the page is as JSON, and whether it was opened.")
 @config_option
-def view(run: Path, feature: str | None, fresh: bool, no_open: bool) -> None:
+def view(run: Path, feature: str | None, fresh: bool, no_open: bool, as_json: bool) -> None:
     """Open the page of RUN, report.html, in the browser; writes it if there is none.
 
     RUN may be a graph file too: .graphml, .gexf, JSON or an attribution graph.
@@ -39,7 +45,10 @@ def view(run: Path, feature: str | None, fresh: bool, no_open: bool) -> None:
         if fresh or not page.exists():
             write_page(saved, page)
     address = page.resolve().as_uri() + (f"#{quote(feature, safe='/:')}" if feature else "")
-    if no_open or not webbrowser.open(address):
+    opened = not no_open and webbrowser.open(address)
+    if as_json:
+        click.echo(json.dumps({"page": str(page), "address": address, "opened": opened}))
+    elif not opened:
         Screen().say(f"Open {address} in a browser.")
     else:
         Screen().say(f"Opened {address}.")

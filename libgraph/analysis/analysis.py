@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from libgraph.backend.registry import check_backend_kind
 from libgraph.backend.state import own_state
 from libgraph.bars import shown
 from libgraph.bases.method import BasisMethod, Setting, make_bases
-from libgraph.bases.methods import METHODS
+from libgraph.bases.methods import leftovers
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
@@ -253,7 +253,9 @@ class _Analysis:
             )
         finally:
             # Rotations that were half found are worth as much as a finished stage.
-            if self.directory is not None and _half_done(self.directory.partial):
+            if self.directory is not None and _half_done(
+                self.directory.partial, self.options.bases
+            ):
                 self.directory.keep()
 
     def _refuse_empty(self, bases: Mapping[str, Bases]) -> None:
@@ -329,7 +331,8 @@ class _Analysis:
         self.progress("writing", 0, 1)
         run.metrics.write(directory.file("metrics.json"))
         # Bases that an earlier run of this name had are not part of this one.
-        for old in (directory.file(ABLATION), *_half_done(directory.partial)):
+        half_done = _half_done(directory.partial, self.options.bases)
+        for old in (directory.file(ABLATION), *half_done):
             old.unlink(missing_ok=True)
         if run.survey is None:
             directory.file(LESIONS).unlink(missing_ok=True)
@@ -347,7 +350,6 @@ class _Analysis:
         self.progress("writing", 1, 1)
 
 
-def _half_done(directory: Path) -> list[Path]:
+def _half_done(directory: Path, chosen: Iterable[str]) -> list[Path]:
     """Files in which some method has kept work that is not finished."""
-    patterns = [method.leaves for method in METHODS.values() if method.leaves]
-    return [path for pattern in patterns for path in directory.glob(pattern)]
+    return [path for pattern in leftovers(chosen) for path in directory.glob(pattern)]

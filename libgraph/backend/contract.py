@@ -43,7 +43,12 @@ Outcome: TypeAlias = "Mapping[str, Json]"
 
 
 class Batch(NamedTuple):
-    """Raw inputs and targets of some samples, samples first."""
+    """Raw inputs and targets of some samples.
+
+    Args:
+        inputs: `(n, …)`, what the network's embedding takes.
+        targets: `(n, …)`, what `score` takes.
+    """
 
     inputs: Tensor
     targets: Tensor

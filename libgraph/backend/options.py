@@ -115,11 +115,29 @@ def near(name: str, names: Iterable[str], otherwise: str) -> str:
     return f"; {otherwise} {', '.join(names)}." if names else "."
 
 
+WANTED = {
+    "int_parsing": "a whole number is needed",
+    "int_type": "a whole number is needed",
+    "int_from_float": "a whole number is needed",
+    "int_parsing_size": "a whole number of fewer digits is needed",
+    "float_parsing": "a number is needed",
+    "float_type": "a number is needed",
+    "finite_number": "a finite number is needed",
+    "bool_parsing": "true or false is needed",
+    "bool_type": "true or false is needed",
+    "string_type": "a text is needed",
+    "path_type": "a path is needed",
+    "tuple_type": "several values are needed",
+    "missing": "it has to be given",
+}
+"""What is said of a value of the wrong type, by pydantic's name of the mistake."""
+
+
 def _what_is_wrong(error: ValidationError, of: str) -> str:
     """One sentence on the first mistake."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "options"
-    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    message = WANTED.get(first["type"]) or first["msg"].removeprefix("Value error, ").rstrip(".")
     given = "" if first["type"] == "missing" else f", not {first['input']!r}"
     whose = f" of {of}" if of else ""
     return f"Option '{name}'{whose}: {message}{given}."

@@ -6,11 +6,14 @@ anything, and a backend that cannot be imported is told with its entry point and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from libgraph.backend.contract import Backend
 from libgraph.backend.options import near, parse_options
 from libgraph.errors import BackendError, UsageError
+from libgraph.installed import DISTRIBUTION
+from libgraph.plugins import distribution_of, load, only, origin
 
 ENTRY_POINTS = "libgraph.backends"
 
@@ -38,22 +41,11 @@ def backend_class(name: str) -> type[Backend]:
             imported, or if it is none.
     """
     entry = _entry_point(name)
-    try:
-        loaded = entry.load()
-    except ImportError as error:
-        raise BackendError(
-            f"The backend '{name}' cannot be imported ({error}): {_what_to_install(entry)}"
-        ) from error
-    except Exception as error:
-        # Whatever the module of somebody else runs into.
-        raise BackendError(
-            f"The backend '{name}' cannot be imported, {type(error).__name__}: {error}. "
-            f"{_origin(entry)}"
-        ) from error
+    loaded = load(entry, "backend", BackendError)
     if not (isinstance(loaded, type) and issubclass(loaded, Backend)):
         raise BackendError(
             f"The backend '{name}' is {loaded!r}, not a subclass of libgraph.Backend. "
-            f"{_origin(entry)}"
+            f"{origin(entry)}"
         )
     return loaded
 
@@ -69,35 +61,59 @@ def load_backend(name: str, **options: object) -> Backend:
     return kind(parse_options(kind.Options, options, f"the backend '{name}'"))
 
 
+@dataclass(frozen=True)
+class Listed:
+    """What is known of an installed backend without importing anything of a stranger's.
+
+    Args:
+        name: of the backend.
+        entry_point: the class, as `module:Class`.
+        distribution: that it is of, if anything says so.
+        version: of the distribution.
+        summary: of the backend itself if it is one of ours, else of its distribution.
+    """
+
+    name: str
+    entry_point: str
+    distribution: str | None
+    version: str | None
+    summary: str
+
+    @property
+    def ours(self) -> bool:
+        """Whether it came with libgraph."""
+        return self.distribution == DISTRIBUTION
+
+
+def listed_backends() -> list[Listed]:
+    """All installed backends by name; plug-ins are not imported.
+
+    Of ours the class is, which says what it analyses; what its import lacks is its summary then.
+    """
+    named: dict[tuple[str, str], EntryPoint] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        named.setdefault((entry.name, entry.value), entry)
+    return [_listed(named[key]) for key in sorted(named)]
+
+
+def _listed(entry: EntryPoint) -> Listed:
+    distribution = distribution_of(entry)
+    if distribution == DISTRIBUTION or distribution is None:
+        try:
+            summary = backend_class(entry.name).summary
+        except BackendError as error:
+            # One that is broken does not hide the others.
+            summary = str(error)
+    else:
+        summary = str(entry.dist.metadata.get("Summary") or "") if entry.dist else ""
+    version = None if distribution is None or not entry.dist else str(entry.dist.version)
+    return Listed(entry.name, entry.value, distribution, version, summary)
+
+
 def _entry_point(name: str) -> EntryPoint:
     installed = list(entry_points(group=ENTRY_POINTS))
-    entries = {entry.value: entry for entry in installed if entry.name == name}
-    if not entries:
+    entry = only(name, installed, "backends", BackendError)
+    if entry is None:
         names = {entry.name for entry in installed}
         raise BackendError(f"There is no backend '{name}'{near(name, names, 'installed are')}")
-    first, *others = entries.values()
-    if others:
-        origins = " ".join(_origin(entry) for entry in (first, *others))
-        raise BackendError(
-            f"{1 + len(others)} backends are called '{name}': uninstall all but one. {origins}"
-        )
-    return first
-
-
-def _distribution(entry: EntryPoint) -> str | None:
-    """What is installed that the entry point belongs to, if anything says so."""
-    distribution = getattr(entry, "dist", None)
-    return None if distribution is None else str(distribution.name)
-
-
-def _origin(entry: EntryPoint) -> str:
-    distribution = _distribution(entry)
-    whose = "" if distribution is None else f" of '{distribution}'"
-    return f"Its entry point is {entry.value}{whose}."
-
-
-def _what_to_install(entry: EntryPoint) -> str:
-    """Advice for a backend whose import fails, as the end of a sentence."""
-    if _distribution(entry) == "libgraph":
-        return f"pip install 'libgraph[{entry.name}]' brings what it needs."
-    return f"install what it needs. {_origin(entry)}"
+    return entry

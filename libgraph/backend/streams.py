@@ -11,6 +11,10 @@ def stream(seed: int, number: int) -> torch.Generator:
 
     PyTorch's generator on the CPU takes no notice of more than 32 bits of its seed, so the two are
     hashed into so many.
+
+    Args:
+        seed: of all streams.
+        number: of this one.
     """
     state = np.random.SeedSequence((seed, number)).generate_state(1)
     return torch.Generator().manual_seed(int(state[0]))

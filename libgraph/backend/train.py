@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import cast
 
 import torch
 
+from libgraph import __version__
 from libgraph.backend.contract import Backend, Json, Outcome
 from libgraph.backend.options import parse_options
 from libgraph.backend.registry import backend_class
@@ -95,7 +95,7 @@ def train(
     record = TrainingRecord(
         kind.name,
         parsed.model_dump(mode="json"),
-        version("libgraph"),
+        __version__,
         torch.__version__,
         outcome,
     )

@@ -38,7 +38,11 @@ class Truncation:
 
     @classmethod
     def parse(cls, text: str) -> Truncation:
-        """Read `rel:TOL` or `abs:TOL`."""
+        """Read `rel:TOL` or `abs:TOL`.
+
+        Raises:
+            UsageError: if it is neither, or the tolerance is no share, or no number.
+        """
         kind, _, number = text.partition(":")
         try:
             tolerance = float(number)

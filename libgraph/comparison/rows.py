@@ -196,7 +196,9 @@ def _areas(columns: Sequence[Column]) -> Iterator[Row]:
 
 def _modules(columns: Sequence[Column]) -> Iterator[Row]:
     """What is known of modules as a whole; their table is for `libgraph communities`."""
-    concept = columns[0].metrics.concept
+    # Runs of one kind share what their modules are held against; others have only this in common.
+    kinds = {column.metrics.concept for column in columns}
+    concept = kinds.pop() if len(kinds) == 1 else "concept"
     # Modularity is no measure of quality from one graph to another: fewer edges have more of it.
     measures: dict[str, tuple[Callable[[ModulesFigures], Value], Style]] = {
         "modules": (lambda modules: modules.count, Style()),

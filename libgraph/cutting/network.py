@@ -32,7 +32,12 @@ class Row(NamedTuple):
 
 
 class CutNetwork(Network):
-    """Sections of a module of somebody's.
+    """Sections of a module of somebody's; made by :func:`cut`.
+
+    Args:
+        embed: raw inputs to activations `(n, positions, coordinates)` of the first node layer.
+        sections: one fewer than node layers.
+        node_layers: where the module was cut.
 
     Attributes:
         rows: what was cut, a row for each node layer.

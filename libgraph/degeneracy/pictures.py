@@ -14,9 +14,10 @@ from libgraph.report.degeneracy_figure import (
     draw_spectra,
 )
 
-SPECTRA = "Eigenvalues of each weight's inputs and gradients, beside the largest; dotted: rank"
-UNITS = "Distance between gates of every two units (0: they act as one); outlined: groups"
-HEADS = "Distance between patterns of every two heads (0: they act as one); outlined: groups"
+SPECTRA = "{}: eigenvalues of each weight's inputs and gradients, beside the largest; dotted: rank"
+UNITS = "{}: distance between gates of every two units (0: they act as one); outlined: groups"
+EFFECTIVE = "{}: how many parameters matter at a tolerance"
+HEADS = "{}: distance between patterns of every two heads (0: they act as one); outlined: groups"
 
 
 def draw_figures(figures: DegeneracyFigures, directory: Path) -> None:
@@ -28,25 +29,28 @@ def draw_figures(figures: DegeneracyFigures, directory: Path) -> None:
     """
     spectra = [
         Spectra(
-            name,
+            place,
             weight.input_spectrum,
             weight.input_rank,
             weight.gradient_spectrum,
             weight.gradient_rank,
         )
-        for name, weight in figures.weights.items()
+        for place, weight in figures.weights.items()
     ]
-    draw_spectra(spectra, directory / "spectra.png", SPECTRA)
-    draw_effective(_curves(figures), figures.totals.parameters, directory / "effective.png")
+    name = figures.backend
+    draw_spectra(spectra, directory / "spectra.png", SPECTRA.format(name))
+    title = EFFECTIVE.format(name)
+    curves, parameters = _curves(figures), figures.totals.parameters
+    draw_effective(curves, parameters, directory / "effective.png", title)
     units = [
-        _distances(name, section, len(section.dead))
-        for name, section in figures.units.items()
+        _distances(place, section, len(section.dead))
+        for place, section in figures.units.items()
         if isinstance(section, UnitFigures) and section.distances
     ]
-    heads = [_distances(name, section, 0) for name, section in figures.heads.items()]
-    for panels, name, title in ((units, "units", UNITS), (heads, "heads", HEADS)):
+    heads = [_distances(place, section, 0) for place, section in figures.heads.items()]
+    for panels, file, title in ((units, "units.png", UNITS), (heads, "heads.png", HEADS)):
         if panels:
-            draw_distances(panels, directory / f"{name}.png", title)
+            draw_distances(panels, directory / file, title.format(name))
 
 
 def _curves(figures: DegeneracyFigures) -> list[Curve]:

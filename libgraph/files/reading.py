@@ -30,6 +30,13 @@ def reading(path: str | Path, kind: type[LibgraphError], what: str = "") -> Iter
 def unreadable(
     path: str | Path, kind: type[LibgraphError], error: OSError, what: str = ""
 ) -> LibgraphError:
-    """The sentence on a path that the system does not let read; see `reading`."""
+    """The sentence on a path that the system does not let read; see `reading`.
+
+    Args:
+        path: that was to be read.
+        kind: of the error that is made.
+        error: of the system.
+        what: the sentence begins with, such as "The model ".
+    """
     reason = error.strerror or str(error) or type(error).__name__
     return kind(f"{what}'{path}' cannot be read ({reason}): check the path and its permissions.")

@@ -204,6 +204,11 @@ class RunDirectory:
             with warnings.catch_warnings(action="ignore"):
                 self._lock.acquire()
         except Timeout:
+            # Where no file can be made, such as in /proc, there is no other run.
+            file = Path(self._lock.lock_file)
+            if not file.exists():
+                file.touch()
+                file.unlink()
             raise UsageError(
                 f"Another run is writing to '{self.path}': wait for it, or choose another out='…'."
             ) from None

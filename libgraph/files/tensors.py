@@ -16,13 +16,25 @@ from libgraph.files.atomic import writing
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors; the same tensors make the same bytes."""
+    """Write tensors as safetensors; the same tensors make the same bytes.
+
+    Args:
+        path: of the file.
+        tensors: by name, of any shapes `(…)`.
+
+    Raises:
+        UsageError: if the file cannot be written.
+    """
     with writing(path) as temporary:
         save_tensors(temporary, tensors)
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     """Read what `write_tensors` wrote, onto a device.
+
+    Args:
+        path: of the file.
+        device: such as `cuda`.
 
     Raises:
         UsageError: if the file is missing or damaged.

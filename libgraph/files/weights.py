@@ -94,6 +94,11 @@ def is_safetensors(path: Path) -> bool:
 def plain(tensor: Tensor, name: str, where: str) -> Tensor:
     """A tensor as an array of numbers of 16 bits or more; of 8 bits they become float32, exactly.
 
+    Args:
+        tensor: of any shape `(…)` and kind.
+        name: of it, for the error message.
+        where: what file it is in, likewise.
+
     Raises:
         BackendError: naming the one that is no such array: without numbers, quantized, nested, or
             sparse and too large to write out.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from libgraph.errors import MissingExtra
 from libgraph.graph.columns import edge_columns, node_columns
 from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.installed import pip_install
 
 if TYPE_CHECKING:
     import igraph
@@ -30,7 +31,7 @@ def to_pandas(graph: InteractionGraph) -> Frames:
     try:
         import pandas
     except ImportError as error:
-        raise MissingExtra("Data frames need pandas: run pip install pandas.") from error
+        raise MissingExtra(f"Data frames need pandas: run {pip_install('pandas')}.") from error
     nodes = pandas.DataFrame(node_columns(graph))
     return Frames(nodes.set_index("id"), pandas.DataFrame(edge_columns(graph)))
 
@@ -44,7 +45,7 @@ def to_networkx(graph: InteractionGraph) -> networkx.DiGraph[str]:
     try:
         import networkx
     except ImportError as error:
-        raise MissingExtra("This needs networkx: run pip install networkx.") from error
+        raise MissingExtra(f"This needs networkx: run {pip_install('networkx')}.") from error
     nodes, edges = node_columns(graph), edge_columns(graph)
     made: networkx.DiGraph[str] = networkx.DiGraph()
     names = [name for name in nodes if name != "id"]

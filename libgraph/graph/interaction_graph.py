@@ -109,7 +109,11 @@ class InteractionGraph:
             return None
 
     def layer(self, name: str) -> LayerFeatures:
-        """The node layer of that name; :class:`UsageError` if there is none."""
+        """The node layer of that name.
+
+        Raises:
+            UsageError: If there is none.
+        """
         for layer in self.layers:
             if layer.name == name:
                 return layer

@@ -129,6 +129,9 @@ class Network(nn.Module):
     def activations(self, inputs: Tensor) -> Iterator[Float[Tensor, "n s d"]]:
         """Activations of every node layer in turn, in one forward pass.
 
+        Args:
+            inputs: raw, `(n, …)`.
+
         Raises:
             BackendError: naming the node layer whose activations have another shape.
         """
@@ -141,7 +144,7 @@ class Network(nn.Module):
             yield x
 
     def activations_at(self, index: int, inputs: Tensor) -> Float[Tensor, "n s d"]:
-        """Activations of node layer `index`."""
+        """Activations of node layer `index`, from raw `inputs` `(n, …)`."""
         x: Tensor = self.embed(inputs)
         for section in self.sections[:index]:
             x = section(x)

@@ -203,7 +203,11 @@ class AnalysisOptions(ComputingOptions):
 
     @property
     def bases(self) -> dict[str, str]:
-        """What was asked for by the name of each basis, that of the graph first."""
+        """What was asked for by the name of each basis, that of the graph first.
+
+        Raises:
+            UsageError: if two would have one name.
+        """
         names: dict[str, str] = {}
         for chosen in (self.basis, *self.beside):
             name = basis_name(chosen)

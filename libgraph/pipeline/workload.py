@@ -15,6 +15,7 @@ from importlib.metadata import version
 import torch
 from pydantic import JsonValue
 
+from libgraph import __version__
 from libgraph.accumulate.memory import batch_size, memory_budget
 from libgraph.backend.checks import FEW, check_data, check_network, network_of
 from libgraph.backend.contract import Backend, Split
@@ -145,7 +146,7 @@ class Workload:
     def facts(self, *data: Data) -> dict[str, JsonValue]:
         """What any result depends on, as plain values; `data` is what it was computed on."""
         return {
-            "libgraph": version("libgraph"),
+            "libgraph": __version__,
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
@@ -166,7 +167,7 @@ class Workload:
             "backend": self.backend.name,
             "backend_options": self.backend.options.model_dump(mode="json"),
             "versions": {
-                "libgraph": version("libgraph"),
+                "libgraph": __version__,
                 "torch": torch.__version__,
                 "igraph": version("igraph"),
                 "python": platform.python_version(),

@@ -54,9 +54,12 @@ def write_attribution(graph: InteractionGraph, path: str | Path, titles: Titles)
     over all node layers: front ends leave out what is above a threshold. ``importance`` itself,
     ``module`` and ``interaction`` are there besides.
 
+    Args:
+        graph: whose kept edges they are.
+        path: of the JSON file, beside the list ``graph-metadata.json``.
+        titles: what front ends show of it.
     Raises:
-        DataError: If the folder has a list of graphs that cannot be read.
-        UsageError: If a file cannot be written.
+        DataError, UsageError: If the list cannot be read, or a file not written.
     """
     check_graph(graph)
     write_listed(attribution(graph, titles), Path(path), titles.slug)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from libgraph.report.style import CURVES, FAINT, arrow_of, new_figure, save_figure, style
+from libgraph.graph.arrays import FloatArray
+from libgraph.report.style import CURVES, FAINT, INK, arrow_of, new_figure, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,15 @@ COLOURS = {"inputs": "#2e6eb8", "gradients": "#e26f2c", "spectrum": "#2f915c", "
 GROUP = "#e26f2c"
 MOST_PANELS = 30
 """Panels of one figure, the first ones."""
+
+LEAST_WIDTH = 5.4
+"""Inches of a figure of panels."""
+
+FEW = 0.2
+"""Share of the parameters below which those that matter are shown on a logarithmic axis."""
+
+MOST_NUMBERS = 10
+"""Units or heads whose distances are written out."""
 
 FLOOR = 1e-17
 """Eigenvalues beside the largest one that are drawn."""
@@ -103,15 +113,18 @@ def draw_distances(sections: Sequence[Distances], path: Path, title: str) -> Non
         _draw_panels(sections, _distances, path, 2.5, title)
 
 
-def draw_effective(curves: Sequence[Curve], parameters: int, path: Path) -> None:
+def draw_effective(curves: Sequence[Curve], parameters: int, path: Path, title: str) -> None:
     """Draw a PNG of effective parameters over ε, beside how many there are.
+
+    Where few of them matter the axis is logarithmic; what is not resolved is drawn hollow.
 
     Raises:
         MissingExtra: if matplotlib is missing.
         UsageError: if writing fails.
     """
     with style(CURVES):
-        figure = new_figure(5.4, 3.4)
+        figure = new_figure(5.4, 3.6)
+        figure.suptitle(title, fontsize=8)
         _effective(figure.add_subplot(), curves, parameters)
         save_figure(figure, path)
 
@@ -124,9 +137,11 @@ def _draw_panels(
     title: str,
 ) -> None:
     panels = panels[:MOST_PANELS]
-    columns = min(4, max(2, math.ceil(math.sqrt(len(panels)))))
+    columns = min(4, math.ceil(math.sqrt(len(panels))))
     rows = math.ceil(len(panels) / columns)
-    figure = new_figure(2.7 * columns, height * rows + 0.4)
+    # Few panels are larger: the title above them has to have room.
+    grown = max(1.0, LEAST_WIDTH / (2.7 * columns))
+    figure = new_figure(2.7 * grown * columns, height * grown * rows + 0.4)
     figure.suptitle(title, fontsize=8)
     for number, panel in enumerate(panels):
         draw(figure.add_subplot(rows, columns, number + 1), panel)
@@ -162,6 +177,7 @@ def _note(axes: Axes, height: float, text: str, colour: str) -> None:
 
 
 def _effective(axes: Axes, curves: Sequence[Curve], parameters: int) -> None:
+    most = 0.0
     for curve in curves:
         rows = [
             row
@@ -172,16 +188,33 @@ def _effective(axes: Axes, curves: Sequence[Curve], parameters: int) -> None:
             continue
         epsilons, effective, errors = (np.array(column) for column in zip(*rows, strict=True))
         colour = COLOURS[curve.colour]
-        axes.plot(epsilons, effective, "o-", color=colour, ms=3, lw=1.4, label=curve.label)
+        known = errors <= np.maximum(effective, 1) / 2
+        most = max(most, effective[known].max(initial=0))
+        axes.plot(
+            epsilons, np.where(known, effective, np.nan), "o-", color=colour, ms=3, lw=1.4,
+            label=curve.label,
+        )  # fmt: skip
         axes.fill_between(
-            epsilons, effective - errors, effective + errors, color=colour, alpha=0.2, lw=0
-        )
+            epsilons, effective - errors, effective + errors, where=known, color=colour,
+            alpha=0.2, lw=0,
+        )  # fmt: skip
+        if not known.all():
+            axes.plot(
+                epsilons[~known], effective[~known], "o", color=colour, ms=3, mfc="white",
+                label=f"{curve.label}, not resolved",
+            )  # fmt: skip
     axes.axhline(parameters, color=FAINT, lw=0.8, ls=":")
     axes.text(0.02, parameters, f"{parameters} parameters", color=FAINT, va="bottom",
               fontsize=7.5, transform=axes.get_yaxis_transform())  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:.0e}")
-    axes.set_ylim(0, parameters * 1.12)
+    if most < FEW * parameters:
+        # Beside all of them the few that matter would be a flat line.
+        axes.set_yscale("log")
+        axes.set_ylim(0.8, parameters * 2.5)
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_ylim(0, parameters * 1.12)
     axes.set_xlabel("ε, mean squared change of the outputs")
     axes.set_ylabel("effective parameters")
     axes.legend(frameon=False, fontsize=8)
@@ -197,11 +230,28 @@ def _distances(axes: Axes, section: Distances) -> None:
         first, size = min(place[member] for member in group) - 0.5, len(group)
         x, y = np.array([[0, 0, 1, 1, 0], [0, 1, 1, 0, 0]]) * size + first
         axes.plot(x, y, color=GROUP, lw=1)
+    if len(distances) <= MOST_NUMBERS:
+        _numbers(axes, distances, section.order)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
     axes.set_title(arrow_of(section.name), fontsize=7.5, loc="left")
     sizes = ", ".join(str(len(group)) for group in section.groups[:6])
     remarks = [f"groups of {sizes}" if sizes else "no groups"]
     if section.dead:
         remarks.append(f"the last {section.dead} dead")
     axes.set_xlabel("; ".join(remarks), fontsize=7)
-    axes.set_xticks([])
-    axes.set_yticks([])
+
+
+def _numbers(axes: Axes, distances: FloatArray, order: Sequence[int]) -> None:
+    """Which units they are, and the distances themselves, where there is room for them."""
+    places = range(len(order))
+    names = [str(member) for member in order]
+    axes.set_xticks(places, names)
+    axes.set_yticks(places, names)
+    axes.tick_params(labelsize=6, length=0)
+    middle = distances.max(initial=0) / 2
+    for (row, column), distance in np.ndenumerate(distances):
+        colour = "white" if distance < middle else INK
+        axes.text(column, row, f"{distance:.2g}", color=colour, fontsize=5.5, ha="center",
+                  va="center")  # fmt: skip

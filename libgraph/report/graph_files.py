@@ -34,6 +34,10 @@ PICTURE, MODULES = "graph.png", "modules.png"
 def write_graph(graph: InteractionGraph, path: str | Path) -> None:
     """Write the kept edges as JSON; the same graph always gives the same bytes.
 
+    Args:
+        graph: to write; :func:`read_graph` reads it back.
+        path: of the file.
+
     Raises:
         UsageError: If the file cannot be written.
     """

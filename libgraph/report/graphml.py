@@ -95,6 +95,12 @@ def write_graphml(
     numbers, and left out at node layers that have none. Characters that XML cannot hold are escaped
     as Python does, ``\\x1b``.
 
+    Args:
+        graph: to write.
+        path: of the file.
+        attributes: further ones of nodes, by name and node layer, arrays ``(features,)``.
+        connected: whether to leave out features without an edge.
+
     Raises:
         DataError: If two node layers have one name when theirs are escaped.
         UsageError: If the file cannot be written.

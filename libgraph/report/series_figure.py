@@ -66,7 +66,12 @@ def draw_series(
     numbers = places(names)
     x = np.arange(len(rows)) if numbers is None else np.array(numbers)
     with style(CURVES):
-        from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+        from matplotlib.ticker import (
+            LogLocator,
+            MaxNLocator,
+            NullFormatter,
+            StrMethodFormatter,
+        )
 
         figure = new_figure(7, 6.6)
         shape = {"height_ratios": (2, 3, 2, 3)}
@@ -86,6 +91,10 @@ def draw_series(
         _, edges, modules, shares = columns
         # From all edges to a few hundred: no linear axis shows both.
         edges.set_yscale("log")
+        low, high = edges.get_ylim()
+        if high < 100 * low:
+            # Within two decades powers of ten alone would leave one tick, or none.
+            edges.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         edges.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         edges.yaxis.set_minor_formatter(NullFormatter())
         modules.set_ylim(0, 1.1 * max(1, *(row.modules for row in rows)))

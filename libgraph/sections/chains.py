@@ -2,6 +2,8 @@
 
 Where each position is by itself its Jacobian Gram is taken at the narrowest place between two
 parts, so that no matrix is wider than it need be.
+
+Source: docs/math.md §5.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A section that is any module or function: what no class of this package has a structure for."""
+"""A section that is any module or function: what no class of this package has a structure for.
+
+Source: docs/math.md §5.
+"""
 
 from __future__ import annotations
 

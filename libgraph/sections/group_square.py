@@ -3,6 +3,8 @@
 y_t = x_t S + x̄ M + v W with x̄ the mean over positions and v_i = mean_s (x_s L + x̄ N)_si²,
 the same at every position t. A group's variance is W's mean over the squares of its coordinates,
 centred by N.
+
+Source: docs/math.md §5, and arXiv 1803.08494 for the norm.
 """
 
 from __future__ import annotations

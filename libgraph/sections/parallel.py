@@ -1,6 +1,8 @@
 """Parallel branches and their sum, such as attention and MLP of GPT-NeoX, which read one norm.
 
 It adds the branches' effects, and its Jacobian Gram adds theirs and the products of each two.
+
+Source: docs/math.md §5.
 """
 
 from __future__ import annotations

@@ -22,7 +22,13 @@ MOST_POINTS = 1000
 
 @dataclass(frozen=True)
 class Quadrature:
-    """Points α in [0, 1] and weights that sum to one; `name` is how it is asked for."""
+    """A rule for integrals over α from 0 to 1 (docs/math.md §3).
+
+    Args:
+        name: how it is asked for, such as `gauss-legendre:8`.
+        points: α in [0, 1].
+        weights: of the points; they sum to one.
+    """
 
     name: str
     points: tuple[float, ...]
@@ -35,7 +41,11 @@ class Quadrature:
 
     @classmethod
     def trapezoid(cls, points: int = DEFAULT_POINTS) -> Quadrature:
-        """The trapezoidal rule on `points` ≥ 2 equidistant points, both ends among them."""
+        """The trapezoidal rule on `points` ≥ 2 equidistant points, both ends among them.
+
+        Raises:
+            UsageError: if there are fewer.
+        """
         if points < 2:
             raise UsageError(f"The trapezoidal rule needs at least 2 points, not {points}.")
         weights = np.full(points, 1 / (points - 1))
@@ -48,7 +58,11 @@ class Quadrature:
 
     @classmethod
     def gauss_legendre(cls, points: int = DEFAULT_POINTS) -> Quadrature:
-        """Gauss–Legendre: exact for polynomials in α of degree up to 2·`points` − 1."""
+        """Gauss–Legendre: exact for polynomials in α of degree up to 2·`points` − 1.
+
+        Raises:
+            UsageError: if there is no point.
+        """
         if points < 1:
             raise UsageError(f"Gauss–Legendre quadrature needs at least 1 point, not {points}.")
         nodes, weights = np.polynomial.legendre.leggauss(points)
@@ -60,7 +74,11 @@ class Quadrature:
 
     @classmethod
     def parse(cls, text: str) -> Quadrature:
-        """Read `gradient`, `trapezoid[:POINTS]` or `gauss-legendre[:POINTS]`."""
+        """Read `gradient`, `trapezoid[:POINTS]` or `gauss-legendre[:POINTS]`.
+
+        Raises:
+            UsageError: if the text names no rule, or a number of points that it cannot have.
+        """
         name, _, count = text.partition(":")
         if count and not count.isdecimal():
             raise UsageError(f"Integration '{text}': '{count}' is not a number of points.")

@@ -265,6 +265,9 @@ class Section(nn.Module, ABC):
 
         Outputs that keep the same inputs share one pass, over those inputs alone, and many such
         passes are made at once.
+
+        Raises:
+            ValueError: if `keep` does not fit the section.
         """
         planes = torch.cat([x.permute(2, 1, 0), x.new_zeros(1, *x.shape[1::-1])])
         outputs: Tensor | None = None

@@ -7,6 +7,7 @@ import pytest
 
 from libgraph.backend.registry import ENTRY_POINTS, backend_class, backend_names, load_backend
 from libgraph.errors import BackendError, UsageError
+from libgraph.installed import DISTRIBUTION
 
 
 class Entry(SimpleNamespace):
@@ -48,9 +49,16 @@ def test_an_unknown_name_has_near_ones():
         backend_class("x")
 
 
-def test_what_is_missing_is_in_an_extra_of_ours(install):
-    install(Entry("theirs", "libgraph_backends.theirs:Theirs", ImportError("no x"), "libgraph"))
-    with pytest.raises(BackendError, match=r"\(no x\): pip install 'libgraph\[theirs\]' brings"):
+def test_what_is_missing_is_in_an_extra_of_ours(install, monkeypatch):
+    install(Entry("theirs", "libgraph_backends.theirs:Theirs", ImportError("no x"), DISTRIBUTION))
+    monkeypatch.setattr("libgraph.plugins.extras", lambda: ["theirs"])
+    with pytest.raises(BackendError, match=r"\(no x\): what it needs comes with .*\[theirs\]'\.$"):
+        backend_class("theirs")
+
+
+def test_what_is_missing_and_in_no_extra_is_told_by_the_entry_point(install):
+    install(Entry("theirs", "libgraph_backends.theirs:Theirs", ImportError("no x"), DISTRIBUTION))
+    with pytest.raises(BackendError, match=r"'libgraph-interp' needs\. Its entry point is lib"):
         backend_class("theirs")
 
 
@@ -61,7 +69,10 @@ def test_what_is_missing_is_in_an_extra_of_ours(install):
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
-        (ModuleNotFoundError("No module named 'y'"), r"\(No module named 'y'\): install what it n"),
+        (
+            ModuleNotFoundError("No module named 'y'"),
+            r"\(No module named 'y'\): install what ",
+        ),
         (ZeroDivisionError("by zero"), "cannot be imported, ZeroDivisionError: by zero"),
         (dict, "is <class 'dict'>, not a subclass of libgraph.Backend"),
         (7, "is 7, not a subclass"),
@@ -71,7 +82,7 @@ def test_what_cannot_be_loaded_names_its_origin(install, outcome, said, distribu
     install(Entry("theirs", "their_package:X", outcome, distribution))
     with pytest.raises(BackendError, match=f"'theirs' .*{said}.*entry point is {origin}") as error:
         backend_class("theirs")
-    assert "libgraph[" not in str(error.value)
+    assert "libgraph-interp" not in str(error.value)
 
 
 def test_two_backends_of_one_name_are_refused(install):

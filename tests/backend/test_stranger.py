@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,9 @@ def installed(tmp_path, monkeypatch):
     (tmp_path / f"{PACKAGE}.py").write_text("\n".join(backends()), encoding="utf-8")
     metadata = tmp_path / f"{PACKAGE}-1.0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1.0\n")
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: 1.0\nSummary: two layers\n"
+    )
     (metadata / "entry_points.txt").write_text(
         f"[libgraph.backends]\ntwo-layer = {PACKAGE}:TwoLayer\ntrained = {PACKAGE}:Trained\n"
         f"gone = {PACKAGE}:Gone\n"
@@ -45,7 +48,14 @@ def test_it_is_listed_and_analysed_by_the_command(installed, run, tmp_path):
     assert {"two-layer", "trained"} <= set(backend_names())
     code, out, _ = run("backends")
     assert code == 0
-    assert "a random two-layer network" in out
+    # Its distribution says what it is: nothing of it is imported for the list.
+    assert "two layers" in out
+    assert f"{PACKAGE} 1.0" in out
+    assert PACKAGE not in sys.modules
+    code, out, _ = run("backends", "show", "two-layer")
+    assert (code, "a random two-layer network" in out, "width" in out) == (0, True, True)
+    code, out, _ = run("backends", "check", "two-layer", "-o", "width=3", "--samples", 3)
+    assert (code, out) == (0, "The backend 'two-layer' keeps its contract.\n")
     code, out, err = run("analyze", "two-layer", "-o", "width=6", "--out", "run", "--quiet")
     assert code == 0, err
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -168,7 +168,7 @@ def test_networks_that_differ(run, paths):
 def test_without_matplotlib(run, paths, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("diff", *paths, "--figure", "a.png")
-    fails(result, 2, "libgraph[report]")
+    fails(result, 2, "[report]'")
     assert "Each and the one before it" in result[1]
     assert run("diff", *paths)[0] == 0
 

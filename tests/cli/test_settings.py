@@ -87,3 +87,30 @@ def test_one_option_in_each_line_of_a_variable(monkeypatch):
     monkeypatch.setenv("ANALYZE_TOLERANCE", "0.5 0.1")
     context = cli.commands["analyze"].make_context("analyze", ["lm"], auto_envvar_prefix="ANALYZE")
     assert len(context.params["tolerance"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("# first\nsede = 1\n", "line 2, sets 'sede'"),
+        ("\nseed = 'x'\n", "(line 2 of 'c.toml')"),
+        ("seed = 1\nresolution = -3\n", "(line 2 of 'c.toml')"),
+        ("seed = 1\n[option]\nmodulus = 'x'\n", "(line 3 of 'c.toml')"),
+        ("option.modulus = 'x'\n", "(line 1 of 'c.toml')"),
+        ("[option]\nnonesuch = 1\n", "(line 2 of 'c.toml')"),
+        ("seed = 2001-01-01\n", "line 1, sets 'seed'"),
+        ("seed = 1\nseed 2\n", "line 2"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_with_its_line(run, tmp_path, text, place):
+    (tmp_path / "c.toml").write_text(text)
+    result = run("analyze", "modular-addition", "--config", "c.toml", "--dry-run")
+    assert result[0] == 2
+    assert place in " ".join(result[2].split())
+
+
+def test_a_flag_that_wins_is_not_told_by_the_line_of_the_file(run, tmp_path):
+    (tmp_path / "c.toml").write_text("limit = 5\n")
+    result = run("analyze", "modular-addition", "--config", "c.toml", "--limit", "-3")
+    assert result[0] == 2
+    assert "c.toml" not in result[2]

@@ -45,7 +45,7 @@ def test_a_graph_has_four_files_or_two(graph, tmp_path):
 
 def test_without_matplotlib_the_others_are_written(graph, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'libgraph\[report\]'"):
+    with pytest.raises(MissingExtra, match=r"install .*\[report\]'"):
         write_graph_files(graph, tmp_path, title="t", concept="c")
     assert names(tmp_path) == ["graph.graphml", "graph.json"]
 

@@ -88,7 +88,7 @@ class Attention(Heads):
         return section
 
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
-        """𝓛 (Σ_ts X_ts 𝒬 X_tsᵀ) 𝓛ᵀ with 𝓛 = [I | Q | K | V] and 𝒬 = [S; O][S; O]ᵀ."""
+        """𝓛 (Σ_ts X_ts 𝒬 X_tsᵀ) 𝓛ᵀ, `𝓛 = [I | Q | K | V]`, `𝒬 = [S; O][S; O]ᵀ`."""
         eye = torch.eye(self.d_in, dtype=x.dtype, device=x.device)
         left = torch.cat([eye, self.query, *self.key_and_value], dim=1).double()
         return left @ inner_gram(self, x) @ left.T

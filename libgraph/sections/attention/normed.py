@@ -2,6 +2,8 @@
 
 What a norm does to a query depends on the query, so that the constant factors of attention's closed
 forms are none here. Automatic differentiation makes its Grams and interactions.
+
+Source: docs/math.md §5.
 """
 
 from __future__ import annotations

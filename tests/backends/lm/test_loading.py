@@ -307,7 +307,7 @@ def test_a_missing_text_or_model(run, tmp_path, ids):
 
 def test_without_the_extra(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformer_lens.model_bridge", None)
-    fails(run("analyze", "lm"), 3, "pip install 'libgraph[lm]'")
+    fails(run("analyze", "lm"), 3, "[lm]'")
 
 
 def test_the_earlier_name_is_another_one(run, tmp_path):

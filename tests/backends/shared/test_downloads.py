@@ -172,7 +172,7 @@ def test_a_full_disk_is_named(site, cache, monkeypatch):
 @pytest.mark.parametrize("library", ["pooch", "tqdm"])
 def test_what_to_install_is_named(cache, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(BackendError, match=r"pip install 'libgraph\[cifar\]'"):
+    with pytest.raises(BackendError, match=r"install .*\[cifar\]'"):
         fetch("some", {}, extra="cifar")
 
 

@@ -1,0 +1,174 @@
+"""What the site has beside the pages that are written: commands, Python, the notebook.
+
+mkdocs calls `on_config` and `on_files` when it builds, `on_post_build` when it has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+LATER = {"Background": ("reliability.md",)}
+"""Pages that are part of the site where they exist, by their heading."""
+
+WORDS = {
+    "libgraph": "What `import libgraph as lg` offers. Names are loaded when they are asked for.",
+    "backend": "All that whoever writes a backend imports ([a backend](../backends.md)).",
+    "sections": "The structures that networks are cut into ([closed forms](../closed-forms.md)).",
+    "testing": "Checks for whoever writes a backend or a section.",
+}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Pages that may be missing go where they belong."""
+    for part in config.nav or ():
+        for heading, pages in part.items() if isinstance(part, dict) else ():
+            pages.extend(page for page in LATER.get(heading, ()) if (ROOT / "docs" / page).exists())
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add what is generated; a notebook's page stands in its place."""
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        files.remove(notebook)
+        path = Path(str(notebook.abs_src_path))
+        name = notebook.src_uri.removesuffix(".ipynb") + ".md"
+        files.append(File.generated(config, name, content=page_of_notebook(path)))
+        files.append(File.generated(config, notebook.src_uri, content=path.read_text("utf-8")))
+    files.append(File.generated(config, "reference/commands.md", content=page_of_commands()))
+    pages: dict[str, str] = {}
+    for module, words in WORDS.items():
+        name = "libgraph" if module == "libgraph" else f"libgraph.{module}"
+        text = page_of_names(name, words, pages)
+        files.append(File.generated(config, f"reference/{module}.md", content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: object, **_: object) -> str:
+    """Links to notebooks lead to their pages."""
+    return markdown.replace(".ipynb)", ".md)")
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """The index once more as a script: from the disk nothing else can be read."""
+    folder = Path(config.site_dir) / "search"
+    index = (folder / "search_index.json").read_text(encoding="utf-8")
+    (folder / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
+
+
+# Commands
+
+
+def page_of_commands() -> str:
+    """Every command as its help has it."""
+    from libgraph_cli.main import COMMANDS, cli
+
+    parts = [
+        "# Commands",
+        "Made from the program: `libgraph COMMAND --help` says the same. Flags win over the "
+        "environment (`LIBGRAPH_ANALYZE_SEED=1`), that over a file (`--config`).",
+    ]
+    parts += [f"- [`libgraph {name}`](#libgraph-{name}): {text}" for name, text in COMMANDS.items()]
+    context = click.Context(cli, info_name="libgraph")
+    for name in COMMANDS:
+        command = cli.commands[name].load()
+        parts += _command(command, context, name, 2)
+    return (
+        "\n\n".join(parts)
+        .replace("\n\n- ", "\n- ")
+        .replace("(`--config`).\n- ", "(`--config`).\n\n- ")
+    )
+
+
+def _command(command: click.Command, parent: click.Context, name: str, level: int) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent)
+    yield f"{'#' * level} libgraph {context.command_path.removeprefix('libgraph ')}"
+    yield inspect.cleandoc(command.help or "").replace("*", r"\*")
+    yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```"
+    sections = getattr(command, "sections", None)
+    for heading, options in (sections(context) if sections else {}).items():
+        records = [record for option in options if (record := option.get_help_record(context))]
+        if records:
+            rows = "\n".join(f"| `{_cell(flag)}` | {_cell(text)} |" for flag, text in records)
+            yield f"| {heading} | |\n| --- | --- |\n{rows}"
+    if command.epilog:
+        yield (
+            "```console\n"
+            + "\n".join(f"$ {line}" for line in command.epilog.splitlines())
+            + "\n```"
+        )
+    for sub in getattr(command, "commands", {}):
+        yield from _command(command.commands[sub], context, sub, level + 1)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|").replace("<", "&lt;")
+
+
+# Python
+
+
+def page_of_names(name: str, words: str, pages: dict[str, str]) -> str:
+    """All public names of a module, each from where it is defined.
+
+    Args:
+        name: of the module.
+        words: on it.
+        pages: on which page a name is already; those of this one are added.
+    """
+    module = importlib.import_module(name)
+    parts, others = [f"# {name}", words], []
+    for public in sorted(module.__all__, key=str.lower):
+        value = getattr(module, public)
+        if inspect.ismodule(value):
+            continue
+        home = getattr(value, "__module__", None)
+        if home is None or not hasattr(sys.modules.get(home), public):
+            # A constant or an alias: where the module says that it is from.
+            home = dict(_homes(name)).get(public, name)
+        whole = f"{home}.{public}"
+        if whole in pages:
+            others.append(f"[`{public}`][{whole}]")
+            continue
+        pages[whole] = name
+        parts.append(f"::: {whole}")
+    if others:
+        parts.insert(2, f"Of `libgraph` itself: {', '.join(others)}.")
+    return "\n\n".join(parts)
+
+
+def _homes(name: str) -> Iterator[tuple[str, str]]:
+    """Names and the modules that define them, as the module's own table has them."""
+    for home, names in getattr(importlib.import_module(name), "_MODULES", {}).items():
+        for public in names:
+            yield public, home
+
+
+# Notebooks
+
+
+def page_of_notebook(path: Path) -> str:
+    """A notebook with its outputs as Markdown."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        parts += [
+            f"```text\n{''.join(output['text']).rstrip()}\n```"
+            for output in cell["outputs"]
+            if output["output_type"] == "stream"
+        ]
+    parts.append(f"*[The notebook itself]({path.name}) runs in a minute.*")
+    return "\n\n".join(parts)
