@@ -117,4 +117,5 @@ METHOD = BasisMethod(
     seconds=dictionary_seconds,
     layer_bytes=LAYER_BYTES,
     leaves=CHECKPOINT,
+    latent=True,
 )
