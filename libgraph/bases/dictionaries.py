@@ -99,7 +99,7 @@ def dictionaries(
         layer.name: dictionary_of_layer(
             layer,
             by_layer[layer.name],
-            _mean_squares(statistics[layer.name])[list(layer.isolated_coordinates)],
+            mean_squares(statistics[layer.name])[list(layer.isolated_coordinates)],
         )
         for layer in network.node_layers
         if layer.name in by_layer
@@ -167,7 +167,8 @@ def _sorted(basis: Dictionary, squares: Float[Tensor, " k"]) -> Dictionary:
     return basis.of(order, written[order])
 
 
-def _mean_squares(statistics: Statistics) -> Float[Tensor, " d"]:
+def mean_squares(statistics: Statistics) -> Float[Tensor, " d"]:
+    """Of every coordinate of a node layer."""
     return statistics.covariance.diagonal() + statistics.mean.square()
 
 

@@ -161,13 +161,13 @@ def test_an_over_complete_dictionary_has_its_encoder(tmp_path):
     assert_close(x @ basis.encoder @ basis.decoder, x)
 
 
-def test_node_layers_without_directions_keep_their_principal_components(tmp_path):
+def test_node_layers_without_directions_keep_lib(tmp_path):
     case = Case()
     name = case.network.node_layers[0].name
     found = with_file(case, tmp_path / "a.safetensors", {f"{name}/decoder": torch.eye(4)})
-    principal = case.make(pca)
+    expected = case.make(lib)
     for layer in case.network.node_layers[1:]:
-        assert torch.equal(found[layer.name].encoder, principal[layer.name].encoder)
+        assert torch.equal(found[layer.name].encoder, expected[layer.name].encoder)
 
 
 def test_directions_without_variance_are_dropped(tmp_path):
