@@ -73,6 +73,12 @@ def test_sparse_basis_costs_lib_and_its_steps(plan):
     assert many.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 800 * STEP)
 
 
+def test_dictionaries_cost_lib_their_beginning_and_their_steps(plan):
+    lib, _ = plan(basis="lib", beside=(), ablate=False)
+    found, _ = plan(basis="dictionary", beside=(), ablate=False, dictionary_steps=30)
+    assert found.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 1 + 30)
+
+
 def test_what_is_asked_for_beside(plan):
     found, samples = plan(basis="lib", beside=("pca",), curves=True, halves=True, draws=4)
     train, test = (samples[split] / planning.PROBE for split in ("train", "test"))
