@@ -71,7 +71,9 @@ def located(error: click.BadParameter, context: click.Context) -> click.BadParam
     if isinstance(configuration, Configuration) and name and _of_file(context, name):
         keys = [name, *(flag.lstrip("-") for flag in getattr(error.param, "opts", ()))]
         line = next(filter(None, map(configuration.line, keys)), "")
-        error.message = _with(error.message, line)
+        return click.BadParameter(
+            _with(error.message, line), error.ctx, error.param, error.param_hint
+        )
     return error
 
 

@@ -45,11 +45,10 @@ def only(
         if entry.name == name:
             # Of two installations the first one on the path is imported.
             named.setdefault(entry.value, entry)
-    first, *others = [*named.values()] or [None]
-    if others:
+    if len(named) > 1:
         origins = " ".join(map(origin, named.values()))
         raise error(f"{len(named)} {kinds} are called '{name}': uninstall all but one. {origins}")
-    return first
+    return next(iter(named.values()), None)
 
 
 def load(entry: EntryPoint, kind: str, error: type[LibgraphError]) -> object:

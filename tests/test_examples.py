@@ -6,12 +6,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import libgraph as lg
 from libgraph.backend.registry import listed_backends
 from libgraph.bases.method import BasisMethod
 from libgraph.bases.methods import METHODS, basis_method
+from libgraph.dictionaries.registry import read_dictionaries
 from libgraph.errors import UsageError
 from libgraph.testing import check_backend
 
@@ -82,8 +84,15 @@ def test_what_is_no_basis_is_told_with_its_origin_and_hides_no_other(installed):
     assert METHODS["pca"]
 
 
-def test_the_turn_is_that_of_varimax(installed):
-    module = importlib.import_module("libgraph_varimax")
-    assert module.STEPS > 1
+def test_the_reader_of_dictionaries_is_asked(installed, tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    arrays = {"encoder": np.eye(3, 5), "bias": np.zeros(5), "decoder": np.eye(5, 3)}
+    np.savez(folder / "dictionary.npz", **arrays, shift=np.ones(3), hook="hidden1")
+    (found,) = read_dictionaries(folder)
+    assert (found.hook, found.size, found.latents) == ("hidden1", 3, 5)
+
+
+def test_examples_need_the_distribution_by_its_name():
     for path in EXAMPLES:
         assert re.search(r'dependencies = \["libgraph-interp', path.read_text())

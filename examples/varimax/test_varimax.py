@@ -1,9 +1,13 @@
 """What the turn is, and that it is found by its name."""
 
+import numpy as np
+import pytest
 import torch
 from libgraph_varimax import rotation
 
 import libgraph as lg
+from libgraph.dictionaries.registry import read_dictionaries
+from libgraph.errors import UsageError
 
 
 def test_it_finds_what_was_turned_away():
@@ -18,3 +22,13 @@ def test_a_run_has_it_beside_others():
     run = lg.analyze(lg.load_backend("mlp", samples=200), basis="varimax", ablate=False)
     assert run.basis_names == ("varimax", "pca")
     assert run.bases("varimax")["input"].encoder.shape[1] > 1
+
+
+def test_dictionaries_are_found_in_archives(tmp_path):
+    arrays = {"encoder": np.eye(3, 5), "bias": np.zeros(5), "decoder": np.eye(5, 3)}
+    np.savez(tmp_path / "dictionary.npz", **arrays, shift=np.ones(3), hook="hidden1")
+    (found,) = read_dictionaries(tmp_path)
+    assert (found.hook, found.size, found.latents) == ("hidden1", 3, 5)
+    np.savez(tmp_path / "dictionary.npz", **arrays)
+    with pytest.raises(UsageError, match="has no shift, hook"):
+        read_dictionaries(tmp_path)

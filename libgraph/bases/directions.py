@@ -4,7 +4,8 @@ A safetensors file holds for some node layers `NAME/decoder`, one direction a ro
 dictionaries with more directions than coordinates `NAME/encoder`, one column a feature; without it
 the encoder is the pseudo-inverse. x − μ goes in and comes out, with μ the mean over the data.
 Features are linear, or latents where the file has `NAME/bias`, `NAME/threshold` or, in its
-metadata, `activation` or `NAME/activation`: `relu`, or `topk:K`. Node layers without directions keep LIB.
+metadata, `activation` or `NAME/activation`: `relu`, or `topk:K`. Node layers without directions
+keep LIB.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from libgraph.dictionaries import dictionary_learning, saelens, sparsify
 from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.errors import UsageError
+from libgraph.plugins import load
 
 GROUP = "libgraph.dictionaries"
 
@@ -57,7 +58,7 @@ def _read(folder: Path) -> list[DictionaryWeights]:
         if reader.holds(folder):
             return reader.read(folder)
     for entry in entry_points(group=GROUP):
-        added: Reader = entry.load()
+        added = cast("Reader", load(entry, "reader of dictionaries", UsageError))
         if added.holds(folder):
             return added.read(folder)
     return []

@@ -32,7 +32,7 @@ LEAST_WIDTH = 5.4
 FEW = 0.2
 """Share of the parameters below which those that matter are shown on a logarithmic axis."""
 
-MOST_NUMBERS = 10
+MOST_NUMBERS = 12
 """Units or heads whose distances are written out."""
 
 FLOOR = 1e-17
