@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "Compare bases of BACKEND's model on the same data, or finished RUNs.",
     "degeneracy": "Find what in BACKEND's model does nothing: parameters that are free to move.",
     "diff": "Compare finished RUNs in detail: checkpoints, seeds, or two bases.",
+    "doctor": "Check RUN: every file of it against the checksum that it was written with.",
     "export": "Write the graph of RUN, or of a graph file, for other programs.",
     "faithfulness": "Measure how much of RUN's network its largest interactions do alone.",
     "prompt": "Show what made RUN's model say what it says of one TEXT, feature by feature.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,8 @@ from libgraph.report.page.page import PAGE, write_page
 from libgraph.runs.computed_run import BasisResult, ComputedRun
 from libgraph.runs.examples import Examples
 from libgraph.runs.measures import run_metrics
-from libgraph.runs.run import LESIONS, Ablation
-from libgraph.runs.stored import save_ablation
+from libgraph.runs.run import Ablation
+from libgraph.runs.stored import save_ablations
 from libgraph.sections.quadrature import Quadrature
 
 log = logging.getLogger("libgraph")
@@ -67,6 +67,7 @@ def analyze(
     out: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    beside_files: Callable[[ComputedRun, Path], None] | None = None,
     **options: Any,
 ) -> ComputedRun:
     """Analyse a backend's network: bases, interactions, ablations, graph, modules.
@@ -77,6 +78,8 @@ def analyze(
         force: whether a complete run of that name may be replaced. Its stages are reused where
             nothing they depend on has changed, as are those of an interrupted run.
         progress: told how far each stage has come; by default bars, on a terminal or in a notebook.
+        beside_files: writes more files of the run, into the directory that it is given, before the
+            run is complete.
         **options: fields of `AnalysisOptions`.
 
     Raises:
@@ -89,7 +92,7 @@ def analyze(
     options = {"tolerances": backend.tolerances, **options}
     parsed = parse_options(AnalysisOptions, options, "the analysis")
     with open_directory(out, force=force) as directory, shown(progress) as told:
-        return _Analysis(backend, parsed, directory, told).run()
+        return _Analysis(backend, parsed, directory, told, beside_files).run()
 
 
 class _Analysis:
@@ -101,8 +104,10 @@ class _Analysis:
         options: AnalysisOptions,
         directory: RunDirectory | None,
         progress: Progress,
+        beside_files: Callable[[ComputedRun, Path], None] | None,
     ) -> None:
         self.backend = backend
+        self.beside_files = beside_files
         self.options = options
         self.directory = directory
         self.progress = progress
@@ -316,19 +321,18 @@ class _Analysis:
         self.progress("writing", 0, 1)
         run.metrics.write(directory.file("metrics.json"))
         # Bases that an earlier run of this name had are not part of this one.
-        for old in (directory.file(ABLATION), *_half_done(directory.partial)):
+        ablations = {name: found.ablation for name, found in run.results.items() if found.ablation}
+        save_ablations(directory.file(ABLATION), ablations)
+        for old in _half_done(directory.partial):
             old.unlink(missing_ok=True)
-        if run.survey is None:
-            directory.file(LESIONS).unlink(missing_ok=True)
-        for name, result in run.results.items():
-            if result.ablation is not None:
-                save_ablation(directory.file(ABLATION), result.ablation, name)
         title = graph_title(self.backend.name, self.options.main)
         with may_be_left_out("graph.png was"):
             concept = self.backend.concept
             write_graph_files(run.graph(), directory.partial, title=title, concept=concept)
         with may_be_left_out(f"{PAGE} was"):
             write_page(run, directory.file(PAGE))
+        if self.beside_files is not None:
+            self.beside_files(run, directory.partial)
         record = self.workload.record(*self.measured_on)
         self.runner.complete({**record, "options": self.options.model_dump(mode="json")})
         self.progress("writing", 1, 1)

@@ -45,7 +45,7 @@ class Stage(Generic[Result]):
         reads: names of options that it depends on, beside those among the facts of all stages.
         after: stages whose results it works on; it depends on all that they do.
         besides: what else it depends on, such as the digest of a file.
-        holds: whether the file has its result, where others may be in it.
+        part: what its result is called in the file, if others are in it.
         cost: seconds that it is going to take, from those of passes over the data, by the name
             that a plan gives to them.
     """
@@ -57,7 +57,7 @@ class Stage(Generic[Result]):
     reads: tuple[str, ...] = ()
     after: tuple[Stage[Any], ...] = ()
     besides: Facts = field(default_factory=dict)
-    holds: Callable[[Path], bool] = Path.is_file
+    part: str | None = None
     cost: Callable[[Passes], Mapping[str, float]] = _free
 
     def hash(self, options: BaseModel, facts: Facts) -> str:
@@ -107,11 +107,13 @@ class Stages:
         digest, path = stage.hash(self.options, self._facts), directory.file(stage.file)
         if self._finished(stage):
             log.info("Stage '%s' is taken from an earlier run.", stage.name)
-            self.seconds[stage.name] = directory.stages[stage.name]["seconds"]
+            self.seconds[stage.name] = directory.stages[stage.name].seconds
             return stage.load(path)
         result = self._computed(stage, compute)
         stage.save(path, result)
-        directory.finish(stage.name, digest, self.seconds[stage.name])
+        directory.finish(
+            stage.name, digest, self.seconds[stage.name], file=stage.file, part=stage.part
+        )
         return result
 
     def plan(self, stages: Iterable[Stage[Any]], passes: Passes) -> dict[str, float]:
@@ -128,9 +130,7 @@ class Stages:
         if self.directory is None or ranks() != (0, 1):
             return False
         digest = stage.hash(self.options, self._facts)
-        return self.directory.finished(stage.name, digest) and stage.holds(
-            self.directory.file(stage.file)
-        )
+        return self.directory.finished(stage.name, digest)
 
     def _computed(self, stage: Stage[Result], compute: Callable[[], Result]) -> Result:
         if stage.name in self._planned:

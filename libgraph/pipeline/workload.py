@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from pydantic import JsonValue
@@ -19,6 +20,7 @@ from libgraph.accumulate.memory import batch_size, memory_budget
 from libgraph.backend.checks import FEW, check_data, check_network, network_of
 from libgraph.backend.contract import Backend, Split
 from libgraph.backend.data import Data
+from libgraph.backend.source import backend_source
 from libgraph.backend.state import make_ordinary
 from libgraph.errors import BackendError
 from libgraph.network.network import Network
@@ -26,6 +28,22 @@ from libgraph.pipeline.options import ComputingOptions
 
 LOOKED_AT = 1024
 """Samples in a batch where data are gone through once, before it is known how many fit."""
+
+
+COMPUTE = ("libgraph", "torch", "numpy", "scipy", "igraph", "leidenalg")
+"""What results come from, whatever the backend."""
+
+MAY_COMPUTE = ("transformers", "transformer-lens", "scikit-learn")
+"""What they may come from too, where it is installed."""
+
+
+def computing_versions() -> dict[str, str]:
+    """Versions of the libraries that results come from, by name."""
+    versions = {name: torch.__version__ if name == "torch" else version(name) for name in COMPUTE}
+    for name in MAY_COMPUTE:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _check_same(first: Network, again: Network) -> None:
@@ -145,14 +163,14 @@ class Workload:
     def facts(self, *data: Data) -> dict[str, JsonValue]:
         """What any result depends on, as plain values; `data` is what it was computed on."""
         return {
-            "libgraph": version("libgraph"),
-            "torch": torch.__version__,
+            "versions": {**computing_versions()},
             "threads": torch.get_num_threads(),
             "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
             "score": [
                 self.backend.score_name,
                 self.backend.higher_is_better,
                 self.backend.fingerprint(),
+                backend_source(self.backend),
             ],
             "network": [self.fingerprint, [*self.norms]],
             "data": {**self._hashes_of(data)},
@@ -165,12 +183,7 @@ class Workload:
         return {
             "backend": self.backend.name,
             "backend_options": self.backend.options.model_dump(mode="json"),
-            "versions": {
-                "libgraph": version("libgraph"),
-                "torch": torch.__version__,
-                "igraph": version("igraph"),
-                "python": platform.python_version(),
-            },
+            "versions": {**computing_versions(), "python": platform.python_version()},
             "network": self.fingerprint,
             "data": {**self._hashes_of(data)},
             "threads": torch.get_num_threads(),
