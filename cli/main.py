@@ -2,13 +2,14 @@
 
 A subcommand is imported when it runs or shows its help, the core when a command runs: `--help` and
 completion load no torch. Errors made for users end in one sentence on stderr and the exit code of
-their class; Ctrl-C ends with 130.
+their class; Ctrl-C ends with 130, SIGTERM with 143.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -124,7 +125,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 ok, 1 out of memory, 2 usage, 3 backend or model, 4 data, 5 numerical,
-    130 interrupted.
+    130 interrupted, 143 terminated.
     """
 
 
@@ -134,6 +135,14 @@ class _Told(io.StringIO):
     def isatty(self) -> bool:
         """So it says."""
         return True
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end: what is done so far is kept, as with Ctrl-C."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
 
 
 def main() -> None:
@@ -146,6 +155,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # In an encoding of few signs the others are escaped; `Screen` finds better ones.
             stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(prog_name="libgraph", standalone_mode=False)
     except CommandError as error:
@@ -159,5 +169,7 @@ def main() -> None:
             click.echo(visible(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        CommandError(str(error) or "Interrupted.", 130).show()
-        sys.exit(130)
+        terminated = isinstance(error.__cause__ or error, Terminated)
+        code, what = (143, "Terminated.") if terminated else (130, "Interrupted.")
+        CommandError(str(error) or what, code).show()
+        sys.exit(code)

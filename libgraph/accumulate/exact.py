@@ -32,6 +32,10 @@ class ExactSums:
         """Add to each sum; a name that is new begins one."""
         for name, value in values.items():
             if name in self.high:
+                if self.high[name].device != value.device and value.ndim:
+                    # What was read back goes on where it is computed.
+                    self.high[name] = self.high[name].to(value.device)
+                    self.low[name] = self.low[name].to(value.device)
                 self._add(name, value.to(self.high[name]))
             else:
                 self.high[name] = value.to(torch.float64, copy=True)

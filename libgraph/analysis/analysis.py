@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from libgraph.accumulate.ranks import ranks
 from libgraph.analysis.examples import find_examples
@@ -32,7 +35,7 @@ from libgraph.bases.methods import METHODS
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
-from libgraph.edges.score import Scoring
+from libgraph.edges.score import Scoring, base_score
 from libgraph.errors import NumericalError
 from libgraph.files.run_directory import RunDirectory
 from libgraph.graph.interaction_graph import InteractionGraph
@@ -54,6 +57,12 @@ from libgraph.runs.stored import save_ablations
 from libgraph.sections.quadrature import Quadrature
 
 log = logging.getLogger("libgraph")
+
+PRECISE = 16
+"""Samples on which scores in single and in double precision are held against each other."""
+
+ROUNDING = 1e-4
+"""Scores nearer than this are the same, whatever edges may cost."""
 
 LOOK_AHEAD = 0.1
 """Seconds for the score of the model from which on it is worth while to find out beforehand what
@@ -122,7 +131,7 @@ class _Analysis:
         stages = AnalysisStages.of(self.options, self.workload.network)
         # Before anything is computed at length, because this may fail where the rest does not.
         began = time.monotonic()
-        score = self.scoring.base_score
+        score = self._score()
         # Ranks of a torchrun job have parts of the samples, and must not differ in what they do.
         if ranks() == (0, 1) and time.monotonic() - began > LOOK_AHEAD:
             self._look_ahead(stages)
@@ -160,6 +169,39 @@ class _Analysis:
         if self.directory is not None:
             self._export(run, self.directory)
         return run
+
+    def _score(self) -> float:
+        """Of the whole model, in double precision where single precision is not enough.
+
+        It is not where the score of a few samples is off by a tenth of what edges may cost.
+        """
+        single = self.options.score_dtype == "float32" and self.options.dtype == "float64"
+        try:
+            score = self.scoring.base_score
+            if not single:
+                return score
+            few = self.scoring.data
+            few = replace(few, limit=min(few.limit or PRECISE, PRECISE))
+            exact = base_score(
+                self.workload.network, self.backend, replace(few, dtype=torch.float64)
+            )
+            off = abs(base_score(self.scoring.network, self.backend, few) - exact)
+            if off <= max(0.1 * min(self.options.tolerances), ROUNDING):
+                return score
+            why = f"that of {PRECISE} samples is off by {off:.2g}"
+        except NumericalError:
+            if not single:
+                raise
+            why = "it is not finite"
+        log.warning(
+            "Single precision is not enough for the score (%s): scores and ablations are computed "
+            "in double precision.",
+            why,
+        )
+        self.options = self.options.model_copy(update={"score_dtype": "float64"})
+        self.runner.options = self.options
+        del self.scoring
+        return self.scoring.base_score
 
     def _look_ahead(self, stages: AnalysisStages) -> None:
         """Find out how long it all is going to take, and say so if that is long."""

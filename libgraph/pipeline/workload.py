@@ -17,6 +17,7 @@ import torch
 from pydantic import JsonValue
 
 from libgraph.accumulate.memory import batch_size, memory_budget
+from libgraph.accumulate.ranks import smallest
 from libgraph.backend.checks import FEW, check_data, check_network, network_of
 from libgraph.backend.contract import Backend, Split
 from libgraph.backend.data import Data
@@ -97,6 +98,8 @@ class Workload:
         """
         for split in dict.fromkeys(("train", "test", self.backend.bases_split)):
             check_data(self.backend, split, self.options.batch_size or LOOKED_AT)
+        # All ranks find it out together, before the first one asks for it by itself.
+        self.batch_size  # noqa: B018
         options, dtype = self.options, getattr(torch, self.options.dtype)
         batch = next(iter(Data(self.backend, "train", FEW, FEW, options.device, dtype)))
         check_network(self.backend, self.network, batch)
@@ -128,7 +131,8 @@ class Workload:
             return options.batch_size
         single = Data(self.backend, "train", 1, 1, options.device, getattr(torch, options.dtype))
         memory = options.memory or memory_budget(options.device)
-        return batch_size(self.network, next(iter(single)).inputs, memory)
+        # Ranks on other hosts may have less memory, and have to cut the data alike.
+        return smallest(batch_size(self.network, next(iter(single)).inputs, memory))
 
     def data(self, split: Split, dtype: str | None = None, most: int | None = None) -> Data:
         """One split; `bases` whole, the others as far as the limit goes.
