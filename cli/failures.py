@@ -59,7 +59,7 @@ def explained(
     if memory:
         advice = "close what else takes it, or use a machine that has more"
         if any(option.name == "batch_size" for option in command.params):
-            advice = "choose a smaller --batch-size, or a smaller model"
+            advice = "choose a smaller --memory or --batch-size, or a smaller model"
         return CommandError(f"Not enough memory: {advice}.", 1)
     if isinstance(error, errors.LibgraphError):
         return CommandError(spelt(located(str(error)), flags_of(command)), error.exit_code)

@@ -2,13 +2,14 @@
 
 A subcommand is imported when it runs or shows its help, the core when a command runs: `--help` and
 completion load no torch. Errors made for users end in one sentence on stderr and the exit code of
-their class; Ctrl-C ends with 130.
+their class; Ctrl-C ends with 130, SIGTERM with 143.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -32,7 +33,7 @@ COMMANDS = {
     "completion": "Print what makes bash, zsh or fish complete commands, options and backends.",
     "degeneracy": "Find what in BACKEND's model does nothing: parameters that are free to move.",
     "diff": "Compare finished RUNs in detail: checkpoints, seeds, or two bases.",
-    "doctor": "Say what libgraph has here: versions, threads, GPU, extras, and what is slow.",
+    "doctor": "Say what libgraph has here and what is slow; or check every file of RUN.",
     "export": "Write the graph of RUN, or of a graph file, for other programs.",
     "faithfulness": "Measure how much of RUN's network its largest interactions do alone.",
     "prompt": "Show what made RUN's model say what it says of one TEXT, feature by feature.",
@@ -141,7 +142,7 @@ def cli() -> None:
 
     \b
     Exit codes: 0 ok, 1 out of memory, 2 usage, 3 backend or model, 4 data, 5 numerical,
-    130 interrupted.
+    130 interrupted, 143 terminated.
     """
 
 
@@ -151,6 +152,14 @@ class _Told(io.StringIO):
     def isatty(self) -> bool:
         """So it says."""
         return True
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end: what is done so far is kept, as with Ctrl-C."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
 
 
 def main() -> None:
@@ -163,6 +172,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # In an encoding of few signs the others are escaped; `Screen` finds better ones.
             stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(prog_name="libgraph", standalone_mode=False)
     except CommandError as error:
@@ -176,5 +186,7 @@ def main() -> None:
             click.echo(visible(told.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
-        CommandError(str(error) or "Interrupted.", 130).show()
-        sys.exit(130)
+        terminated = isinstance(error.__cause__ or error, Terminated)
+        code, what = (143, "Terminated.") if terminated else (130, "Interrupted.")
+        CommandError(str(error) or what, code).show()
+        sys.exit(code)

@@ -73,7 +73,11 @@ def display(*, quiet: bool, verbose: bool = False) -> ProgressDisplay:
 
 
 def run_analysis(
-    verb: Callable[..., Result], backend: str, options: Values, request: Request
+    verb: Callable[..., Result],
+    backend: str,
+    options: Values,
+    request: Request,
+    **more: Any,
 ) -> Result | None:
     """Analyse with progress, into the directory asked for.
 
@@ -82,6 +86,7 @@ def run_analysis(
         backend: name.
         options: of the analysis.
         request: the rest.
+        **more: what else the verb is given.
 
     Returns:
         What comes out, on the rank that speaks; nothing on the others of a `torchrun` job.
@@ -92,5 +97,6 @@ def run_analysis(
             request.directory(backend, speaks=speaks) as directory,
             request.display(speaks=speaks) as progress,
         ):
-            result = verb(model, out=directory, force=request.force, progress=progress, **options)
+            given = {**options, **more}
+            result = verb(model, out=directory, force=request.force, progress=progress, **given)
     return result if speaks else None

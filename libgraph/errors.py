@@ -27,6 +27,10 @@ class UsageError(LibgraphError):
     exit_code = 2
 
 
+class DamagedFile(UsageError):  # noqa: N818
+    """A file of a run that is missing, or not what was written."""
+
+
 class MissingExtra(UsageError):  # noqa: N818
     """A library that is not installed; its message is made by :func:`missing_extra`."""
 

@@ -22,7 +22,7 @@ from libgraph.errors import NumericalError, UsageError
 from libgraph.files.atomic import writing
 from libgraph.files.reading import reading
 from libgraph.files.run_directory import hash_of
-from libgraph.files.tensors import save_tensors, write_tensors
+from libgraph.files.tensors import digest_of_tensors, save_tensors, write_tensors
 from libgraph.progress import Progress, silent
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -153,8 +153,9 @@ def _save(
     rows = [[record[name] for name in names] for record in history]
     tensors["history"] = torch.tensor(rows, dtype=torch.float64)
     metadata = {"settings": hash_of(course.settings), "history": " ".join(names)}
+    digest = digest_of_tensors(tensors, metadata["history"])
     with writing(course.path) as temporary:
-        save_tensors(temporary, tensors, metadata)
+        save_tensors(temporary, tensors, {**metadata, "sha256": digest})
 
 
 def _resume(
@@ -172,6 +173,8 @@ def _resume(
         return []
     names = metadata.get("history", "").split()
     if metadata.get("settings") != hash_of(course.settings):
+        return []
+    if metadata.get("sha256") != digest_of_tensors(tensors, metadata.get("history", "")):
         return []
     if tensors["history"][-1, names.index("step")] > course.steps:
         return []

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from libgraph.backend import CHECKPOINT, Course, Outcome, Progress, UsageError, fit, write_tensors
+from libgraph.backend import Course, Outcome, Progress, UsageError, fit, write_tensors
 from libgraph_backends.cifar.batches import PIXELS, SHAPE
 from libgraph_backends.cifar.data import CLASSES, DEVIATION, MEAN, read
 from libgraph_backends.cifar.options import TrainingOptions, check_source
@@ -77,7 +77,6 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
     )
     half = {name: parameter.detach().half() for name, parameter in parameters.items()}
     write_tensors(directory / "model.safetensors", half)
-    (directory / CHECKPOINT).unlink(missing_ok=True)
     return {"history": history, "parameters": sum(p.numel() for p in parameters.values())}
 
 

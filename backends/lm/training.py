@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from libgraph.backend import CHECKPOINT, Course, DataError, Outcome, Progress, fit, writing
+from libgraph.backend import Course, DataError, Outcome, Progress, fit, writing
 from libgraph_backends.lm.documents import decoded, read_content
 from libgraph_backends.lm.libraries import quiet
 from libgraph_backends.shared.schedules import falling, rising, set_learning_rate
@@ -93,7 +93,6 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
         tokenizer.save_pretrained(directory)
     with writing(directory / "text.txt") as path:
         path.write_text(text[split:][:KEPT_TEXT], encoding="utf-8")
-    (directory / CHECKPOINT).unlink(missing_ok=True)
     return {"history": history, "parameters": sum(p.numel() for p in parameters.values())}
 
 

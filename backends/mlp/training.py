@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
 from libgraph.backend import (
-    CHECKPOINT,
     Course,
     Outcome,
     Progress,
@@ -66,7 +65,6 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)
-    (directory / CHECKPOINT).unlink(missing_ok=True)
     return {"sizes": sizes, "history": history}
 
 

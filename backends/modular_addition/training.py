@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, embedding
 
-from libgraph.backend import CHECKPOINT, Course, DataError, Outcome, Progress, fit, write_tensors
+from libgraph.backend import Course, DataError, Outcome, Progress, fit, write_tensors
 from libgraph_backends.modular_addition.data import splits, sums
 from libgraph_backends.modular_addition.options import TrainingOptions
 from libgraph_backends.shared.classification import test_figures
@@ -61,7 +61,6 @@ def train(options: TrainingOptions, directory: Path, progress: Progress) -> Outc
         progress=progress,
     )
     write_tensors(directory / "model.safetensors", weights)
-    (directory / CHECKPOINT).unlink(missing_ok=True)
     return {"history": history}
 
 

@@ -142,6 +142,7 @@ def communities(
     circuit-tracer or Neuronpedia, which --write gives supernodes.
     """
     from libgraph.errors import UsageError
+    from libgraph.files.manifest import changing
     from libgraph.report.graph_files import graph_title, write_modules
     from libgraph.report.graph_picture import draw
     from libgraph.report.resolution_figure import draw_resolutions
@@ -202,10 +203,10 @@ def communities(
         print_modules(console, modules, name, saved.layers, saved.concept)
     if sweep:
         # Last, so that the figures are not lost where there is no matplotlib.
-        file = run / ("resolution.png" if name == saved.basis else f"resolution-{name}.png")
-        draw_resolutions(
-            swept, file, title=f"{saved.metrics.backend}: modules in the {name.upper()} basis"
-        )
+        file = "resolution.png" if name == saved.basis else f"resolution-{name}.png"
+        title = f"{saved.metrics.backend}: modules in the {name.upper()} basis"
+        with changing(run) as staged:
+            draw_resolutions(swept, staged / file, title=title)
     if figure is not None:
         title = graph_title(saved.metrics.backend, name)
         draw(graph, figure, title=title, concept=saved.concept, max_features=max_features)

@@ -28,9 +28,13 @@ from libgraph_cli.running import Request, Values, run_analysis
 
 if TYPE_CHECKING:
     from libgraph.comparison.side_by_side import Comparison
+    from libgraph.runs.computed_run import ComputedRun
 
 
 BASES = ",".join(COMPARED)
+
+PICTURE = "comparison.png"
+"""The figure of a new run."""
 
 
 FOR_RUNS = {"backend_or_runs", "basis", "figure", "as_json", "quiet", "verbose"}
@@ -96,7 +100,10 @@ def compare(
     from libgraph.analysis.analysis import analyze
     from libgraph.analysis.compare import comparison_options, names_of
     from libgraph.comparison.side_by_side import compare_run, compare_runs
+    from libgraph.pipeline.stages import may_be_left_out
+    from libgraph.report.comparison_figure import draw_comparison
     from libgraph.report.style import figure_kind
+    from libgraph.screen import Screen
 
     if figure is not None:
         figure_kind(figure)
@@ -114,11 +121,21 @@ def compare(
     if dry_run:
         show_plan(backend, options, request, as_json=as_json)
         return
-    run = run_analysis(analyze, backend, options, request)
+    names = names_of(chosen)
+
+    def draw(run: ComputedRun, directory: Path) -> None:
+        with may_be_left_out(f"{PICTURE} was"):
+            compared = compare_run(run, names)
+            draw_comparison(compared.columns, directory / PICTURE, title=compared.title)
+
+    beside = {} if figure is not None else {"beside_files": draw}
+    run = run_analysis(analyze, backend, options, request, **beside)
     if run is None or run.directory is None:
         return
-    comparison = compare_run(run, names_of(chosen))
-    _show(comparison, figure or run.directory / "comparison.png", as_json=as_json)
+    _show(compare_run(run, names), figure, as_json=as_json)
+    drawn = run.directory / PICTURE
+    if figure is None and not as_json and drawn.exists():
+        Screen().say(f"\nDrawn to {drawn}.")
 
 
 def _is_backend(names: Sequence[str]) -> bool:

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from libgraph_cli.environment import Environment
 
 
-@click.command(cls=GroupedCommand, epilog="libgraph doctor\nlibgraph doctor --json")
+@click.command(cls=GroupedCommand, epilog="libgraph doctor\nlibgraph doctor runs/ma")
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @json_option("Print everything as JSON.")
 @config_option
 def doctor(run: Path | None, as_json: bool) -> None:
-    """Say what libgraph has here: versions, threads, GPU, extras, and what is slow.
+    """Say what libgraph has here and what is slow; or check every file of RUN.
 
-    Nothing is changed, and nobody is asked. Put what it prints into a report of a bug.
+    Without RUN: versions, threads, GPU, extras. Put what it prints into a report of a bug. With
+    RUN: what is damaged, what can still be used, what interrupted commands have left, and what to
+    do; it exits with 2 where something is damaged. Nothing is changed, and nobody is asked.
     """
     if run is not None:
         _check_run(run, as_json=as_json)
@@ -40,10 +42,21 @@ def doctor(run: Path | None, as_json: bool) -> None:
 
 
 def _check_run(run: Path, *, as_json: bool) -> None:
-    """Whether what a finished run says can be relied on."""
-    from libgraph.errors import UsageError
+    """Every file of a run against the checksum that it was written with."""
+    from libgraph.errors import DamagedFile
+    from libgraph.runs.condition import run_condition
+    from libgraph.screen import Screen
+    from libgraph_cli.tables.doctor import print_condition
 
-    raise UsageError(f"Runs cannot be checked yet, such as '{run}': leave it out.")
+    condition = run_condition(run)
+    if as_json:
+        click.echo(json.dumps(condition.as_dict(), indent=1))
+    else:
+        print_condition(Screen(), condition)
+    if not condition.well:
+        raise DamagedFile(condition.sentence())
+    if not as_json:
+        Screen().say(condition.sentence())
 
 
 def _print(screen: Screen, environment: Environment) -> None:

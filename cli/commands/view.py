@@ -29,6 +29,7 @@ def view(run: Path, feature: str | None, fresh: bool, no_open: bool, as_json: bo
     """
     from urllib.parse import quote
 
+    from libgraph.files.manifest import current
     from libgraph.report.page.page import PAGE, write_page
     from libgraph.report.reading import read_graph
     from libgraph.runs.saved_run import open_run
@@ -39,11 +40,11 @@ def view(run: Path, feature: str | None, fresh: bool, no_open: bool, as_json: bo
         if fresh or not page.exists():
             write_page(read_graph(run), page, title=run.name)
     else:
-        saved, page = open_run(run), run / PAGE
+        saved, page = open_run(run), current(run, PAGE)
         if feature is not None and not feature.startswith("module:"):
             saved.feature(feature)
-        if fresh or not page.exists():
-            write_page(saved, page)
+        if fresh or not page.exists() or saved.damage(PAGE):
+            page = write_page(saved)
     address = page.resolve().as_uri() + (f"#{quote(feature, safe='/:')}" if feature else "")
     opened = not no_open and webbrowser.open(address)
     if as_json:

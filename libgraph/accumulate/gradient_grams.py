@@ -13,8 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from libgraph.accumulate.ranks import ranks
-
 MOST_PASSES = 128
 """Output coordinates, over all positions, above which random combinations stand for them."""
 
@@ -36,14 +34,13 @@ def gradient_grams(
     Args:
         outputs: of all shifts, sample by sample.
         shifts: zeros, at which gradients are taken.
-        number: of the batch: batches and ranks draw signs of their own.
+        number: of the batch among all, whichever rank has it: each has signs of its own.
     """
     y, pull = vjp(outputs, *shifts)[:2]
     count, positions, size = y.shape
     passes = min(positions * size, MOST_PASSES)
     exact = passes == positions * size
-    rank, world = ranks()
-    generator = torch.Generator().manual_seed(number * world + rank)
+    generator = torch.Generator().manual_seed(number)
     grams = [x.new_zeros(x.shape[-1], x.shape[-1], dtype=torch.float64) for x in shifts]
     held = sum(x.numel() for x in shifts) * y.element_size()
     at_once = max(1, CHUNK_BYTES // held)

@@ -2,19 +2,23 @@
 
 Statistics, Jacobian Grams, interactions and scores are all sums over batches of some measure of
 one batch. `accumulate` adds them up in float64, reports progress, and in a `torchrun` job gives
-every rank its share of the batches and adds the ranks' sums at the end. Memory is that of one
-batch and of the sums, whatever the number of batches.
+every rank its share of the batches and adds the ranks' sums at the end; as sums do not depend on
+their order, one rank or many give the same bits. Memory is that of one batch and twice the sums,
+whatever the number of batches.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sized
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from libgraph.accumulate.exact import ExactSums
+from libgraph.accumulate.halfway import place
 from libgraph.accumulate.ranks import add_ranks, ranks
 from libgraph.progress import Progress, silent
 
@@ -22,6 +26,30 @@ Sums = Mapping[str, Tensor]
 
 
 Item = TypeVar("Item")
+Items = TypeVar("Items", covariant=True)
+
+
+class Batches(Protocol[Items]):
+    """What can be gone through, and knows how much there is."""
+
+    def __iter__(self) -> Iterator[Items]:
+        """One after the other."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+
+@dataclass(frozen=True)
+class Numbered(Generic[Item]):
+    """The same batches, each with its number among all, whichever rank measures it."""
+
+    batches: Batches[Item]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[int, Item]]:
+        return enumerate(self.batches)
 
 
 def accumulate(
@@ -33,26 +61,46 @@ def accumulate(
 ) -> dict[str, Tensor]:
     """Add up what `measure` returns for each batch, in float64, over all batches and all ranks.
 
+    Within a stage of a run that was interrupted it goes on after the batches that were measured
+    before, which are gone through but not measured again (`libgraph.accumulate.halfway`).
+
     Args:
         batches: gone through once; a rank of a `torch.distributed` job measures every
             world-size-th of them.
-        measure: named tensors for one batch; names and shapes are the same for every batch.
+        measure: named tensors for one batch; names and shapes are the same for every batch. What
+            it gives may depend on the batch's number (`Numbered`), not on those before it.
         stage: name under which progress is reported.
         progress: told after every batch.
     """
     total = len(batches) if isinstance(batches, Sized) else None
     rank, world = ranks()
-    sums: dict[str, Tensor] = {}
-    progress(stage, 0, total)
-    with torch.no_grad():
-        for done, batch in enumerate(itertools.islice(batches, rank, None, world)):
-            for name, value in measure(batch).items():
-                if name in sums:
-                    sums[name] += value
-                else:
-                    sums[name] = value.to(torch.float64, copy=True)
-            measured = (done + 1) * world
-            progress(stage, measured if total is None else min(measured, total), total)
+    where = place()
+    number, sums, done, ended = (0, ExactSums(), 0, False) if where is None else where.begin(stage)
+
+    def tell() -> None:
+        measured = done * world
+        progress(stage, measured if total is None else min(measured, total), total)
+
+    tell()
+    adding = False
+    try:
+        with torch.no_grad():
+            rest = () if ended else itertools.islice(batches, rank + done * world, None, world)
+            for batch in rest:
+                values = measure(batch)
+                adding = True
+                sums.add(values)
+                done, adding = done + 1, False
+                tell()
+                if where is not None:
+                    where.note(number, stage, sums, done, ended=False)
+    except (KeyboardInterrupt, MemoryError):
+        # What was interrupted while it was added is in doubt; then the last time counts.
+        if where is not None and not adding:
+            where.interrupted()
+        raise
+    if where is not None and not ended:
+        where.note(number, stage, sums, done, ended=True)
     if world > 1:
-        add_ranks(sums)
-    return sums
+        sums = add_ranks(sums)
+    return sums.total()

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from libgraph.accumulate.ranks import ranks
 from libgraph.analysis.examples import find_examples
@@ -33,7 +36,7 @@ from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.reconstruction import Reconstructions, reconstructions
-from libgraph.edges.score import Scoring
+from libgraph.edges.score import Scoring, base_score
 from libgraph.errors import NumericalError
 from libgraph.files.run_directory import RunDirectory
 from libgraph.graph.interaction_graph import InteractionGraph
@@ -50,11 +53,17 @@ from libgraph.report.page.page import PAGE, write_page
 from libgraph.runs.computed_run import BasisResult, ComputedRun
 from libgraph.runs.examples import Examples
 from libgraph.runs.measures import run_metrics
-from libgraph.runs.run import LESIONS, Ablation
-from libgraph.runs.stored import save_ablation
+from libgraph.runs.run import Ablation
+from libgraph.runs.stored import save_ablations
 from libgraph.sections.quadrature import Quadrature
 
 log = logging.getLogger("libgraph")
+
+PRECISE = 16
+"""Samples on which scores in single and in double precision are held against each other."""
+
+ROUNDING = 1e-4
+"""Scores nearer than this are the same, whatever edges may cost."""
 
 LOOK_AHEAD = 0.1
 """Seconds for the score of the model from which on it is worth while to find out beforehand what
@@ -68,6 +77,7 @@ def analyze(
     out: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    beside_files: Callable[[ComputedRun, Path], None] | None = None,
     **options: Any,
 ) -> ComputedRun:
     """Analyse a backend's network: bases, interactions, ablations, graph, modules.
@@ -78,6 +88,8 @@ def analyze(
         force: whether a complete run of that name may be replaced. Its stages are reused where
             nothing they depend on has changed, as are those of an interrupted run.
         progress: told how far each stage has come; by default bars, on a terminal or in a notebook.
+        beside_files: writes more files of the run, into the directory that it is given, before the
+            run is complete.
         **options: fields of `AnalysisOptions`.
 
     Raises:
@@ -90,7 +102,7 @@ def analyze(
     options = {"tolerances": backend.tolerances, **options}
     parsed = parse_options(AnalysisOptions, options, "the analysis")
     with open_directory(out, force=force) as directory, shown(progress) as told:
-        return _Analysis(backend, parsed, directory, told).run()
+        return _Analysis(backend, parsed, directory, told, beside_files).run()
 
 
 class _Analysis:
@@ -102,8 +114,10 @@ class _Analysis:
         options: AnalysisOptions,
         directory: RunDirectory | None,
         progress: Progress,
+        beside_files: Callable[[ComputedRun, Path], None] | None,
     ) -> None:
         self.backend = backend
+        self.beside_files = beside_files
         self.options = options
         self.directory = directory
         self.progress = progress
@@ -118,7 +132,7 @@ class _Analysis:
         stages = AnalysisStages.of(self.options, self.workload.network)
         # Before anything is computed at length, because this may fail where the rest does not.
         began = time.monotonic()
-        score = self.scoring.base_score
+        score = self._score()
         # Ranks of a torchrun job have parts of the samples, and must not differ in what they do.
         if ranks() == (0, 1) and time.monotonic() - began > LOOK_AHEAD:
             self._look_ahead(stages)
@@ -164,6 +178,39 @@ class _Analysis:
         if self.directory is not None:
             self._export(run, self.directory)
         return run
+
+    def _score(self) -> float:
+        """Of the whole model, in double precision where single precision is not enough.
+
+        It is not where the score of a few samples is off by a tenth of what edges may cost.
+        """
+        single = self.options.score_dtype == "float32" and self.options.dtype == "float64"
+        try:
+            score = self.scoring.base_score
+            if not single:
+                return score
+            few = self.scoring.data
+            few = replace(few, limit=min(few.limit or PRECISE, PRECISE))
+            exact = base_score(
+                self.workload.network, self.backend, replace(few, dtype=torch.float64)
+            )
+            off = abs(base_score(self.scoring.network, self.backend, few) - exact)
+            if off <= max(0.1 * min(self.options.tolerances), ROUNDING):
+                return score
+            why = f"that of {PRECISE} samples is off by {off:.2g}"
+        except NumericalError:
+            if not single:
+                raise
+            why = "it is not finite"
+        log.warning(
+            "Single precision is not enough for the score (%s): scores and ablations are computed "
+            "in double precision.",
+            why,
+        )
+        self.options = self.options.model_copy(update={"score_dtype": "float64"})
+        self.runner.options = self.options
+        del self.scoring
+        return self.scoring.base_score
 
     def _look_ahead(self, stages: AnalysisStages) -> None:
         """Find out how long it all is going to take, and say so if that is long."""
@@ -331,20 +378,18 @@ class _Analysis:
         self.progress("writing", 0, 1)
         run.metrics.write(directory.file("metrics.json"))
         # Bases that an earlier run of this name had are not part of this one.
-        half_done = _half_done(directory.partial, self.options.bases)
-        for old in (directory.file(ABLATION), *half_done):
+        ablations = {name: found.ablation for name, found in run.results.items() if found.ablation}
+        save_ablations(directory.file(ABLATION), ablations)
+        for old in _half_done(directory.partial, self.options.bases):
             old.unlink(missing_ok=True)
-        if run.survey is None:
-            directory.file(LESIONS).unlink(missing_ok=True)
-        for name, result in run.results.items():
-            if result.ablation is not None:
-                save_ablation(directory.file(ABLATION), result.ablation, name)
         title = graph_title(self.backend.name, self.options.main)
         with may_be_left_out("graph.png was"):
             concept = self.backend.concept
             write_graph_files(run.graph(), directory.partial, title=title, concept=concept)
         with may_be_left_out(f"{PAGE} was"):
             write_page(run, directory.file(PAGE))
+        if self.beside_files is not None:
+            self.beside_files(run, directory.partial)
         record = self.workload.record(*self.measured_on)
         self.runner.complete({**record, "options": self.options.model_dump(mode="json")})
         self.progress("writing", 1, 1)

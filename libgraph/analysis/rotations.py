@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from libgraph.accumulate.halfway import remembered
 from libgraph.backend.data import Data
 from libgraph.bases.method import Setting, Truncation
 from libgraph.bases.methods import basis_method
@@ -57,6 +58,7 @@ def against_rotations(
         resolution=options.resolution,
         seed=options.seed,
         objective=options.objective,
+        remember=remembered,
         progress=progress,
     )
 

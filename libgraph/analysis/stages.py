@@ -186,7 +186,7 @@ def _ablation(
         partial(load_ablation, name=name, pairs=pairs),
         reads=("score_dtype", "tolerances", "curves"),
         after=(interactions,),
-        holds=lambda path: path.is_file() and name in read_json(path),
+        part=name,
         cost=cost,
     )
 

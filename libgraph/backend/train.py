@@ -12,13 +12,18 @@ import torch
 
 from libgraph import __version__
 from libgraph.backend.contract import Backend, Json, Outcome
-from libgraph.backend.options import parse_options
+from libgraph.backend.options import TypedOptions, parse_options
 from libgraph.backend.registry import backend_class
 from libgraph.backend.state import own_state
 from libgraph.bars import shown
 from libgraph.errors import BackendError, UsageError
-from libgraph.files.atomic import explained, write_json
+from libgraph.files.atomic import explained, read_parts, write_json
+from libgraph.files.locks import locked
+from libgraph.fit import CHECKPOINT
 from libgraph.progress import Progress
+
+UNFINISHED = ".unfinished.json"
+"""File that says which training has begun in a directory, until its record is written."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +87,39 @@ def train(
         raise BackendError(f"The backend '{kind.name}' has no training.")
     parsed = parse_options(kind.Training, options, f"training '{kind.name}'")
     directory = Path(out)
-    _check_directory(directory, force)
+    if not directory.name:
+        raise UsageError(f"'{directory}' is no name for a directory: choose another out='…'.")
+    plan = {"backend": kind.name, "options": parsed.model_dump(mode="json")}
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with shown(progress) as told:
-            outcome = kind.train(parsed, directory, told)
-    finally:
-        # A training that ended before its first checkpoint leaves nothing.
-        with suppress(OSError):
-            directory.rmdir()
+        with locked(directory):
+            try:
+                return _trained(kind, parsed, directory, plan, force=force, progress=progress)
+            finally:
+                # A training that ended before its first checkpoint leaves nothing.
+                if not (directory / "model.safetensors").exists():
+                    (directory / UNFINISHED).unlink(missing_ok=True)
+                with suppress(OSError):
+                    directory.rmdir()
+
+
+def _trained(
+    kind: type[Backend],
+    parsed: TypedOptions,
+    directory: Path,
+    plan: Mapping[str, Json],
+    *,
+    force: bool,
+    progress: Progress | None,
+) -> TrainingRecord:
+    """Train, with a note of what is trained until the record of it is written."""
+    note = directory / UNFINISHED
+    model = directory / "model.safetensors"
+    if model.exists() and not force and read_parts(note) != plan:
+        raise UsageError(f"'{model}' exists: force=True replaces it, or choose another out='…'.")
+    write_json(note, plan)
+    with shown(progress) as told:
+        outcome = kind.train(parsed, directory, told)
     record = TrainingRecord(
         kind.name,
         parsed.model_dump(mode="json"),
@@ -100,14 +128,7 @@ def train(
         outcome,
     )
     write_json(directory / "training.json", record.as_json())
+    # Only now: whoever is killed before goes on from there, and comes to the same.
+    (directory / CHECKPOINT).unlink(missing_ok=True)
+    note.unlink()
     return record
-
-
-def _check_directory(directory: Path, force: bool) -> None:
-    if not directory.name:
-        raise UsageError(f"'{directory}' is no name for a directory: choose another out='…'.")
-    model = directory / "model.safetensors"
-    with explained(directory):
-        exists = model.exists()
-    if exists and not force:
-        raise UsageError(f"'{model}' exists: force=True replaces it, or choose another out='…'.")

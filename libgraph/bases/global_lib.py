@@ -7,7 +7,6 @@ output.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import torch
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.accumulate.gradient_grams import gradient_grams
-from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
 from libgraph.bases.lib import last_basis, lib_basis
@@ -40,14 +39,14 @@ def global_lib(
     last = network.node_layers[-1]
     basis = last_basis(last, statistics[last.name], truncation)
     encoder = basis.encoder.to(data.dtype)
-    numbers = itertools.count()
 
-    def measure(batch: Batch) -> Sums:
-        grams = output_grams(network, batch.inputs, encoder, next(numbers))
+    def measure(numbered: tuple[int, Batch]) -> Sums:
+        number, batch = numbered
+        grams = output_grams(network, batch.inputs, encoder, number)
         names = (layer.name for layer in network.node_layers)
         return dict(zip(names, grams, strict=False))
 
-    grams = accumulate(data, measure, stage="global basis", progress=progress)
+    grams = accumulate(Numbered(data), measure, stage="global basis", progress=progress)
     bases = {
         layer.name: lib_basis(
             layer,

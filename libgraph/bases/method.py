@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from libgraph.accumulate.ranks import share_first
 from libgraph.backend.data import Data
 from libgraph.bases.statistics import Statistics, node_statistics
 from libgraph.errors import NumericalError, UsageError
@@ -214,6 +215,7 @@ def eigenbasis(
     values, vectors = (
         tensor.to(gram.device).flip(-1) for tensor in torch.linalg.eigh(symmetric.to(place))
     )
+    share_first(values, vectors)
     count = truncation.count(values)
     values, vectors = values[:count], vectors[:, :count]
     return values, fixed_signs(vectors) if count else vectors

@@ -22,7 +22,7 @@ from libgraph.degeneracy.figures import (
     WeightFigures,
 )
 from libgraph.degeneracy.options import DegeneracyOptions
-from libgraph.files.atomic import read_json, write_json
+from libgraph.files.atomic import read_json, read_parts, write_json
 from libgraph.pipeline.stages import Stage
 
 FILE = "degeneracy.json"
@@ -107,7 +107,7 @@ def _part(
         reads=(*EVERYWHERE, *reads),
         after=after,
         besides=besides or {},
-        holds=lambda path: path.is_file() and name in read_json(path),
+        part=name,
     )
 
 
@@ -115,6 +115,6 @@ def _save(
     path: Path, part: Part, *, name: str, kind: TypeAdapter[Part], header: Mapping[str, JsonValue]
 ) -> None:
     """Write a part beside the others, of which later ones of an earlier run may still hold."""
-    parts = read_json(path) if path.is_file() else {}
+    parts = read_parts(path)
     plain = kind.dump_python(part, by_alias=True, exclude_unset=True)
     write_json(path, {**header, **parts, **header, name: plain})

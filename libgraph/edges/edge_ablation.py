@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
+from pydantic import JsonValue, TypeAdapter
 from torch import Tensor
 
+from libgraph.accumulate.halfway import remembered
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.edges.interactions import Edges
@@ -45,6 +47,10 @@ class EdgeAblation:
     score: Mapping[int, float]
     required: Mapping[float, int | None]
     epsilon: float | None
+
+
+PLAIN = TypeAdapter(EdgeAblation)
+"""To and from what JSON can hold."""
 
 
 def ablate_edges(
@@ -81,16 +87,16 @@ def ablate_edges(
     for index, (a, b, _) in enumerate(pairs):
         tell(0)
         pair = (a.name, b.name)
-        trials = _PairTrials(scoring, index, bases[a.name], bases[b.name], edges[pair], tell)
-        required = {tolerance: trials.required(tolerance) for tolerance in tolerances}
-        if curves:
-            trials.try_powers_of_two()
-        results[pair] = EdgeAblation(
-            trials.available,
-            dict(sorted(trials.scores.items())),
-            required,
-            trials.smallest(required[tolerances[0]]),
-        )
+
+        def found(index: int = index, pair: tuple[str, str] = pair) -> JsonValue:
+            source, target = (bases[name] for name in pair)
+            trials = _PairTrials(scoring, index, source, target, edges[pair], tell)
+            of_pair = trials.ablated(tolerances, curves=curves)
+            plain: JsonValue = PLAIN.dump_python(of_pair, mode="json")
+            return plain
+
+        # What other numbers kept is used again within a layer pair, which is kept as a whole.
+        results[pair] = PLAIN.validate_python(remembered(f"{stage}, {'->'.join(pair)}", found))
     return results
 
 
@@ -147,6 +153,16 @@ class _PairTrials:
         self.sources: dict[int, Tensor] = {}
         self.targets: dict[int, Tensor] = {}
         self.latest: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def ablated(self, tolerances: Sequence[float], *, curves: bool) -> EdgeAblation:
+        """What comes of it at these tolerances Δ."""
+        required = {tolerance: self.required(tolerance) for tolerance in tolerances}
+        if curves:
+            self.try_powers_of_two()
+        scores = dict(sorted(self.scores.items()))
+        return EdgeAblation(
+            self.available, scores, required, self.smallest(required[tolerances[0]])
+        )
 
     def required(self, tolerance: float) -> int | None:
         """The number of edges that keep the score within this of the whole model's."""

@@ -18,8 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate.ranks import ranks
-from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
 from libgraph.edges.latent_pairs import LatentPairs
@@ -106,13 +105,14 @@ def estimate_interactions(
         if (name, a.name) not in latent
     }
 
-    generators = _generators(len(network.pairs), seed)
+    chances = [_Signs(signs, data.batch_size, seed) for seed in _seeds(len(network.pairs), seed)]
 
-    def measure(batch: Batch) -> Sums:
+    def measure(numbered: tuple[int, Batch]) -> Sums:
+        number, batch = numbered
         sums: dict[str, Tensor] = {}
         activations = pairwise(network.activations(batch.inputs))
-        for (a, b, _), (x, y), chance in zip(network.pairs, activations, generators, strict=True):
-            phi = draw_signs(signs, y, chance)
+        for (a, b, _), (x, y), chance in zip(network.pairs, activations, chances, strict=True):
+            phi = chance.of(number, y)
             sums[f"{a.name} samples"] = torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)
             for name in bases:
                 if (name, a.name) in latent:
@@ -128,7 +128,7 @@ def estimate_interactions(
                     sums[f"{name} {a.name} {b.name} variance"] = estimate.variance
         return sums
 
-    sums = accumulate(data, measure, stage="interactions", progress=progress)
+    sums = accumulate(Numbered(data), measure, stage="interactions", progress=progress)
 
     edges: dict[str, Edges] = {name: {} for name in bases}
     errors: dict[str, Edges] = {name: {} for name in bases if signs}
@@ -175,9 +175,34 @@ def draw_signs(
     return (2 * flips - 1).transpose(0, 1).to(like)
 
 
-def _generators(count: int, seed: int) -> list[torch.Generator]:
-    """For each layer pair one of this rank's own, as unlike as those of other seeds."""
-    rank, _ = ranks()
-    sequences = np.random.SeedSequence([seed, rank]).spawn(count)
-    seeds = (int(sequence.generate_state(1)[0]) for sequence in sequences)
-    return [torch.Generator().manual_seed(number) for number in seeds]
+class _Signs:
+    """Signs of the samples of one layer pair, in the order of the data.
+
+    Those of batches that other ranks measure, or that were measured before an interruption, are
+    drawn and left out: the signs of a sample are always the same.
+
+    Args:
+        draws: for each sample.
+        batch_size: samples in every batch but the last.
+        seed: of the layer pair.
+    """
+
+    def __init__(self, draws: int, batch_size: int, seed: int) -> None:
+        self.draws, self.batch_size = draws, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+        self.next = 0
+
+    def of(self, number: int, like: Float[Tensor, "n t d"]) -> Float[Tensor, "r n t"]:
+        """Those of the batch of this number; numbers rise."""
+        while self.next < number and self.draws:
+            shape = (self.batch_size, self.draws, like.shape[1])
+            torch.randint(0, 2, shape, generator=self.generator)
+            self.next += 1
+        self.next = number + 1
+        return draw_signs(self.draws, like, self.generator)
+
+
+def _seeds(count: int, seed: int) -> list[int]:
+    """For each layer pair one of its own, as unlike as those of other seeds."""
+    sequences = np.random.SeedSequence([seed, 0]).spawn(count)
+    return [int(sequence.generate_state(1)[0]) for sequence in sequences]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +12,7 @@ from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.checks import check_scores
 from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
+from libgraph.errors import NumericalError
 from libgraph.network.network import Network, check_finite
 
 
@@ -53,7 +55,14 @@ def base_score(network: Network, backend: Backend, data: Data) -> float:
         scores = check_scores(backend.score(activations[-1], batch.targets), len(batch.inputs))
         return {"score": scores.sum(), "count": torch.tensor(len(scores))}
 
-    return mean_score(accumulate(data, measure))
+    mean = mean_score(accumulate(data, measure))
+    if not math.isfinite(mean):
+        raise NumericalError(
+            f"The score of the whole model, its {backend.score_name}, is {mean:g} in "
+            f"{str(data.dtype).removeprefix('torch.')}: check inputs and targets for values whose "
+            "squares are too large, or use score_dtype='float64'."
+        )
+    return mean
 
 
 def mean_score(sums: Sums) -> float:

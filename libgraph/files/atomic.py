@@ -1,7 +1,8 @@
 """Writing files: under their final name complete or not at all.
 
-A file is written under a temporary name beside its own and renamed. What the system says when that
-fails becomes one sentence that names the file and says what to do.
+A file is written under a temporary name beside its own, flushed to the disk and renamed, so that
+not even a power cut leaves half of it. What the system says when that fails becomes one sentence
+that names the file and says what to do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from libgraph.errors import UsageError
+from libgraph.files.json_text import read_json_text
 
 
 @contextlib.contextmanager
@@ -32,7 +34,9 @@ def writing(path: Path) -> Iterator[Path]:
             # Some file systems know no permissions, and refuse to set any.
             with contextlib.suppress(OSError, NotImplementedError):
                 temporary.chmod(0o666 & ~_umask())
+            flush(temporary)
             os.replace(temporary, path)
+            flush(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -49,6 +53,27 @@ def explained(path: Path) -> Iterator[None]:
         raise UsageError(
             f"Cannot write '{path}' ({error.strerror or error}): {advice} and run again."
         ) from error
+
+
+UNFLUSHED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM, errno.EISDIR}
+"""What systems say that cannot flush such a file, or no directory at all."""
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the names in a directory, on the disk and not in the system's memory alone.
+
+    Raises:
+        OSError: if the disk fails, or is full.
+    """
+    try:
+        opened = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+    except OSError as error:
+        if error.errno not in UNFLUSHED:
+            raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -71,6 +96,18 @@ def read_json(path: Path) -> Any:
         UsageError: if the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json_text(path)
     except (ValueError, OSError) as error:
         raise UsageError(f"'{path}' cannot be read ({error}): delete it and run again.") from None
+
+
+def read_parts(path: Path) -> dict[str, Any]:
+    """What several stages keep in one JSON file, by name; nothing where it is missing or damaged.
+
+    What is lost then is computed again, and the rest is held against its checksums.
+    """
+    try:
+        document = read_json_text(path)
+    except (ValueError, OSError):
+        return {}
+    return document if isinstance(document, dict) else {}

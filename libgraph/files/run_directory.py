@@ -8,32 +8,58 @@ does not compute it again.
 from __future__ import annotations
 
 import contextlib
-import errno
+import glob
 import hashlib
 import json
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TypedDict
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from libgraph.errors import UsageError
-from libgraph.files.atomic import explained, write_json
+from libgraph.errors import DamagedFile, UsageError
+from libgraph.files.atomic import explained, flush, write_json
+from libgraph.files.json_text import read_json_text
+from libgraph.files.locks import acquire, lock_file, release
+from libgraph.files.manifest import (
+    RECORD,
+    Digest,
+    FileRecord,
+    as_json,
+    digest_of,
+    digest_of_value,
+    finish_change,
+    own_files,
+    read_record,
+    signed,
+)
 
 log = logging.getLogger("libgraph")
 
 
-class StageRecord(TypedDict):
-    """What is kept of a finished stage: a hash of all that it depends on, and how long it took."""
+class StageRecord(BaseModel):
+    """What is kept of a finished stage.
+
+    Attributes:
+        hash: of all that it depends on.
+        seconds: how long it took.
+        file: what its result is in; None where it leaves none.
+        part: what of that file, if others are in it.
+        sha256: of the file, or of what the part says.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
 
     hash: str
-    seconds: float
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    file: str | None = None
+    part: str | None = None
+    sha256: Digest | None = None
 
 
 def hash_of(*parts: object) -> str:
@@ -49,13 +75,17 @@ STAGE_FILES = (
     "ablation.json",
     "examples.safetensors",
     "significance.json",
+    "lesions.json",
     "degeneracy.json",
-    "run.json",
+    RECORD,
 )
 """What a run that replaces another may reuse."""
 
-NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-"""What file systems say that know no locks."""
+HALFWAY = "halfway"
+"""What names begin with of files in which a stage keeps work that is half done."""
+
+ASIDE = ".old"
+"""What names end with of folders that hold a run while another one takes its place."""
 
 
 @contextlib.contextmanager
@@ -74,7 +104,7 @@ def unused_directory(path: Path) -> Iterator[Path]:
             if chosen.exists() or _partial(chosen).exists():
                 continue
             try:
-                _lock_file(chosen).touch(exist_ok=False)
+                lock_file(chosen).touch(exist_ok=False)
             except FileExistsError:
                 continue
         break
@@ -82,15 +112,11 @@ def unused_directory(path: Path) -> Iterator[Path]:
         yield chosen
     finally:
         with contextlib.suppress(OSError):
-            _lock_file(chosen).unlink(missing_ok=True)
+            lock_file(chosen).unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
-
-
-def _lock_file(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
 
 
 class RunDirectory:
@@ -110,32 +136,35 @@ class RunDirectory:
             raise UsageError(f"'{path}' is no name for a run directory: choose another out='…'.")
         with explained(path):
             # A link stays one: what it leads to is replaced.
-            path = path.resolve() if path.is_symlink() else path
+            path = Path(os.path.realpath(path)) if path.is_symlink() else path
+            if path.is_symlink():
+                raise UsageError(f"'{path}' is a link to itself: choose another out='…'.")
             self.path, self.force = path, force
             self.partial = _partial(path)
             self._refuse_to_replace()
             if path.exists() and not (path / "run.json").is_file():
                 raise UsageError(f"'{path}' is not a run directory: choose another out='…'.")
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(_lock_file(path), timeout=0)
-            self._acquire()
+            self._lock = FileLock(lock_file(path), timeout=0)
+            acquire(self._lock, path, "wait for it, or choose another out='…'")
             try:
+                put_back(path)
+                self._refuse_to_replace()
                 self.resumed = self.partial.is_dir()
                 self.partial.mkdir(exist_ok=True)
+                self._tidy()
                 if path.exists() and not self.resumed:
+                    finish_change(path)
                     for name in STAGE_FILES:
                         if (path / name).is_file():
                             self._take_over(path / name)
             except BaseException:
                 self._unlock()
                 raise
-        self._stages: dict[str, StageRecord] = {}
-        with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
-            record = json.loads((self.partial / "run.json").read_text(encoding="utf-8"))
-            self._stages = {
-                name: StageRecord(hash=entry["hash"], seconds=entry["seconds"])
-                for name, entry in record["stages"].items()
-            }
+        self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
+        self._told: set[str] = set()
+        self._used: set[str] = set()
+        self._stages = self._read_stages()
 
     @property
     def stages(self) -> Mapping[str, StageRecord]:
@@ -147,24 +176,71 @@ class RunDirectory:
         return self.partial / name
 
     def finished(self, stage: str, digest: str) -> bool:
-        """Whether this very stage was finished before, by this or an earlier run."""
-        return stage in self._stages and self._stages[stage]["hash"] == digest
+        """Whether this very stage was finished before, and its result is what was written then."""
+        record = self._stages.get(stage)
+        if record is None or record.hash != digest:
+            return False
+        if record.file is None:
+            self._used.add(stage)
+            return True
+        path = self.file(record.file)
+        if record.sha256 is None or not path.is_file():
+            return False
+        if self._content(record.file, record.part) == record.sha256:
+            self._used.add(stage)
+            return True
+        if stage not in self._told:
+            self._told.add(stage)
+            log.warning("'%s' is damaged: stage '%s' is computed again.", path, stage)
+        return False
 
-    def finish(self, stage: str, digest: str, seconds: float) -> None:
-        """Record that the files of a stage are complete."""
-        self._stages[stage] = {"hash": digest, "seconds": round(seconds, 3)}
-        write_json(self.file("run.json"), {"complete": False, "stages": self._stages})
+    def finish(
+        self,
+        stage: str,
+        digest: str,
+        seconds: float,
+        file: str | None = None,
+        part: str | None = None,
+    ) -> None:
+        """Record that the result of a stage is complete.
+
+        Args:
+            stage: its name.
+            digest: of all that it depends on.
+            seconds: that it took.
+            file: what its result was written to.
+            part: what of that file is its result, if others are in it.
+        """
+        content = None if file is None else self._content(file, part)
+        self._used.add(stage)
+        self._stages[stage] = StageRecord(
+            hash=digest, seconds=round(seconds, 3), file=file, part=part, sha256=content
+        )
+        write_json(self.file(RECORD), signed({"complete": False, "stages": self._plain_stages()}))
 
     def complete(self, record: Mapping[str, object]) -> None:
-        """Write `run.json` and give the directory its final name."""
+        """Write `run.json`, with all files of the run in it, and give the directory its name."""
         self._refuse_to_replace()
-        write_json(self.file("run.json"), {**record, "complete": True, "stages": self._stages})
+        self._leave_out()
+        files = {
+            path.name: FileRecord(bytes=path.stat().st_size, sha256=self._digest(path.name))
+            for path in own_files(self.partial)
+        }
+        whole = {
+            **record,
+            "complete": True,
+            "stages": self._plain_stages(),
+            "files": as_json(files),
+        }
+        write_json(self.file(RECORD), signed(whole))
         with explained(self.path):
             # A name of its own for what is replaced: no directory of the user's is in the way.
-            aside = Path(mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+            parent = self.path.parent
+            aside = Path(mkdtemp(prefix=f".{self.path.name}.", suffix=ASIDE, dir=parent))
             if self.path.exists():
                 os.replace(self.path, aside / self.path.name)
             os.replace(self.partial, self.path)
+            flush(parent)
             shutil.rmtree(aside, ignore_errors=True)
         self._unlock()
 
@@ -199,25 +275,82 @@ class RunDirectory:
         # The content alone: some file systems know no permissions and no times to keep.
         shutil.copyfile(file, self.partial / file.name)
 
-    def _acquire(self) -> None:
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                self._lock.acquire()
-        except Timeout:
-            # Where no file can be made, such as in /proc, there is no other run.
-            file = Path(self._lock.lock_file)
-            if not file.exists():
-                file.touch()
-                file.unlink()
-            raise UsageError(
-                f"Another run is writing to '{self.path}': wait for it, or choose another out='…'."
-            ) from None
-        except (OSError, NotImplementedError) as error:
-            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
-                raise
-            log.info("'%s' is on a file system without locks.", self.path)
-
     def _unlock(self) -> None:
-        with contextlib.suppress(OSError):
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-        self._lock.release()
+        release(self._lock)
+
+    def _leave_out(self) -> None:
+        """Remove what is half done, and results of stages that are not part of this run."""
+        used = {name: stage for name, stage in self._stages.items() if name in self._used}
+        files = {stage.file for stage in used.values()}
+        for name, stage in self._stages.items():
+            if name not in used and stage.file is not None and stage.file not in files:
+                self.file(stage.file).unlink(missing_ok=True)
+        for left in self.partial.glob(f"{HALFWAY}*"):
+            left.unlink()
+        self._stages = used
+
+    def _tidy(self) -> None:
+        """Remove what was being written when an earlier run was killed."""
+        for left in self.partial.glob(".*.tmp"):
+            left.unlink()
+
+    def _read_stages(self) -> dict[str, StageRecord]:
+        """What is finished, if the record of it is what was written."""
+        path = self.file(RECORD)
+        if not path.is_file():
+            return {}
+        try:
+            record = read_record(self.partial)
+            stages = record.get("stages")
+            if not isinstance(stages, dict):
+                return {}
+            return {name: StageRecord.model_validate(entry) for name, entry in stages.items()}
+        except (DamagedFile, ValidationError):
+            log.warning("'%s' is damaged: all stages are computed again.", path)
+            return {}
+
+    def _plain_stages(self) -> dict[str, dict[str, object]]:
+        return {name: stage.model_dump(exclude_none=True) for name, stage in self._stages.items()}
+
+    def _digest(self, name: str) -> str:
+        """SHA-256 of a file, which is not read again where nobody has written to it since."""
+        path = self.file(name)
+        state = path.stat()
+        seen = (state.st_size, state.st_mtime_ns, state.st_ino)
+        if name not in self._digests or self._digests[name][0] != seen:
+            self._digests[name] = (seen, digest_of(path))
+        return self._digests[name][1]
+
+    def _content(self, name: str, part: str | None) -> str | None:
+        """SHA-256 of a file or of what a part of it says; None if it cannot be read."""
+        try:
+            if part is None:
+                return self._digest(name)
+            document = read_json_text(self.file(name))
+        except (ValueError, OSError):
+            return None
+        if not isinstance(document, dict) or part not in document:
+            return None
+        return digest_of_value(document[part])
+
+
+def asides(path: Path) -> list[Path]:
+    """Folders that were to hold the run of that name while another one took its place."""
+    pattern = glob.escape(f".{path.name}.") + "????????" + ASIDE
+    return [
+        folder
+        for folder in path.parent.glob(pattern)
+        if folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {path.name}
+    ]
+
+
+def put_back(path: Path) -> None:
+    """Undo what was killed while a run took the place of another: the old one, if it is gone.
+
+    Where the new one is in its place the old one, which was about to be removed, is.
+    """
+    for folder in asides(path):
+        old = folder / path.name
+        if old.is_dir() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(folder, ignore_errors=True)

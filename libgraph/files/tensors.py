@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,6 +44,16 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         return load_file(path, device=device)
     except (SafetensorError, OSError) as error:
         raise UsageError(f"'{path}' cannot be read ({error}): delete it and run again.") from None
+
+
+def digest_of_tensors(tensors: Mapping[str, Tensor], said: str = "") -> str:
+    """SHA-256 of tensors with their names, types and shapes, and of what is said of them."""
+    digest = hashlib.sha256(said.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def save_tensors(

@@ -8,10 +8,12 @@ null model answers what: docs/significance.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from pydantic import JsonValue, TypeAdapter
+from typing_extensions import TypedDict
 
 from libgraph.errors import UsageError
 from libgraph.graph.arrays import Pair
@@ -23,6 +25,25 @@ from libgraph.progress import Progress, silent
 
 ROUNDING = 1e-12
 """Modularities nearer than this are equal: sums in another order differ by as much."""
+
+
+Remember = Callable[[str, Callable[[], JsonValue]], JsonValue]
+"""Gives what was computed under a name before, or computes it."""
+
+
+class Drawn(TypedDict):
+    """One draw: its modularity, and the state of the random numbers after it."""
+
+    modularity: float
+    rng: dict[str, JsonValue]
+
+
+DRAWN = TypeAdapter(Drawn)
+
+
+def at_once(name: str, compute: Callable[[], JsonValue]) -> JsonValue:
+    """Remember nothing."""
+    return compute()
 
 
 @dataclass(frozen=True)
@@ -57,6 +78,7 @@ def significance(
     seed: int = 0,
     seeds: int = 1,
     objective: ObjectiveName = "layered",
+    remember: Remember = at_once,
     progress: Progress = silent,
 ) -> Significance:
     """Compare the modularity of a graph with a null model.
@@ -69,6 +91,7 @@ def significance(
         seed: of the draws and of Leiden.
         seeds: runs of Leiden, for the graph and for every draw, the best of which counts.
         objective: what Leiden optimises, see `objectives`.
+        remember: gives what was computed under a name before, or computes it.
         progress: told after every draw.
 
     Raises:
@@ -92,10 +115,16 @@ def significance(
     kept = {pair: int(np.count_nonzero(w)) for pair, w in graph.weights().items()}
     drawn = np.empty(draws)
     for index in range(draws):
-        sample = model(graph, rng)
-        if graph.epsilon and not sample.epsilon:
-            sample = with_as_many_edges(sample, {pair: kept[pair] for pair in graph.epsilon})
-        drawn[index] = modularity(sample)
+
+        def draw() -> JsonValue:
+            sample = model(graph, rng)
+            if graph.epsilon and not sample.epsilon:
+                sample = with_as_many_edges(sample, {pair: kept[pair] for pair in graph.epsilon})
+            return {"modularity": modularity(sample), "rng": rng.bit_generator.state}
+
+        # With the state after it, from which the next one is drawn.
+        known = DRAWN.validate_python(remember(f"draw {index}", draw))
+        drawn[index], rng.bit_generator.state = known["modularity"], known["rng"]
         progress(f"null model {name}", index + 1, draws)
     deviation = float(drawn.std(ddof=1)) if draws > 1 else 0.0
     mean = float(drawn.mean())

@@ -17,7 +17,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, JsonValue
 
-from libgraph.accumulate.ranks import ranks
+from libgraph.accumulate.halfway import Halfway, halfway
+from libgraph.accumulate.ranks import ranks, shared
 from libgraph.errors import BackendError, DataError, MissingExtra, NumericalError, TooLarge
 from libgraph.files.run_directory import RunDirectory, hash_of
 from libgraph.pipeline.passes import Passes
@@ -45,7 +46,7 @@ class Stage(Generic[Result]):
         reads: names of options that it depends on, beside those among the facts of all stages.
         after: stages whose results it works on; it depends on all that they do.
         besides: what else it depends on, such as the digest of a file.
-        holds: whether the file has its result, where others may be in it.
+        part: what its result is called in the file, if others are in it.
         cost: seconds that it is going to take, from those of passes over the data, by the name
             that a plan gives to them.
     """
@@ -57,7 +58,7 @@ class Stage(Generic[Result]):
     reads: tuple[str, ...] = ()
     after: tuple[Stage[Any], ...] = ()
     besides: Facts = field(default_factory=dict)
-    holds: Callable[[Path], bool] = Path.is_file
+    part: str | None = None
     cost: Callable[[Passes], Mapping[str, float]] = _free
 
     def hash(self, options: BaseModel, facts: Facts) -> str:
@@ -102,17 +103,36 @@ class Stages:
     def run(self, stage: Stage[Result], compute: Callable[[], Result]) -> Result:
         """What `compute` gives, or what an earlier run with the same hash has left."""
         directory = self.directory
-        if directory is None:
+        # Ranks that wait for each other must not skip stages on their own: the first one decides.
+        kept = shared(lambda: None if directory is None else str(directory.partial))
+        if kept is None:
             return self._computed(stage, compute)
-        digest, path = stage.hash(self.options, self._facts), directory.file(stage.file)
-        if self._finished(stage):
+        digest = shared(lambda: stage.hash(self.options, self._facts))
+        if shared(lambda: self._finished(stage)):
             log.info("Stage '%s' is taken from an earlier run.", stage.name)
-            self.seconds[stage.name] = directory.stages[stage.name]["seconds"]
-            return stage.load(path)
-        result = self._computed(stage, compute)
-        stage.save(path, result)
-        directory.finish(stage.name, digest, self.seconds[stage.name])
+            result, self.seconds[stage.name] = shared(lambda: self._loaded(stage))
+            return result
+        half_done = Halfway(Path(kept), stage.name, digest)
+        try:
+            with halfway(half_done):
+                result = self._computed(stage, compute)
+        finally:
+            if half_done.wrote and directory is not None:
+                directory.keep()
+        if directory is not None:
+            seconds = self.seconds[stage.name]
+            stage.save(directory.file(stage.file), result)
+            directory.finish(stage.name, digest, seconds, file=stage.file, part=stage.part)
+            half_done.clear()
         return result
+
+    def _loaded(self, stage: Stage[Result]) -> tuple[Result, float]:
+        if self.directory is None:
+            raise AssertionError("only the rank that keeps results reads them")
+        return (
+            stage.load(self.directory.file(stage.file)),
+            self.directory.stages[stage.name].seconds,
+        )
 
     def plan(self, stages: Iterable[Stage[Any]], passes: Passes) -> dict[str, float]:
         """Seconds that each stage which is still to be computed is going to take."""
@@ -124,13 +144,10 @@ class Stages:
         return self._planned
 
     def _finished(self, stage: Stage[Any]) -> bool:
-        # Ranks that wait for each other must not skip stages on their own.
-        if self.directory is None or ranks() != (0, 1):
+        if self.directory is None:
             return False
         digest = stage.hash(self.options, self._facts)
-        return self.directory.finished(stage.name, digest) and stage.holds(
-            self.directory.file(stage.file)
-        )
+        return self.directory.finished(stage.name, digest)
 
     def _computed(self, stage: Stage[Result], compute: Callable[[], Result]) -> Result:
         if stage.name in self._planned:

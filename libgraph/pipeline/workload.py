@@ -9,17 +9,20 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from pydantic import JsonValue
 
 from libgraph import __version__
 from libgraph.accumulate.memory import batch_size, memory_budget
+from libgraph.accumulate.ranks import smallest
 from libgraph.backend.checks import FEW, check_data, check_network, network_of
 from libgraph.backend.contract import Backend, Split
 from libgraph.backend.data import Data
+from libgraph.backend.source import backend_source
 from libgraph.backend.state import make_ordinary
 from libgraph.errors import BackendError
 from libgraph.network.network import Network
@@ -27,6 +30,23 @@ from libgraph.pipeline.options import ComputingOptions
 
 LOOKED_AT = 1024
 """Samples in a batch where data are gone through once, before it is known how many fit."""
+
+
+COMPUTE = ("libgraph", "torch", "numpy", "scipy", "igraph", "leidenalg")
+"""What results come from, whatever the backend."""
+
+MAY_COMPUTE = ("transformers", "transformer-lens", "scikit-learn")
+"""What they may come from too, where it is installed."""
+
+
+def computing_versions() -> dict[str, str]:
+    """Versions of the libraries that results come from, by name."""
+    known = {"libgraph": __version__, "torch": torch.__version__}
+    versions = {name: known.get(name) or version(name) for name in COMPUTE}
+    for name in MAY_COMPUTE:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _check_same(first: Network, again: Network) -> None:
@@ -80,6 +100,8 @@ class Workload:
         """
         for split in dict.fromkeys(("train", "test", self.backend.bases_split)):
             check_data(self.backend, split, self.options.batch_size or LOOKED_AT)
+        # All ranks find it out together, before the first one asks for it by itself.
+        self.batch_size  # noqa: B018
         options, dtype = self.options, getattr(torch, self.options.dtype)
         batch = next(iter(Data(self.backend, "train", FEW, FEW, options.device, dtype)))
         check_network(self.backend, self.network, batch)
@@ -111,7 +133,8 @@ class Workload:
             return options.batch_size
         single = Data(self.backend, "train", 1, 1, options.device, getattr(torch, options.dtype))
         memory = options.memory or memory_budget(options.device)
-        return batch_size(self.network, next(iter(single)).inputs, memory)
+        # Ranks on other hosts may have less memory, and have to cut the data alike.
+        return smallest(batch_size(self.network, next(iter(single)).inputs, memory))
 
     def data(self, split: Split, dtype: str | None = None, most: int | None = None) -> Data:
         """One split; `bases` whole, the others as far as the limit goes.
@@ -146,14 +169,14 @@ class Workload:
     def facts(self, *data: Data) -> dict[str, JsonValue]:
         """What any result depends on, as plain values; `data` is what it was computed on."""
         return {
-            "libgraph": __version__,
-            "torch": torch.__version__,
+            "versions": {**computing_versions()},
             "threads": torch.get_num_threads(),
             "backend": [self.backend.name, self.backend.options.model_dump(mode="json")],
             "score": [
                 self.backend.score_name,
                 self.backend.higher_is_better,
                 self.backend.fingerprint(),
+                backend_source(self.backend),
             ],
             "network": [self.fingerprint, [*self.norms]],
             "data": {**self._hashes_of(data)},
@@ -166,12 +189,7 @@ class Workload:
         return {
             "backend": self.backend.name,
             "backend_options": self.backend.options.model_dump(mode="json"),
-            "versions": {
-                "libgraph": __version__,
-                "torch": torch.__version__,
-                "igraph": version("igraph"),
-                "python": platform.python_version(),
-            },
+            "versions": {**computing_versions(), "python": platform.python_version()},
             "network": self.fingerprint,
             "data": {**self._hashes_of(data)},
             "threads": torch.get_num_threads(),

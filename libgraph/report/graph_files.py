@@ -1,20 +1,17 @@
 """The files that show a graph, and its modules: GraphML, JSON, and two pictures.
 
-Other modules for a finished run replace them together or not at all: all files that show modules
-are first made in a directory of their own inside of the run, so that whatever goes wrong leaves the
-run as it was; then each takes the place of the old one. Bases, edges and ablations do not depend on
-modules and stay, as does `run.json`: it says how the run was made.
+Other modules for a finished run replace them together or not at all
+(:func:`libgraph.files.manifest.changing`). Bases, edges and ablations do not depend on modules and
+stay, as does what `run.json` says of how the run was made.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
-from tempfile import mkdtemp
 
-from libgraph.files.atomic import explained, writing
+from libgraph.files.atomic import writing
+from libgraph.files.manifest import changing, current
 from libgraph.graph.graph_json import graph_to_json
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.report.graph_picture import draw
@@ -113,26 +110,18 @@ def write_modules(
             "modules": partition_metrics(graph, run.basis, modules_known=run.modules_known),
         }
     )
-    with explained(run.directory):
-        aside = Path(mkdtemp(prefix=".modules.", dir=run.directory))
-    try:
-        with explained(run.directory):
-            write_graph_files(
-                graph,
-                aside,
-                title=graph_title(run.metrics.backend, run.basis),
-                concept=run.concept,
-                picture=(run.directory / PICTURE).exists(),
-                connected=connected,
-            )
-            metrics.write(aside / METRICS)
-            if (run.directory / PAGE).exists():
-                _write_page_of(run, graph, metrics, aside / PAGE)
-            for file in (GRAPHML, JSON, PICTURE, MODULES, PAGE, METRICS):
-                if (aside / file).exists():
-                    os.replace(aside / file, run.directory / file)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with changing(run.directory) as aside:
+        write_graph_files(
+            graph,
+            aside,
+            title=graph_title(run.metrics.backend, run.basis),
+            concept=run.concept,
+            picture=current(run.directory, PICTURE).exists(),
+            connected=connected,
+        )
+        metrics.write(aside / METRICS)
+        if current(run.directory, PAGE).exists():
+            _write_page_of(run, graph, metrics, aside / PAGE)
 
 
 def _write_page_of(run: SavedRun, graph: InteractionGraph, metrics: Metrics, path: Path) -> None:

@@ -2,12 +2,12 @@
 
 The graphs here have all edges, from `edges.safetensors`, where `graph.json` has the kept ones only;
 ε comes from `ablation.json`. Labels, and the modules that were found, are saved for the main basis
-alone. Files are read when they are needed, so that looking at the figures of a run takes no time.
+alone. Files are read when they are needed, so that looking at the figures of a run takes no time,
+and each is held against its checksum before it is believed.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,16 @@ from torch import Tensor
 
 from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import Edges
-from libgraph.errors import DataError, UsageError
+from libgraph.errors import DamagedFile, DataError, UsageError
+from libgraph.files.json_text import read_json_text
+from libgraph.files.manifest import (
+    FileRecord,
+    check_file,
+    current,
+    files_of,
+    problem_of,
+    read_record,
+)
 from libgraph.files.reading import reading
 from libgraph.graph.arrays import Pair
 from libgraph.graph.graph_json import graph_from_json
@@ -67,12 +76,37 @@ class SavedRun(Run):
         self.directory = Path(path)
         with reading(self.directory, UsageError, "The run "):
             _refuse_others(self.directory)
-        self.record: Mapping[str, JsonValue] = self._json("run.json")
+        self._checked: set[str] = set()
+        self.record: Mapping[str, JsonValue] = read_record(self.directory)
+        self._files: Mapping[str, FileRecord] | None = files_of(self.record)
         if self.record.get("complete") is not True:
             raise UsageError(
                 f"'{self.directory}' is not finished: run the same analysis again first."
             )
-        self.metrics = Metrics.read(self.directory / "metrics.json")
+        self.metrics = Metrics.read(self.file("metrics.json"))
+
+    def file(self, name: str) -> Path:
+        """Where a file of the run is, held against its checksum the first time.
+
+        Raises:
+            DamagedFile: if it is missing, or not what was written.
+        """
+        if name in self._checked:
+            return current(self.directory, name)
+        path = check_file(self.directory, name, self._files)
+        self._checked.add(name)
+        return path
+
+    def damage(self, name: str) -> str | None:
+        """What is wrong with a file of the run, if anything is known to be."""
+        known = (self._files or {}).get(name)
+        return None if known is None else problem_of(current(self.directory, name), known)
+
+    def has(self, name: str) -> bool:
+        """Whether the run has such a file, or had one when it was written."""
+        if self._files is not None:
+            return name in self._files
+        return (self.directory / name).is_file()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.directory)!r})"
@@ -125,27 +159,26 @@ class SavedRun(Run):
             return None
         self._json("ablation.json")
         try:
-            return load_ablation(self.directory / "ablation.json", name, self.pairs)
+            return load_ablation(self.file("ablation.json"), name, self.pairs)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._damaged("ablation.json", repr(error)) from None
 
     def all_examples(self) -> Examples | None:
         """Examples of all features of the main basis; see `Run.all_examples`."""
-        if not (self.directory / EXAMPLES).is_file():
-            return None
-        return self._examples
+        return self._examples if self.has(EXAMPLES) else None
 
     @cached_property
     def _examples(self) -> Examples:
         try:
-            return load_examples(self.directory / EXAMPLES)
+            return load_examples(self.file(EXAMPLES))
+        except DamagedFile:
+            raise
         except (UsageError, KeyError, TypeError, ValueError) as error:
             raise self._damaged(EXAMPLES, str(error)) from None
 
     def lesions(self) -> LesionSurvey | None:
         """Scores without each feature and module; see `Run.lesions`."""
-        path = self.directory / LESIONS
-        return LesionSurvey.read(path) if path.is_file() else None
+        return LesionSurvey.read(self.file(LESIONS)) if self.has(LESIONS) else None
 
     def graph(self, name: str | None = None) -> InteractionGraph:
         """The graph of a basis, with all edges and ε; labels and modules of the main basis alone.
@@ -185,7 +218,7 @@ class SavedRun(Run):
     def _tensors(self, file: str, names: list[str]) -> dict[str, Tensor]:
         """Tensors of these names, as far as they are there."""
         try:
-            with safe_open(self.directory / file, framework="pt") as opened:
+            with safe_open(self.file(file), framework="pt") as opened:
                 there = set(opened.keys())
                 return {name: opened.get_tensor(name) for name in names if name in there}
         except (SafetensorError, OSError) as error:
@@ -193,15 +226,15 @@ class SavedRun(Run):
 
     def _json(self, file: str) -> dict[str, JsonValue]:
         try:
-            document = json.loads((self.directory / file).read_text(encoding="utf-8"))
+            document = read_json_text(self.file(file))
         except (ValueError, OSError) as error:
             raise self._damaged(file, str(error)) from None
         if not isinstance(document, dict):
             raise self._damaged(file, "it holds no object")
         return document
 
-    def _damaged(self, file: str, why: str) -> UsageError:
-        return UsageError(
+    def _damaged(self, file: str, why: str) -> DamagedFile:
+        return DamagedFile(
             f"'{self.directory / file}' cannot be read ({why}): analyse again with force=True."
         )
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from libgraph.edges.edge_ablation import EdgeAblation
 from libgraph.edges.interactions import Edges, Interactions
 from libgraph.errors import UsageError
-from libgraph.files.atomic import read_json, write_json
+from libgraph.files.atomic import read_json, read_parts, write_json
 from libgraph.files.tensors import read_tensors, write_tensors
 from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases, Basis
@@ -190,9 +190,23 @@ def load_interactions(
 
 def save_ablation(path: Path, ablation: Ablation, name: str) -> None:
     """Write one basis's ablations beside those of the others."""
-    by_basis = read_json(path) if path.is_file() else {}
+    write_json(path, {**read_parts(path), name: _ablation_values(ablation)})
+
+
+def save_ablations(path: Path, ablations: Mapping[str, Ablation]) -> None:
+    """Write the ablations of these bases, by name, and of no others; no file where there are none.
+
+    As `save_ablation` does for one after the other, but at no moment there are fewer than before.
+    """
+    if ablations:
+        write_json(path, {name: _ablation_values(found) for name, found in ablations.items()})
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _ablation_values(ablation: Ablation) -> dict[str, object]:
     edges = {arrow(pair): asdict(of_pair) for pair, of_pair in ablation.edges.items()}
-    write_json(path, {**by_basis, name: {"nodes": ablation.nodes, "edges": edges}})
+    return {"nodes": ablation.nodes, "edges": edges}
 
 
 def load_ablation(path: Path, name: str, pairs: Sequence[Pair]) -> Ablation:

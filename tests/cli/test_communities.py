@@ -87,7 +87,12 @@ def test_write_replaces_the_modules_and_nothing_else(run, path):
     assert f"Written to {path}: the modules in its files." in " ".join(out.split())
     after = files(path)
     assert after.keys() == before.keys()
-    assert {name for name in after if after[name] != before[name]} == CHANGED
+    assert {name for name in after if after[name] != before[name]} == CHANGED | {"run.json"}
+    # The record of the run says which files these are, and else what it said.
+    records = [json.loads(each["run.json"]) for each in (before, after)]
+    for record in records:
+        del record["files"], record["sha256"]
+    assert records[0] == records[1]
     saved = open_run(path)
     metrics = json.loads(saved.metrics.text())
     assert saved.graph().partition.resolution == metrics["modules"]["resolution"] == 3
@@ -130,6 +135,7 @@ def test_sweep_draws_and_prints(run, path):
     assert len([line for line in out.splitlines() if line.startswith(("0.", "1", "2", "3"))]) >= 20
     after = files(path)
     assert after.pop("resolution.png")[:4] == b"\x89PNG"
+    del after["run.json"], before["run.json"]
     assert after == before
     code, out, err = run("communities", path, "--sweep", "--basis", "pca", "--json", "-q")
     assert (code, err) == (0, "")

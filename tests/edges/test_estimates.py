@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import libgraph as lg
-from libgraph.edges.interactions import _generators, draw_signs, estimate_interactions, interactions
+from libgraph.edges.interactions import _seeds, _Signs, estimate_interactions, interactions
 from libgraph.runs.measures import standard_error
 from libgraph.sections.quadrature import Quadrature
 
@@ -105,15 +105,18 @@ def test_batches_do_not_matter(batch_size):
         assert_same_edges(estimate.errors[name], expected.errors[name], 1e-7)
 
 
-def test_ranks_and_layer_pairs_draw_signs_of_their_own(monkeypatch):
+def test_batches_and_layer_pairs_draw_signs_of_their_own():
     like = torch.zeros(40, 5, 1)
 
     def signs(seed):
-        return [draw_signs(3, like, generator) for generator in _generators(2, seed)]
+        chances = [_Signs(3, 40, of_pair) for of_pair in _seeds(2, seed)]
+        return [chance.of(number, like) for number in range(2) for chance in chances]
 
     drawn = signs(0) + signs(1)
-    monkeypatch.setattr("libgraph.edges.interactions.ranks", lambda: (1, 2))
-    drawn += signs(0)
+    # Of a batch they are the same where those before it are measured elsewhere.
+    alone = [_Signs(3, 40, of_pair).of(1, like) for of_pair in _seeds(2, 0)]
+    for one, other in zip(alone, drawn[2:4], strict=True):
+        assert torch.equal(one, other)
     count = drawn[0].numel()
     level = FALSE_ALARMS / (len(drawn) * (len(drawn) - 1) / 2)
     low, high = (stats.binom(count, 0.5).ppf(level / 2), stats.binom(count, 0.5).isf(level / 2))

@@ -1,14 +1,26 @@
+import contextlib
 import errno
 import json
+import os
 import pickle
+import shutil
 import stat
+from hashlib import sha256
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from libgraph.errors import BackendError, UsageError
+from libgraph.errors import BackendError, DamagedFile, UsageError
+from libgraph.files import manifest
 from libgraph.files.atomic import explained, read_json, write_json, writing
+from libgraph.files.manifest import (
+    changing,
+    check_file,
+    files_of,
+    read_record,
+    signed,
+)
 from libgraph.files.run_directory import RunDirectory, hash_of
 from libgraph.files.tensors import read_tensors, write_tensors
 from libgraph.files.weights import read_weights
@@ -238,17 +250,21 @@ def test_a_run_gets_its_name_when_it_is_complete(tmp_path):
     run.complete({"backend": "toy"})
     assert sorted(file.name for file in path.iterdir()) == ["metrics.json", "run.json"]
     assert list(path.parent.iterdir()) == [path]
-    assert read_json(path / "run.json") == {
+    record = read_record(path)
+    assert record == read_json(path / "run.json")
+    assert record.pop("sha256") == signed(record)["sha256"]
+    assert record == {
         "backend": "toy",
         "complete": True,
         "stages": {"statistics": {"hash": "abc", "seconds": 0.123}},
+        "files": {"metrics.json": {"bytes": 2, "sha256": sha256(b"{}").hexdigest()}},
     }
 
 
 def test_finished_stages_survive_an_interruption(tmp_path):
     first = RunDirectory(tmp_path / "run")
-    first.finish("bases", "abc", 1.0)
     first.file("bases.safetensors").write_bytes(b"content")
+    first.finish("bases", "abc", 1.0, file="bases.safetensors")
     assert first.abandon()
     again = RunDirectory(tmp_path / "run")
     assert again.resumed
@@ -256,7 +272,7 @@ def test_finished_stages_survive_an_interruption(tmp_path):
     assert not again.finished("bases", "other")
     assert not again.finished("edges", "abc")
     assert again.file("bases.safetensors").read_bytes() == b"content"
-    assert dict(again.stages["bases"]) == {"hash": "abc", "seconds": 1.0}
+    assert again.stages["bases"].seconds == 1.0
 
 
 def test_a_run_without_finished_stages_leaves_nothing(tmp_path):
@@ -339,3 +355,265 @@ def test_the_record_of_a_run_that_goes_on_says_so(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.finish("bases", "abc", 1.0)
     assert json.loads(run.file("run.json").read_text())["complete"] is False
+
+
+# What is believed
+
+
+def half_done(tmp_path, **stages):
+    """A run that was interrupted after these stages, each with a file of its name."""
+    run = RunDirectory(tmp_path / "run")
+    for name, content in stages.items():
+        run.file(f"{name}.json").write_bytes(content)
+        run.finish(name, f"hash of {name}", 1.0, file=f"{name}.json")
+    run.abandon()
+    return tmp_path / "run.partial"
+
+
+def flipped(path, at):
+    content = bytearray(path.read_bytes())
+    content[at % len(content)] ^= 0x08
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "longer", "empty", "missing"])
+def test_a_stage_whose_file_is_damaged_is_not_believed(tmp_path, caplog, damage):
+    partial = half_done(tmp_path, bases=b"[1, 2]", edges=b"[3]")
+    file = partial / "bases.json"
+    match damage:
+        case "flip":
+            flipped(file, 1)
+        case "missing":
+            file.unlink()
+        case _:
+            file.write_bytes({"cut": b"[1,", "longer": b"[1, 2] ", "empty": b""}[damage])
+    again = RunDirectory(tmp_path / "run")
+    assert not again.finished("bases", "hash of bases")
+    assert again.finished("edges", "hash of edges")
+    assert ("stage 'bases' is computed again" in caplog.text) == (damage != "missing")
+
+
+def test_of_a_file_that_stages_share_only_the_damaged_part_is_lost(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    for number, name in enumerate(("lib", "pca")):
+        write_json(run.file("ablation.json"), {"lib": [0], "pca": [number]})
+        run.finish(name, name, 1.0, file="ablation.json", part=name)
+    run.abandon()
+    # Written once more by whoever was killed before it could say so.
+    write_json(tmp_path / "run.partial" / "ablation.json", {"pca": [1], "lib": [7], "more": []})
+    again = RunDirectory(tmp_path / "run")
+    assert [again.finished(name, name) for name in ("lib", "pca")] == [False, True]
+
+
+@pytest.mark.parametrize("at", range(0, 400, 7))
+def test_a_flipped_bit_in_the_record_is_found(tmp_path, at):
+    """Wherever it is: nothing is finished then, or what it says is the same."""
+    partial = half_done(tmp_path, bases=b"[1, 2]", edges=b"[3]")
+    before = read_record(partial)
+    flipped(partial / "run.json", at)
+    try:
+        after = read_record(partial)
+    except DamagedFile:
+        assert not RunDirectory(tmp_path / "run").stages
+    else:
+        assert after == before or "sha256" not in after
+
+
+def test_records_of_stages_of_earlier_versions_are_not_believed(tmp_path):
+    partial = half_done(tmp_path, bases=b"[1, 2]")
+    stages = {"bases": {"hash": "hash of bases", "seconds": 1.0, "file": "bases.json"}}
+    write_json(partial / "run.json", {"complete": False, "stages": stages})
+    assert not RunDirectory(tmp_path / "run").finished("bases", "hash of bases")
+
+
+def test_results_of_stages_that_a_run_lacks_do_not_stay(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    for name in ("bases", "lesions"):
+        write_json(run.file(f"{name}.json"), [])
+        run.finish(name, name, 1.0, file=f"{name}.json")
+    run.abandon()
+    again = RunDirectory(tmp_path / "run")
+    assert again.finished("bases", "bases")
+    again.complete({})
+    record = read_record(tmp_path / "run")
+    assert list(record["stages"]) == ["bases"]
+    assert list(record["files"]) == ["bases.json"]
+    assert not (tmp_path / "run" / "lesions.json").exists()
+
+
+# A finished run, and changes of it
+
+
+def finished(tmp_path, **files):
+    run = RunDirectory(tmp_path / "run")
+    for name, content in files.items():
+        run.file(name).write_text(content)
+    run.complete({"backend": "toy"})
+    return tmp_path / "run"
+
+
+def whole(path):
+    files = files_of(read_record(path))
+    return {name: check_file(path, name, files).read_text() for name in files}
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "other"])
+def test_files_are_held_against_the_manifest(tmp_path, damage):
+    path = finished(tmp_path, graph="abc", figures="xyz")
+    files = files_of(read_record(path))
+    assert whole(path) == {"graph": "abc", "figures": "xyz"}
+    match damage:
+        case "flip":
+            flipped(path / "graph", 1)
+        case "missing":
+            (path / "graph").unlink()
+        case _:
+            (path / "graph").write_text({"cut": "a", "other": "abd"}[damage])
+    assert check_file(path, "figures", files) == path / "figures"
+    with pytest.raises(DamagedFile, match=r"graph' cannot be read.*force=True"):
+        check_file(path, "graph", files)
+    with pytest.raises(DamagedFile, match="no such file"):
+        check_file(path, "other", files)
+
+
+def change(path):
+    with changing(path) as staged:
+        (staged / "graph").write_text("new")
+        (staged / "more").write_text("too")
+
+
+def test_a_change_is_part_of_the_run(tmp_path):
+    path = finished(tmp_path, graph="abc", figures="xyz")
+    change(path)
+    assert whole(path) == {"graph": "new", "figures": "xyz", "more": "too"}
+    assert sorted(file.name for file in path.iterdir()) == ["figures", "graph", "more", "run.json"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("stop", range(12))
+def test_a_change_is_made_or_not_wherever_it_stops(tmp_path, monkeypatch, stop):
+    path = finished(tmp_path, graph="abc", figures="xyz")
+    done = 0
+
+    class Killed(BaseException):
+        pass
+
+    def stopping(call):
+        def counted(*arguments, **options):
+            nonlocal done
+            done += 1
+            if done > stop:
+                raise Killed
+            return call(*arguments, **options)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        for name in ("replace", "rename", "rmdir", "mkdir"):
+            patch.setattr(os, name, stopping(getattr(os, name)))
+        # What is killed does not tidy up either.
+        patch.setattr(manifest.shutil, "rmtree", stopping(lambda *_, **__: None))
+        with contextlib.suppress(Killed):
+            change(path)
+    before = whole(path)
+    assert before in (
+        {"graph": "abc", "figures": "xyz"},
+        {"graph": "new", "figures": "xyz", "more": "too"},
+    )
+    change(path)
+    assert whole(path) == {"graph": "new", "figures": "xyz", "more": "too"}
+    assert not [file for file in path.iterdir() if file.name.startswith(".")]
+
+
+def test_runs_without_a_manifest_are_changed_too(tmp_path):
+    path = finished(tmp_path, graph="abc")
+    write_json(path / "run.json", {"complete": True})
+    change(path)
+    assert (path / "graph").read_text() == "new"
+    assert files_of(read_record(path)) is None
+
+
+@pytest.mark.parametrize("moment", ["gone", "there"])
+def test_a_replacement_killed_while_names_change_is_put_right(tmp_path, moment):
+    path = finished(tmp_path, graph="abc")
+    aside = tmp_path / ".run.abcd_123.old"
+    aside.mkdir()
+    if moment == "gone":
+        path.rename(aside / "run")
+    else:
+        shutil.copytree(path, aside / "run")
+    foreign = tmp_path / ".run.12345678.old"
+    foreign.mkdir()
+    (foreign / "thesis").write_text("precious")
+    with pytest.raises(UsageError, match="exists"):
+        RunDirectory(path).abandon()
+    if moment == "there":
+        RunDirectory(path, force=True).abandon()
+    assert (path / "graph").read_text() == "abc"
+    assert not aside.exists()
+    assert (foreign / "thesis").read_text() == "precious"
+
+
+def test_what_was_being_written_does_not_stay(tmp_path):
+    partial = half_done(tmp_path, bases=b"[]")
+    (partial / ".edges.json.tmp").write_text("half")
+    RunDirectory(tmp_path / "run").complete({})
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_link_to_itself_is_no_place_for_a_run(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match="link to itself"):
+        RunDirectory(tmp_path / "loop")
+    assert not (tmp_path / "loop.partial").exists()
+
+
+def test_files_and_their_names_are_flushed_before_the_rename(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, os.replace
+
+    def flushed(number):
+        order.append(("flush", os.readlink(f"/proc/self/fd/{number}")))
+        fsync(number)
+
+    def renamed(old, new):
+        order.append(("rename", str(new)))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_json(tmp_path / "file", {})
+    path = str(tmp_path / "file")
+    assert order == [
+        ("flush", str(tmp_path / ".file.tmp")), ("rename", path), ("flush", str(tmp_path)),
+    ]  # fmt: skip
+
+
+# JSON that comes in
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (DEEP, "too deep"),
+        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "too deep"),
+        (b"[NaN]", "NaN is no number"),
+        (b"[-Infinity]", "no number"),
+        (b"9" * 5000, "digits"),
+        (b"\xff\xfe", "utf-8"),
+    ],
+    ids=["brackets", "braces", "nan", "infinity", "digits", "letters"],
+)
+def test_json_that_is_refused(tmp_path, content, problem):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=problem):
+        read_json(path)
+
+
+def test_brackets_in_texts_and_beside_each_other_are_not_deep(tmp_path):
+    value = [["[" * 1000 + '"\\'], *([[1]] * 1000), {"}" * 500: "{" * 900}]
+    write_json(tmp_path / "file.json", value)
+    assert read_json(tmp_path / "file.json") == value

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from libgraph.errors import DataError, MissingExtra, NumericalError, TooLarge, UsageError
 from libgraph.files.atomic import read_json, write_json
+from libgraph.files.manifest import signed
 from libgraph.pipeline.stages import Stage, Stages, may_be_left_out, open_directory
 
 
@@ -33,7 +34,7 @@ def shared(name):
         "degeneracy.json",
         lambda path, value: add(path, value, name),
         lambda path: read_json(path)[name],
-        holds=lambda path: path.is_file() and name in read_json(path),
+        part=name,
     )
 
 
@@ -84,7 +85,7 @@ def test_what_has_not_changed_is_not_computed_again(tmp_path):
     # The seconds are those of the run that computed it.
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     record["stages"]["first"]["seconds"] = 123.0
-    write_json(tmp_path / "run" / "run.json", record)
+    write_json(tmp_path / "run" / "run.json", signed(record))
     assert run(tmp_path / "run", options=Options(seed=5)) == ([], {**seconds, "first": 123.0})
     assert run(tmp_path / "run", options=Options(power=3))[0] == ["first", "second"]
     other = {"network": "abd"}

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import libgraph as lg
-from libgraph.errors import UsageError
+from libgraph.errors import DamagedFile, UsageError
+from libgraph.files.manifest import signed
 from libgraph.modules.communities import find_communities
 from libgraph.runs.computed_run import ComputedRun
 from libgraph.runs.saved_run import SavedRun, as_run, open_run
@@ -147,7 +148,7 @@ def test_directories_that_are_no_finished_run(path, tmp_path):
     refuses(tmp_path, "is no run")
     refuses(path / "metrics.json", "is no run")
     record = json.loads((path / "run.json").read_text())
-    (path / "run.json").write_text(json.dumps({**record, "complete": False}))
+    (path / "run.json").write_text(json.dumps(signed({**record, "complete": False})))
     refuses(path, "not finished", "again first")
 
 
@@ -159,9 +160,19 @@ def test_an_unknown_basis(computed, path):
             call(computed)
 
 
+def without_checksums(path: Path) -> None:
+    """As runs of earlier versions are: what is wrong with a file its content has to tell."""
+    record = json.loads((path / "run.json").read_text())
+    del record["files"], record["sha256"]
+    (path / "run.json").write_text(json.dumps(record))
+
+
 @pytest.mark.parametrize("file", ["run.json", "metrics.json", "graph.json", "ablation.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "list", "other"])
-def test_damaged_json(path, file, damage):
+@pytest.mark.parametrize("checksums", [True, False])
+def test_damaged_json(path, file, damage, checksums):
+    if not checksums:
+        without_checksums(path)
     text = (path / file).read_text()
     if damage == "missing":
         (path / file).unlink()
@@ -175,6 +186,7 @@ def test_damaged_json(path, file, damage):
 @pytest.mark.parametrize("file", ["bases.safetensors", "edges.safetensors"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "empty", "other", "shape"])
 def test_damaged_tensors(path, file, damage):
+    without_checksums(path)
     tensors = load_file(path / file)
     data = (path / file).read_bytes()
     if damage == "missing":
@@ -190,6 +202,7 @@ def test_damaged_tensors(path, file, damage):
 
 def test_runs_of_earlier_versions_read_too(path):
     """Before they said what concepts are called, and whether a partition is a consensus."""
+    without_checksums(path)
     metrics = json.loads((path / "metrics.json").read_text())
     del metrics["concept"]
     (path / "metrics.json").write_text(json.dumps(metrics))
@@ -199,3 +212,23 @@ def test_runs_of_earlier_versions_read_too(path):
     saved = open_run(path)
     assert saved.concept == "concept"
     assert saved.graph().partition.consensus is False
+
+
+@pytest.mark.parametrize(
+    ("file", "call"),
+    [
+        ("metrics.json", open_run),
+        ("graph.json", lambda path: open_run(path).graph()),
+        ("bases.safetensors", lambda path: open_run(path).bases()),
+        ("edges.safetensors", lambda path: open_run(path).edges()),
+        ("ablation.json", lambda path: open_run(path).ablation()),
+        ("examples.safetensors", lambda path: open_run(path).all_examples()),
+    ],
+)
+def test_one_flipped_bit_is_found_wherever_a_file_is_read(path, file, call):
+    call(path)
+    content = bytearray((path / file).read_bytes())
+    content[len(content) * 2 // 3] ^= 1
+    (path / file).write_bytes(content)
+    with pytest.raises(DamagedFile, match=rf"{file}' cannot be read.*force=True"):
+        call(path)

@@ -7,7 +7,6 @@ least d_in·d_out − rank(G)·rank(K) directions (arXiv 2405.10927). `try_moves
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from torch.func import functional_call
 from torch.nn.functional import pad
 
 from libgraph.accumulate.gradient_grams import MOST_PASSES, gradient_grams
-from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.accumulate.halfway import halfway
+from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
 from libgraph.bases.method import Truncation, eigenbasis
@@ -122,12 +122,12 @@ def weight_ranks(
     weights = weights_of(network) if weights is None else weights
     if not weights:
         return []
-    numbers = itertools.count()
 
-    def measure(batch: Batch) -> Sums:
-        return _sums(network, weights, batch.inputs, next(numbers))
+    def measure(numbered: tuple[int, Batch]) -> Sums:
+        number, batch = numbered
+        return _sums(network, weights, batch.inputs, number)
 
-    sums = accumulate(data, measure, stage="ranks of weights", progress=progress)
+    sums = accumulate(Numbered(data), measure, stage="ranks of weights", progress=progress)
     result = []
     for weight in weights:
         name = weight.name
@@ -228,7 +228,9 @@ def try_moves(
         square = outputs.double().square()
         return {"square": square.sum(), "count": torch.tensor(square.numel())}
 
-    sums = accumulate(data, measure, stage="moving weights", progress=progress)
+    # The largest changes are beside the sums: an interrupted pass begins anew.
+    with halfway(None):
+        sums = accumulate(data, measure, stage="moving weights", progress=progress)
     scale = float((sums["square"] / sums["count"]).sqrt()) or 1.0
     trials = {}
     for of_weight in ranks:

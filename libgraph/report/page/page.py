@@ -11,6 +11,7 @@ from string import Template
 
 from libgraph.errors import UsageError
 from libgraph.files.atomic import writing
+from libgraph.files.manifest import changing
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.interventions.survey import LesionSurvey
 from libgraph.report.page.contents import Values, contents, graph_contents, shown_graph
@@ -25,7 +26,7 @@ from libgraph.report.page.figures import (
 from libgraph.report.page.module_map import map_values
 from libgraph.report.style import PALETTE, hex_colour
 from libgraph.runs.run import Run
-from libgraph.runs.saved_run import as_run
+from libgraph.runs.saved_run import SavedRun, as_run
 from libgraph.runs.tables import metric_tables, survey_tables
 from libgraph.screen import PlainTable
 from libgraph.visible import visible
@@ -73,11 +74,20 @@ def write_page(
         text = page_of_graph(source, title or "Interaction graph")
     else:
         run = as_run(source)
-        path = (run.directory or Path()) / PAGE if path is None else path
         text = page_of_run(run, title)
-    with writing(Path(path)) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        if path is None and isinstance(run, SavedRun):
+            # A file of the run like all others.
+            with changing(run.directory) as staged:
+                _write(staged / PAGE, text)
+            return run.directory / PAGE
+        path = (run.directory or Path()) / PAGE if path is None else path
+    _write(Path(path), text)
     return Path(path)
+
+
+def _write(path: Path, text: str) -> None:
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def page_of_run(run: Run, title: str | None = None) -> str:

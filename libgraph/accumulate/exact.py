@@ -1,0 +1,65 @@
+"""Sums whose order does not matter: pairs of numbers that keep what rounding would lose.
+
+Each sum has a rest beside it, the rounding errors of all additions so far, which are known exactly
+(Knuth's TwoSum). Both together are right to about 2⁻¹⁰⁰, so that whatever is added in whatever
+order, in one process or in several, rounds to the same number. Source: Knuth (1969), The Art of
+Computer Programming, vol. 2, §4.2.2; Ogita, Rump & Oishi (2005), doi:10.1137/030601818.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class ExactSums:
+    """Named sums in float64.
+
+    Attributes:
+        high: the sums as far as one number holds them.
+        low: what is left.
+    """
+
+    def __init__(
+        self, high: Mapping[str, Tensor] | None = None, low: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self.high: dict[str, Tensor] = dict(high or {})
+        self.low: dict[str, Tensor] = dict(low or {})
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add to each sum; a name that is new begins one."""
+        for name, value in values.items():
+            if name in self.high:
+                if self.high[name].device != value.device and value.ndim:
+                    # What was read back goes on where it is computed.
+                    self.high[name] = self.high[name].to(value.device)
+                    self.low[name] = self.low[name].to(value.device)
+                self._add(name, value.to(self.high[name]))
+            else:
+                self.high[name] = value.to(torch.float64, copy=True)
+                self.low[name] = torch.zeros_like(self.high[name])
+
+    def include(self, others: ExactSums) -> None:
+        """Add other sums with what is left of them."""
+        self.add(others.high)
+        for name, value in others.low.items():
+            self._add(name, value.to(self.high[name]))
+
+    def total(self) -> dict[str, Tensor]:
+        """Each sum, rounded once; infinite and undefined ones as they are."""
+        sums = {}
+        for name, high in self.high.items():
+            whole = high + self.low[name]
+            # Of infinities the rest is undefined.
+            sums[name] = torch.where(high.isfinite(), whole, high)
+        return sums
+
+    def _add(self, name: str, value: Tensor) -> None:
+        high = self.high[name]
+        whole = high + value
+        added = whole - high
+        lost = (high - (whole - added)) + (value - added)
+        self.low[name] += lost
+        self.high[name] = whole

@@ -1,0 +1,180 @@
+"""Commands killed before a change of the file system: the same command again comes to the same.
+
+A forked process runs the command and is killed, as by SIGKILL, before its n-th change; then the
+same command runs undisturbed. Every day some of the points of each command are tried, in
+`make test-all` all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.examples import PROFILE
+
+from libgraph.runs.condition import run_condition
+from libgraph_cli.main import main
+
+CHANGES = {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
+"""What Python tells audit hooks of; files opened for writing come besides."""
+
+VARIES = {"seconds", "started", "sha256", "bytes", "files"}
+"""What differs between two runs that found the same."""
+
+POINTS = 1
+"""Of each command, on an ordinary day."""
+
+
+class Killer:
+    """Counts changes under a directory, and kills this process before one of them."""
+
+    def __init__(self, directory: Path, kill: int | None) -> None:
+        self.directory, self.kill, self.count = str(directory), kill, 0
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open":
+            flags = arguments[2]
+            writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if not writes:
+                return
+        elif event not in CHANGES:
+            return
+        if self.directory in str(arguments[0]):
+            if self.count == self.kill:
+                os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(60)
+            self.count += 1
+
+
+def forked(arguments: list[str], directory: Path, kill: int | None = None) -> tuple[int, int]:
+    """Run the command in a process of its own: how it ended, and how many changes it made."""
+    receiving, sending = os.pipe()
+    process = os.fork()
+    if process == 0:
+        code = 70
+        try:
+            os.chdir(directory)
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nowhere, stream)
+            sys.stdout, sys.stderr = (open(os.devnull, "w") for _ in range(2))  # noqa: SIM115
+            killer = Killer(directory, kill)
+            sys.addaudithook(killer)
+            sys.argv = ["libgraph", *arguments]
+            try:
+                main()
+                code = 0
+            except SystemExit as stop:
+                code = int(stop.code or 0)
+            os.write(sending, str(killer.count).encode())
+        finally:
+            os._exit(code)
+    os.close(sending)
+    with os.fdopen(receiving) as pipe:
+        count = pipe.read()
+    _, status = os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status), int(count or -1)
+
+
+def plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key not in VARIES}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def contents(directory: Path) -> dict[str, object]:
+    """All that is in a directory, hidden files too, without what differs between runs."""
+    found: dict[str, object] = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            name = str(path.relative_to(directory))
+            found[name] = path.read_bytes()
+            if path.suffix == ".json":
+                found[name] = plain(json.loads(path.read_text()))
+    return found
+
+
+TRAIN = "train modular-addition -o steps=40 -o modulus=5 -o d_model=4 -o d_mlp=8 -o heads=2"
+SMALL = "-o blocks=2 -o width=3 -o layers=2 -o samples=60 -q"
+COMMANDS: dict[str, tuple[list[str], str]] = {
+    "analyze": ([], f"analyze mlp {SMALL} --out out/r"),
+    "analyze --force": (
+        [f"analyze mlp {SMALL} --out out/r"],
+        f"analyze mlp {SMALL} --limit 40 --out out/r --force",
+    ),
+    "communities --write": (
+        [f"analyze mlp {SMALL} --out out/r"],
+        "communities out/r --resolution 3 --write -q",
+    ),
+    "train": ([], f"{TRAIN} -q --out out/m"),
+    "degeneracy": ([], f"degeneracy mlp {SMALL} --out out/r"),
+    "compare": ([], f"compare mlp --bases lib,pca --draws 2 {SMALL} --out out/r"),
+}
+"""What is run before, and the command that is killed."""
+
+DAILY = ("train",)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(made_once) -> Callable[[str], tuple[Path, Path, int]]:
+    """Of a command: what is there before it, what after it, and how many changes it makes."""
+
+    def of(name: str) -> tuple[Path, Path, int]:
+        def make(folder: Path) -> None:
+            before, after = folder / "before", folder / "after"
+            (before / "out").mkdir(parents=True)
+            first, command = COMMANDS[name]
+            for each in first:
+                assert forked(each.split(), before)[0] == 0
+            shutil.copytree(before, after)
+            code, count = forked(command.split(), after)
+            assert code == 0
+            (folder / "count").write_text(str(count))
+
+        folder = made_once(f"crash-{name.replace(' ', '')}", make)
+        return folder / "before", folder / "after", int((folder / "count").read_text())
+
+    return of
+
+
+def tried(name: str, places: list[float], undisturbed, tmp_path: Path) -> None:
+    before, after, count = undisturbed(name)
+    expected = contents(after / "out")
+    command = COMMANDS[name][1].split()
+    for point in sorted({int(place * count) for place in places}):
+        work = tmp_path / str(point)
+        shutil.copytree(before, work)
+        code, _ = forked(command, work, kill=point)
+        assert code == -signal.SIGKILL
+        code, _ = forked(command, work)
+        # What was finished already, without --force, is there and says so.
+        assert code == 0 or (code == 2 and name in ("analyze", "compare", "degeneracy", "train"))
+        assert contents(work / "out") == expected, f"killed before change {point} of {count}"
+        for run in (work / "out").iterdir():
+            if (run / "run.json").exists():
+                condition = run_condition(run)
+                assert condition.well
+                assert not condition.left
+        shutil.rmtree(work)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("name", DAILY)
+def test_some_points_of_some_commands(name, undisturbed, tmp_path):
+    tried(name, [(place + 0.5) / POINTS for place in range(POINTS)], undisturbed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_point_of_every_command(name, undisturbed, tmp_path):
+    count = undisturbed(name)[2]
+    step = 1 if PROFILE == "thorough" else 7
+    tried(name, [(point + 0.5) / count for point in range(0, count, step)], undisturbed, tmp_path)
