@@ -118,7 +118,8 @@ def _spread(
         chosen.append(int(torch.multinomial(chance, 1, generator=generator)))
         cosine = unit @ unit[chosen[-1]]
         far = torch.minimum(far, 1 - (cosine if signed else cosine.square()))
-    return unit[torch.tensor(chosen, device=rows.device)].clone()
+    found: Tensor = unit[torch.tensor(chosen, device=rows.device)].clone()
+    return found
 
 
 def _parameters(encoder: Tensor, decoder: Tensor, centre: Tensor) -> dict[str, Tensor]:
