@@ -115,11 +115,11 @@ def examine() -> Environment:
     import libgraph
 
     versions = {"libgraph": libgraph.__version__, "Python": platform.python_version()}
-    versions |= {name: found for name in LIBRARIES if (found := _version(name))}
-    computing, found = _computing(), tuple(_extras())
-    remarks = (*_of_installation(found), *_of_computing(computing))
+    versions |= {name: number for name in LIBRARIES if (number := _version(name))}
+    computing, extras = _computing(), tuple(_extras())
+    remarks = (*_of_installation(extras), *_of_computing(computing))
     place = str(Path(libgraph.__file__).parent)
-    return Environment(versions, place, computing, found, _plugins(), remarks)
+    return Environment(versions, place, computing, extras, _plugins(), remarks)
 
 
 def _version(distribution: str) -> str | None:

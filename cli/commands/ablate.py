@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import MOST_SEED, GroupedCommand, config_option, json_option
+from libgraph_cli.configuration import config_option
+from libgraph_cli.options import MOST_SEED, GroupedCommand, json_option
 from libgraph_cli.running import display
 
 HOWS = ("mean", "zero", "position-mean", "resample")

@@ -78,7 +78,7 @@ def analyze(
         if survey is not None:
             print_survey(screen, survey, run.metrics)
         # Without the extra `report` there is no page.
-        page = "report.html, or " if (run.directory / PAGE).exists() else ""
+        page = "report.html, or " if run.directory and (run.directory / PAGE).exists() else ""
         screen.say(f"Written to {run.directory}: open {page}graph.graphml in Gephi.")
     if figure is not None:
         title = graph_title(run.metrics.backend, run.basis)

@@ -7,7 +7,8 @@ import json
 import click
 
 from libgraph.benchmark.options import BenchmarkOptions
-from libgraph_cli.options import GroupedCommand, config_option, json_option, options_of
+from libgraph_cli.configuration import config_option
+from libgraph_cli.options import GroupedCommand, json_option, options_of
 from libgraph_cli.running import Values, display
 
 EXAMPLES = """\

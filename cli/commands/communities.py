@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from libgraph.modules.objectives import OBJECTIVES, ObjectiveName
-from libgraph_cli.options import (
-    GroupedCommand,
-    check_figure,
-    config_option,
-    figure_options,
-    json_option,
-)
+from libgraph_cli.configuration import config_option
+from libgraph_cli.options import GroupedCommand, check_figure, figure_options, json_option
 from libgraph_cli.running import display
 
 if TYPE_CHECKING:

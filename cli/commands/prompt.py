@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from libgraph_cli.options import GroupedCommand, config_option, json_option
+from libgraph_cli.configuration import config_option
+from libgraph_cli.options import GroupedCommand, json_option
 from libgraph_cli.running import display
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from libgraph_cli.options import GroupedCommand, config_option, json_option
+from libgraph_cli.configuration import config_option
+from libgraph_cli.options import GroupedCommand, json_option
 
 
 @click.command(

@@ -132,7 +132,8 @@ def benchmark(progress: Progress = silent, **options: Any) -> Benchmark:
         UsageError: for wrong options.
     """
     parsed = parse_options(BenchmarkOptions, options, "the benchmark")
-    began, found = time.monotonic(), {}
+    began = time.monotonic()
+    found: dict[tuple[str, str, str, str], list[float]] = {}
     cases = list(_cases(parsed))
     done, total = 0, len(cases) * len(parsed.bases)
     for make, seed in cases:
@@ -149,7 +150,7 @@ def benchmark(progress: Progress = silent, **options: Any) -> Benchmark:
                     found.setdefault((known.name, name, measure, place), []).append(value)
             done += 1
             progress("benchmark", done, total, f"{known.name}, {name}")
-    scores = tuple(Score(*key, tuple(values)) for key, values in found.items())
+    scores = tuple(Score(*key, values=tuple(values)) for key, values in found.items())
     return Benchmark(scores, parsed, time.monotonic() - began)
 
 

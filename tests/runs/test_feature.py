@@ -159,7 +159,7 @@ def test_a_run_without_examples_says_how_to_get_them(run, tmp_path):
     path = shutil.copytree(run.directory, tmp_path / "old")
     (path / "examples.safetensors").unlink()
     old = open_run(path)
-    with pytest.raises(UsageError, match=r"no examples.*force=True adds them"):
+    with pytest.raises(UsageError, match=r"it is missing.*force=True"):
         old.examples("ln2.0/2")
     assert "no examples" in str(old.feature("ln2.0/2"))
     (path / "examples.safetensors").write_bytes(b"damaged")

@@ -98,7 +98,7 @@ class Problem:
 
     def start(self) -> dict[str, Tensor]:
         """Parameters by `LAYER/PART`, and for how many batches each latent has been quiet."""
-        parameters = {}
+        parameters: dict[str, Tensor] = {}
         for number, (name, samples) in enumerate(self.samples.items()):
             generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + number)
             gradients = samples.gradients
@@ -209,7 +209,8 @@ class Problem:
     def minimise(self, directory: Path, progress: Progress) -> dict[str, Tensor]:
         """Parameters after all steps."""
         options, parameters = self.options, self.start()
-        slow, quick = [], []
+        slow: list[Tensor] = []
+        quick: list[Tensor] = []
         for key, value in parameters.items():
             name, _, part = key.rpartition("/")
             if part == "quiet":
