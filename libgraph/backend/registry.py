@@ -7,7 +7,7 @@ anything, and a backend that cannot be imported is told with its entry point and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 
 from libgraph.backend.contract import Backend
 from libgraph.backend.options import near, parse_options
@@ -105,7 +105,7 @@ def _listed(entry: EntryPoint) -> Listed:
             # One that is broken does not hide the others.
             summary = str(error)
     else:
-        summary = str(entry.dist.metadata.get("Summary") or "") if entry.dist else ""
+        summary = _summary(entry.dist) if entry.dist else ""
     version = None if distribution is None or not entry.dist else str(entry.dist.version)
     return Listed(entry.name, entry.value, distribution, version, summary)
 
@@ -117,3 +117,9 @@ def _entry_point(name: str) -> EntryPoint:
         names = {entry.name for entry in installed}
         raise BackendError(f"There is no backend '{name}'{near(name, names, 'installed are')}")
     return entry
+
+
+def _summary(distribution: Distribution) -> str:
+    """What a distribution says of itself in one line."""
+    described = distribution.metadata
+    return str(described["Summary"]) if "Summary" in described else ""

@@ -89,7 +89,7 @@ def train(
     directory = Path(out)
     if not directory.name:
         raise UsageError(f"'{directory}' is no name for a directory: choose another out='…'.")
-    plan = {"backend": kind.name, "options": parsed.model_dump(mode="json")}
+    plan: dict[str, Json] = {"backend": kind.name, "options": parsed.model_dump(mode="json")}
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
         with locked(directory):

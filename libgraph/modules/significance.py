@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from pydantic import JsonValue, TypeAdapter
@@ -120,7 +121,8 @@ def significance(
             sample = model(graph, rng)
             if graph.epsilon and not sample.epsilon:
                 sample = with_as_many_edges(sample, {pair: kept[pair] for pair in graph.epsilon})
-            return {"modularity": modularity(sample), "rng": rng.bit_generator.state}
+            state = cast("JsonValue", rng.bit_generator.state)
+            return {"modularity": modularity(sample), "rng": state}
 
         # With the state after it, from which the next one is drawn.
         known = DRAWN.validate_python(remember(f"draw {index}", draw))

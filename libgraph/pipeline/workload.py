@@ -100,11 +100,11 @@ class Workload:
         """
         for split in dict.fromkeys(("train", "test", self.backend.bases_split)):
             check_data(self.backend, split, self.options.batch_size or LOOKED_AT)
-        # All ranks find it out together, before the first one asks for it by itself.
-        self.batch_size  # noqa: B018
         options, dtype = self.options, getattr(torch, self.options.dtype)
         batch = next(iter(Data(self.backend, "train", FEW, FEW, options.device, dtype)))
         check_network(self.backend, self.network, batch)
+        # All ranks find it out together, before the first one asks for it by itself.
+        self.batch_size  # noqa: B018
 
     @cached_property
     def network(self) -> Network:

@@ -104,15 +104,18 @@ def test_batch_size_changes_nothing_but_rounding(tiny):
         )
 
 
-def test_overflow_in_the_precision_of_scores_is_found_first(tiny, tmp_path):
+def test_overflow_in_the_precision_of_scores_is_found_first(tiny, tmp_path, caplog):
     """Weights may be finite, and fine in float64, and overflow in float32: no score is a NaN's."""
     weights = {name: tensor.clone() for name, tensor in tiny.weights.items()}
     weights["blocks.0.mlp.W_in"] *= 1e30
     weights["blocks.0.mlp.W_out"] *= 1e30
     huge = ModularAddition(weights=weights)
-    with pytest.raises(NumericalError, match="'unembed' are NaN or infinite in float32"):
-        lg.analyze(huge, out=tmp_path / "run")
+    with pytest.raises(NumericalError, match="are NaN or infinite in float32"):
+        lg.analyze(huge, out=tmp_path / "run", dtype="float32")
     assert not list(tmp_path.iterdir())
+    run = lg.analyze(huge, ablate=False, seeds=1)
+    assert "Single precision is not enough for the score (it is not finite)" in caplog.text
+    assert 0 <= run.metrics.score.test <= 1
 
 
 def test_the_whole_model_is_scored_once(tiny, monkeypatch):

@@ -158,8 +158,14 @@ def test_a_run_without_examples_says_how_to_get_them(run, tmp_path):
 
     path = shutil.copytree(run.directory, tmp_path / "old")
     (path / "examples.safetensors").unlink()
-    old = open_run(path)
     with pytest.raises(UsageError, match=r"it is missing.*force=True"):
+        open_run(path).examples("ln2.0/2")
+    # An earlier version wrote no list of files.
+    record = json.loads((path / "run.json").read_text())
+    kept = {name: value for name, value in record.items() if name not in ("files", "sha256")}
+    (path / "run.json").write_text(json.dumps(kept))
+    old = open_run(path)
+    with pytest.raises(UsageError, match=r"no examples.*force=True adds them"):
         old.examples("ln2.0/2")
     assert "no examples" in str(old.feature("ln2.0/2"))
     (path / "examples.safetensors").write_bytes(b"damaged")
