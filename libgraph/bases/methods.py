@@ -9,6 +9,7 @@ torch.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
@@ -106,9 +107,9 @@ def basis_name(chosen: str) -> str:
     if path.suffix == FILE and path.stem not in METHODS:
         return path.stem
     name = path.resolve().name
-    if path.is_dir() and name and name not in METHODS:
+    if os.path.isdir(path) and name and name not in METHODS:
         return name
-    if path.is_dir() and name:
+    if os.path.isdir(path) and name:
         raise UsageError(f"The folder '{chosen}' is called as a basis is, {name}: rename it.")
     raise UsageError(
         f"Unknown basis '{chosen}': use {', '.join(METHODS)}, a file of directions, "
@@ -126,7 +127,7 @@ def basis_method(chosen: str) -> BasisMethod:
     if basis_name(chosen) in METHODS:
         return METHODS[chosen]
     path = Path(chosen)
-    if path.is_dir():
+    if os.path.isdir(path):
         from libgraph.bases.dictionaries import method_of_folder
 
         return method_of_folder(path)

@@ -66,6 +66,7 @@ def test_options_and_lists_of_backends_need_no_torch():
 import sys, types
 package = types.ModuleType("libgraph")
 package.__path__ = [{str(Path(sys.modules["libgraph"].__file__).parent)!r}]
+package.__version__ = "0"
 sys.modules["libgraph"] = package
 from libgraph.backend.registry import backend_class, backend_names
 for name in backend_names():

@@ -8,12 +8,13 @@ from libgraph.progress import silent
 
 
 def every_basis(network, data):
-    """All bases; the sparse one after few steps, because any rotation is a basis."""
+    """All linear bases; the sparse one after few steps, because any rotation is a basis."""
     statistics = node_statistics(network, data)
     truncation, setting = Truncation(True, 1e-9), Setting({"sparse_steps": 10})
     return {
         name: method.prepared(setting)(network, statistics, data, truncation, silent)
         for name, method in METHODS.items()
+        if not method.latent
     }
 
 

@@ -300,9 +300,9 @@ def test_mistakes_are_explained(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="choose another place"):
         draw(empty(), file / "graph.png")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtra, match=r"libgraph\[report\]"):
+    with pytest.raises(MissingExtra, match=r"\[report\]"):
         draw(example(), tmp_path / "graph.png")
-    with pytest.raises(MissingExtra, match=r"libgraph\[report\]"):
+    with pytest.raises(MissingExtra, match=r"\[report\]"):
         draw(example())
 
 

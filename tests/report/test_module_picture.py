@@ -125,5 +125,5 @@ def test_mistakes_are_explained(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"\.png, \.svg or \.pdf"):
         draw_modules(by_hand(), tmp_path / "modules.gif")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtra, match=r"libgraph\[report\]"):
+    with pytest.raises(MissingExtra, match=r"\[report\]"):
         draw_modules(by_hand())
