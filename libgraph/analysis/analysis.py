@@ -176,6 +176,9 @@ class _Analysis:
         path = self.directory.path if self.directory else None
         run = ComputedRun(self.backend, self.options, results, metrics, path, examples, survey)
         if self.directory is not None:
+            for name, method in stages.methods.items():
+                if method.writes is not None:
+                    method.writes(self.workload.network, bases[name], self.directory.partial)
             self._export(run, self.directory)
         return run
 

@@ -66,11 +66,12 @@ def find_examples(workload: Workload, bases: Bases, progress: Progress) -> Examp
     values = sum(lengths[name] * len(bases[name]) for name in rotated)
     pool = max(1, min(MOST_SAMPLES, MOST_VALUES // max(values, 1)))
     kept: dict[str, list[Tensor]] = {name: [] for name in rotated}
+    cast = {name: bases[name].to(first.inputs.device, workload.train.dtype) for name in rotated}
     inputs: list[Tensor] = []
     data = workload.data("train", most=pool)
     for number, batch in enumerate(data):
         progress("examples", number, len(data))
-        features = dict(_features(network, bases, batch.inputs))
+        features = dict(_features(network, cast, batch.inputs))
         # Positions of other samples are others, where samples differ in length.
         if any(f.shape[1] != lengths[name] for name, f in features.items()):
             continue
@@ -116,7 +117,7 @@ def _features(network: Network, bases: Bases, inputs: Tensor) -> Iterator[tuple[
     with torch.no_grad():
         for layer, x in zip(network.node_layers, network.activations(inputs), strict=True):
             if layer.rotated:
-                yield layer.name, bases[layer.name].to(x.device, x.dtype).features(x)
+                yield layer.name, bases[layer.name].features(x)
 
 
 def _strongest(f: Float[Tensor, "n s k"]) -> LayerExamples:

@@ -43,7 +43,8 @@ def labelled_graph(
         progress: told of two steps, under the name that it gives to them.
     """
     progress("modules", 0, 2)
-    labels = dict(workload.backend.labels(partial(_features, workload, bases), bases))
+    cast = {name: basis.to(workload.train.dtype) for name, basis in bases.items()}
+    labels = dict(workload.backend.labels(partial(_features, workload, cast), bases))
     labels |= _output_labels(workload)
     for name, basis in bases.items():
         if isinstance(basis, Dictionary) and name in labels:
@@ -81,7 +82,7 @@ def _features(workload: Workload, bases: Bases, inputs: Tensor) -> dict[str, Ten
     with torch.no_grad():
         activations = network.activations(inputs.to(data.device))
         return {
-            layer.name: bases[layer.name].to(data.dtype).features(x)
+            layer.name: bases[layer.name].features(x)
             for layer, x in zip(network.node_layers, activations, strict=True)
             if layer.rotated
         }

@@ -31,6 +31,7 @@ from libgraph.network.basis import Bases, Basis
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import Network
 from libgraph.progress import Progress, renamed
+from libgraph.sections.chunks import chunks
 
 log = logging.getLogger("libgraph")
 
@@ -104,24 +105,25 @@ def dictionaries(
         for layer in network.node_layers
         if layer.name in by_layer
     }
-    alive = only_active(network, whole, data, renamed(progress, "latents"))
-    for name, basis in alive.items():
-        if len(basis) == basis.isolated:
-            raise UsageError(
-                f"No latent of '{by_layer[name].path}' is active at {name} on this data: it is of "
-                "another model, or of another place."
-            )
-    _check_size(network, alive, data)
+    alive = only_active(network, whole, statistics, data, renamed(progress, "latents"))
     bases = dict(start or lib(network, statistics, data, truncation, progress))
     return {**bases, **alive}
 
 
 def only_active(
-    network: Network, whole: Mapping[str, Dictionary], data: Data, progress: Progress
+    network: Network,
+    whole: Mapping[str, Dictionary],
+    statistics: Mapping[str, Statistics],
+    data: Data,
+    progress: Progress,
 ) -> dict[str, Dictionary]:
     """Dictionaries without the latents that are never active, the rest by what they write.
 
     Says so where a dictionary explains less of the activations than their mean does.
+
+    Raises:
+        UsageError: if all latents of a dictionary are dead.
+        TooLarge: if edges between latents do not fit the memory budget.
     """
     cast = {name: basis.to(data.device, data.dtype) for name, basis in whole.items()}
 
@@ -131,13 +133,15 @@ def only_active(
         for layer, x in zip(network.node_layers, activations, strict=True):
             if layer.name not in cast:
                 continue
-            basis = cast[layer.name]
-            rows = x.flatten(0, 1)
-            z = basis.latents(rows)
-            sums[f"{layer.name} squares"] = z[:, basis.isolated :].double().square().sum(0)
-            sums[f"{layer.name} error"] = (rows - z @ basis.decoder).double().square().sum()
-            sums[f"{layer.name} sum"] = rows.double().sum(0)
-            sums[f"{layer.name} square"] = rows.double().square().sum()
+            basis, rows = cast[layer.name], x.flatten(0, 1)
+            squares = rows.new_zeros(len(basis) - basis.isolated, dtype=torch.float64)
+            error = squares.new_zeros(())
+            for part in chunks(len(rows), len(basis), rows):
+                z = basis.latents(rows[part])
+                squares += z[:, basis.isolated :].double().square().sum(0)
+                error += (rows[part] - z @ basis.decoder).double().square().sum()
+            sums[f"{layer.name} squares"] = squares
+            sums[f"{layer.name} error"] = error
             sums[f"{layer.name} count"] = torch.tensor(float(len(rows)))
         return sums
 
@@ -146,8 +150,7 @@ def only_active(
     for name, basis in whole.items():
         count = float(sums[f"{name} count"])
         error = float(sums[f"{name} error"]) / count
-        mean = sums[f"{name} sum"] / count
-        variance = float(sums[f"{name} square"] / count - mean.square().sum())
+        variance = float(statistics[name].covariance.diagonal().sum())
         if error > variance:
             log.warning(
                 "The dictionary at %s explains less than the mean does (its error is %.3g times "
@@ -156,6 +159,12 @@ def only_active(
                 error / max(variance, torch.finfo(torch.float64).tiny),
             )
         found[name] = _sorted(basis, (sums[f"{name} squares"] / count).cpu())
+        if len(found[name]) == basis.isolated:
+            raise UsageError(
+                f"No latent of the dictionary at {name} is active on this data: it is of another "
+                "model, or of another place."
+            )
+    _check_size(network, found, data)
     return found
 
 
@@ -173,10 +182,10 @@ def mean_squares(statistics: Statistics) -> Float[Tensor, " d"]:
 
 
 def _check_size(network: Network, alive: Mapping[str, Dictionary], data: Data) -> None:
-    """Edges of all layer pairs are held at once, in double precision."""
+    """Sums of all layer pairs are held at once: two numbers of 8 bytes each, and a batch's own."""
     sizes = {layer.name: layer.size for layer in network.node_layers}
     sizes |= {name: len(basis) for name, basis in alive.items()}
-    taken = sum(8 * sizes[a.name] * sizes[b.name] for a, b, _ in network.pairs)
+    taken = sum(24 * sizes[a.name] * sizes[b.name] for a, b, _ in network.pairs)
     budget = data.memory if data.memory is not None else memory_budget(data.device)
     if taken > budget:
         largest = max(alive, key=lambda name: len(alive[name]))

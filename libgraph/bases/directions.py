@@ -97,7 +97,7 @@ def directions(path: Path, setting: Setting | None = None) -> MakeBases:
             )
         if not latent:
             return bases
-        return {**bases, **only_active(network, latent, data, progress)}
+        return {**bases, **only_active(network, latent, statistics, data, progress)}
 
     return method
 
@@ -140,7 +140,7 @@ def _gate(
             f"'{layer}/threshold', topk:K with K up to {latents} and no threshold, or linear."
         )
     if threshold is not None:
-        return Threshold(threshold.double().flatten().expand(latents).clamp(min=0))
+        return Threshold(threshold.double().flatten().expand(latents))
     latent = name == "relu" or f"{layer}/bias" in tensors
     return Threshold(torch.zeros(latents, dtype=torch.float64)) if latent else None
 
@@ -154,7 +154,7 @@ def _latents(
 ) -> Dictionary:
     """The dictionary of a node layer, which reads and writes x − μ."""
     isolated = list(layer.isolated_coordinates)
-    rest = [place for place in range(layer.size) if place not in isolated]
+    rest = list(layer.free_coordinates)
     decoder = tensors[f"{layer.name}/decoder"].double().cpu()
     encoder = _checked(
         layer.name, decoder, tensors.get(f"{layer.name}/encoder"), len(rest), str(path)
@@ -190,7 +190,7 @@ def directions_basis(
         UsageError: if the shapes do not fit, or an encoder is needed and missing.
     """
     isolated = list(layer.isolated_coordinates)
-    rest = [i for i in range(layer.size) if i not in isolated]
+    rest = list(layer.free_coordinates)
     covariance = statistics.covariance
     decoder = decoder.to(covariance)
     encoder = _checked(layer.name, decoder, encoder, len(rest), where).to(covariance)

@@ -139,6 +139,7 @@ class BasisMethod:
         leaves: pattern of the files in which it keeps work that is half done.
         digest: SHA-256 of the file that directions come from, if they do.
         latent: whether its bases are dictionaries, at some node layers at least.
+        writes: puts files of its own into the directory of a run, from its finished bases.
     """
 
     make: MakeBases
@@ -152,6 +153,7 @@ class BasisMethod:
     leaves: str | None = None
     digest: str = ""
     latent: bool = False
+    writes: Callable[[Network, Bases, Path], None] | None = None
 
     def __call__(
         self,

@@ -18,7 +18,7 @@ def neuron_basis(layer: NodeLayer, statistics: Statistics) -> Basis:
     """Identity on one node layer; importance is the variance of each coordinate."""
     isolated = list(layer.isolated_coordinates)
     # Unrotated layers keep their order too: logit 7 stays feature 7.
-    rest = [i for i in range(layer.size) if i not in isolated]
+    rest = list(layer.free_coordinates)
     variance = statistics.covariance.diagonal()
     order = torch.tensor(isolated + rest, device=variance.device)
     eye = torch.eye(layer.size, dtype=torch.float64, device=variance.device)

@@ -27,7 +27,7 @@ def pca_basis(layer: NodeLayer, statistics: Statistics, truncation: Truncation) 
     """
     covariance = statistics.covariance
     isolated = list(layer.isolated_coordinates)
-    rest = [i for i in range(layer.size) if i not in isolated]
+    rest = list(layer.free_coordinates)
     variances, vectors = eigenbasis(
         covariance[rest][:, rest], truncation, f"covariance at node layer '{layer.name}'"
     )

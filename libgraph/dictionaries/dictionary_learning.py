@@ -88,7 +88,7 @@ def read(folder: Path) -> list[DictionaryWeights]:
 def _jump_relu(folder: Path, weights: Mapping[str, Tensor], hook: str) -> DictionaryWeights:
     tensors = Tensors(folder, weights, MATRICES)
     latents = tensors.matrix("encoder").shape[1]
-    gate = Threshold(tensors.vector("threshold", latents).clamp(min=0))
+    gate = Threshold(tensors.vector("threshold", latents))
     found = dictionary_of(tensors, hook, gate, subtracts_shift=False)
     return found.scaled(found.decoder.norm(dim=1))
 

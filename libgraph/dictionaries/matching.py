@@ -41,7 +41,7 @@ def matched(
         if layer is None:
             strangers.append(dictionary)
             continue
-        size = len(_read_coordinates(layer))
+        size = len(layer.free_coordinates)
         if dictionary.size != size:
             raise UsageError(
                 f"'{dictionary.path}' reads {dictionary.size} coordinates at "
@@ -69,7 +69,7 @@ def _only(dictionary: DictionaryWeights, layers: Sequence[NodeLayer]) -> NodeLay
     fitting = [
         layer
         for layer in layers
-        if layer.rotated and len(_read_coordinates(layer)) == dictionary.size
+        if layer.rotated and len(layer.free_coordinates) == dictionary.size
     ]
     if len(fitting) != 1:
         names = ", ".join(layer.name for layer in fitting) or "none"
@@ -86,12 +86,6 @@ def _nowhere(dictionary: DictionaryWeights, places: Mapping[str, NodeLayer]) -> 
         f"'{dictionary.path}' reads at {dictionary.hook}, which is no node layer of this analysis: "
         f"near are {', '.join(near)}."
     )
-
-
-def _read_coordinates(layer: NodeLayer) -> list[int]:
-    """Coordinates that dictionaries read: all but isolated ones."""
-    isolated = set(layer.isolated_coordinates)
-    return [place for place in range(layer.size) if place not in isolated]
 
 
 def dictionary_of_layer(
@@ -114,7 +108,7 @@ def dictionary_of_layer(
             f"Node layer '{layer.name}' has no constant coordinate, which the biases of "
             f"'{weights.path}' need."
         )
-    rest, alone = _read_coordinates(layer), list(layer.isolated_coordinates)
+    rest, alone = list(layer.free_coordinates), list(layer.isolated_coordinates)
     first = len(alone) + 1
     encoder = torch.zeros(layer.size, first + weights.latents, dtype=torch.float64)
     decoder = torch.zeros(first + weights.latents, layer.size, dtype=torch.float64)

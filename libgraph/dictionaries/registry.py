@@ -7,7 +7,7 @@ this project knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, cast
@@ -15,12 +15,16 @@ from typing import Protocol, cast
 from libgraph.dictionaries import dictionary_learning, saelens, sparsify
 from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.errors import UsageError
+from libgraph.files.reading import reading
 from libgraph.plugins import load
 
 GROUP = "libgraph.dictionaries"
 
 DEPTH = 4
 """Folders within folders that are searched, as trainers nest them by layer and by size."""
+
+MOST_FOLDERS = 10_000
+"""Folders that are searched, at most."""
 
 
 class Reader(Protocol):
@@ -43,7 +47,7 @@ def read_dictionaries(folder: Path) -> list[DictionaryWeights]:
     Raises:
         UsageError: if there are none, or one cannot be read.
     """
-    found = [dictionary for place in _folders(folder, DEPTH) for dictionary in _read(place)]
+    found = [dictionary for place in _folders(folder) for dictionary in _read(place)]
     if not found:
         raise UsageError(
             f"'{folder}' holds no dictionary: known are those of SAELens "
@@ -64,13 +68,27 @@ def _read(folder: Path) -> list[DictionaryWeights]:
     return []
 
 
-def _folders(folder: Path, depth: int) -> Iterator[Path]:
-    """The folder and those within it; names with numbers in the order of these."""
-    yield folder
-    if depth:
-        for inside in sorted((path for path in folder.iterdir() if path.is_dir()), key=_by_number):
-            if not inside.name.startswith("."):
-                yield from _folders(inside, depth - 1)
+def _folders(folder: Path) -> list[Path]:
+    """The folder and those within it, from the outermost on; names with numbers by these.
+
+    Raises:
+        UsageError: if one cannot be listed, or there are too many to search.
+    """
+    found, level = [folder], [folder]
+    for _ in range(DEPTH):
+        inside: list[Path] = []
+        for place in level:
+            with reading(place, UsageError, "The folder "), os.scandir(place) as entries:
+                names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+            inside += sorted((place / name for name in names), key=_by_number)
+            if len(found) + len(inside) > MOST_FOLDERS:
+                raise UsageError(
+                    f"'{folder}' has more than {MOST_FOLDERS:,} folders in it: give the one that "
+                    "dictionaries are in."
+                )
+        found += inside
+        level = inside
+    return found
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:

@@ -82,7 +82,8 @@ def read(folder: Path) -> list[DictionaryWeights]:
     """
     cfg = read_configuration(folder / CONFIGURATION, _Configuration)
     _check_supported(folder, cfg)
-    tensors = Tensors(folder, read_weights(folder / WEIGHTS), NAMES)
+    weights = read_weights(folder / WEIGHTS)
+    tensors = Tensors(folder, weights, NAMES)
     stored = tensors.matrix("encoder").shape
     if stored != (cfg.d_in, cfg.d_sae):
         raise UsageError(
@@ -90,7 +91,7 @@ def read(folder: Path) -> list[DictionaryWeights]:
             f"{' × '.join(map(str, stored))}."
         )
     if cfg.architecture == "gated":
-        plain = {**read_weights(folder / WEIGHTS), "b_enc": torch.zeros(cfg.d_sae)}
+        plain = {**weights, "b_enc": torch.zeros(cfg.d_sae)}
         dictionary = dictionary_of(
             Tensors(folder, plain, NAMES),
             cfg.hook,
@@ -139,7 +140,7 @@ def _check_supported(folder: Path, cfg: _Configuration) -> None:
 def _gate(folder: Path, cfg: _Configuration, tensors: Tensors) -> Gate:
     """What the architecture says is active."""
     if cfg.architecture in WITH_THRESHOLDS and "threshold" in tensors:
-        return Threshold(tensors.vector("threshold", cfg.d_sae).clamp(min=0))
+        return Threshold(tensors.vector("threshold", cfg.d_sae))
     if cfg.architecture == "jumprelu":
         # Says which tensor is missing.
         return Threshold(tensors.vector("threshold", cfg.d_sae))

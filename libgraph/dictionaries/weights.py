@@ -167,7 +167,7 @@ def gated(
         dictionary,
         encoder=dictionary.encoder * grown,
         bias=dictionary.bias * grown + bias,
-        gate=Threshold((bias - grown * gate_bias).clamp(min=0)),
+        gate=Threshold(bias - grown * gate_bias),
     )
 
 

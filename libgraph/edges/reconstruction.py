@@ -23,6 +23,7 @@ from libgraph.network.basis import Bases
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import NodeLayer
 from libgraph.progress import Progress, silent
+from libgraph.sections.chunks import chunks
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,15 @@ def reconstructions(
         if isinstance(basis, Dictionary)
     }
 
+    # Variances are summed about a mean, and do not drown in its square.
+    with torch.no_grad():
+        first = network.activations(next(iter(data)).inputs)
+        shifts = {
+            layer.name: x.flatten(0, 1).double().mean(0)
+            for layer, x in zip(network.node_layers, first, strict=True)
+            if layer.name in cast
+        }
+
     def measure(batch: Batch) -> Sums:
         sums: dict[str, Tensor] = {"count": torch.tensor(float(len(batch.targets)))}
 
@@ -101,18 +111,16 @@ def reconstructions(
             basis = cast.get(layer.name)
             if basis is None:
                 continue
-            f = basis.latents(x)
-            kept = f @ basis.decoder
-            # Of the coordinates' own sums the variance is made, in double precision.
-            rows = x.flatten(0, 1).double()
+            kept, active = _kept(basis, x)
+            rows = x.flatten(0, 1).double() - shifts[layer.name]
             sums[f"{layer.name} error"] = (x - kept).double().square().sum()
             sums[f"{layer.name} sum"] = rows.sum(0)
             sums[f"{layer.name} square"] = rows.square().sum()
             sums[f"{layer.name} rows"] = torch.tensor(float(len(rows)))
-            sums[f"{layer.name} active"] = (f[..., basis.isolated :] > 0).double().sum()
+            sums[f"{layer.name} active"] = active
             score(f"{layer.name} kept", index, kept)
             score(f"{layer.name} zero", index, _alone(layer, x))
-            changed = basis.latents(changed) @ basis.decoder
+            changed = _kept(basis, changed)[0]
             nothing = _alone(layer, nothing)
         score("kept", len(network.sections), changed)
         score("zero", len(network.sections), nothing)
@@ -140,6 +148,19 @@ def reconstructions(
             explained=1 - error / variance if variance > 0 else 1.0,
         )
     return Reconstructions(layers, Reconstruction(*found("")))
+
+
+def _kept(
+    basis: Dictionary, x: Float[Tensor, "n s d"]
+) -> tuple[Float[Tensor, "n s d"], Float[Tensor, ""]]:
+    """What latents write, and how many of them are active in all, a chunk at a time."""
+    rows = x.flatten(0, 1)
+    kept, active = torch.empty_like(rows), rows.new_zeros((), dtype=torch.float64)
+    for part in chunks(len(rows), len(basis), rows):
+        f = basis.latents(rows[part])
+        kept[part] = f @ basis.decoder
+        active += (f[:, basis.isolated :] > 0).sum()
+    return kept.view_as(x), active
 
 
 def _alone(layer: NodeLayer, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:

@@ -229,8 +229,9 @@ def as_json(files: Mapping[str, FileRecord]) -> dict[str, JsonValue]:
     return {name: files[name].as_json() for name in sorted(files)}
 
 
-def own_files(directory: Path) -> Iterable[Path]:
-    """Files of a run that its record names: all but the record itself, and what is hidden."""
-    for path in sorted(directory.iterdir()):
-        if path.is_file() and path.name != RECORD and not path.name.startswith("."):
-            yield path
+def own_files(directory: Path) -> Iterable[str]:
+    """Names of a run's files, in folders too: all but the record itself, and what is hidden."""
+    for path in sorted(directory.rglob("*")):
+        parts = path.relative_to(directory).parts
+        if path.is_file() and parts != (RECORD,) and not any(p.startswith(".") for p in parts):
+            yield "/".join(parts)

@@ -48,7 +48,7 @@ class StageRecord(BaseModel):
     Attributes:
         hash: of all that it depends on.
         seconds: how long it took.
-        file: what its result is in; None where it leaves none.
+        file: what its result is in; None in records of earlier versions.
         part: what of that file, if others are in it.
         sha256: of the file, or of what the part says.
     """
@@ -67,19 +67,6 @@ def hash_of(*parts: object) -> str:
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
-
-STAGE_FILES = (
-    "bases.safetensors",
-    "edges.safetensors",
-    "halves.safetensors",
-    "ablation.json",
-    "examples.safetensors",
-    "significance.json",
-    "lesions.json",
-    "degeneracy.json",
-    RECORD,
-)
-"""What a run that replaces another may reuse."""
 
 HALFWAY = "halfway"
 """What names begin with of files in which a stage keeps work that is half done."""
@@ -155,7 +142,7 @@ class RunDirectory:
                 self._tidy()
                 if path.exists() and not self.resumed:
                     finish_change(path)
-                    for name in STAGE_FILES:
+                    for name in self._results_in(path):
                         if (path / name).is_file():
                             self._take_over(path / name)
             except BaseException:
@@ -180,11 +167,11 @@ class RunDirectory:
         record = self._stages.get(stage)
         if record is None or record.hash != digest:
             return False
-        if record.file is None:
-            self._used.add(stage)
-            return True
+        # Earlier versions did not say what they had written.
+        if record.file is None or record.sha256 is None:
+            return False
         path = self.file(record.file)
-        if record.sha256 is None or not path.is_file():
+        if not path.is_file():
             return False
         if self._content(record.file, record.part) == record.sha256:
             self._used.add(stage)
@@ -199,7 +186,7 @@ class RunDirectory:
         stage: str,
         digest: str,
         seconds: float,
-        file: str | None = None,
+        file: str,
         part: str | None = None,
     ) -> None:
         """Record that the result of a stage is complete.
@@ -211,7 +198,7 @@ class RunDirectory:
             file: what its result was written to.
             part: what of that file is its result, if others are in it.
         """
-        content = None if file is None else self._content(file, part)
+        content = self._content(file, part)
         self._used.add(stage)
         self._stages[stage] = StageRecord(
             hash=digest, seconds=round(seconds, 3), file=file, part=part, sha256=content
@@ -223,8 +210,8 @@ class RunDirectory:
         self._refuse_to_replace()
         self._leave_out()
         files = {
-            path.name: FileRecord(bytes=path.stat().st_size, sha256=self._digest(path.name))
-            for path in own_files(self.partial)
+            name: FileRecord(bytes=self.file(name).stat().st_size, sha256=self._digest(name))
+            for name in own_files(self.partial)
         }
         whole = {
             **record,
@@ -265,6 +252,11 @@ class RunDirectory:
                 f"'{self.path}' exists: use force=True to replace it, or another out='…'."
             )
 
+    def _results_in(self, path: Path) -> set[str]:
+        """What a run may be reused from: its record, and the files that this names by stage."""
+        stages = self._stages_in(path)
+        return {RECORD} | {stage.file for stage in stages.values() if stage.file is not None}
+
     def _take_over(self, file: Path) -> None:
         """Copy a file of the run that is replaced; what cannot be read is computed again."""
         try:
@@ -296,11 +288,14 @@ class RunDirectory:
 
     def _read_stages(self) -> dict[str, StageRecord]:
         """What is finished, if the record of it is what was written."""
-        path = self.file(RECORD)
+        return self._stages_in(self.partial)
+
+    def _stages_in(self, directory: Path) -> dict[str, StageRecord]:
+        path = directory / RECORD
         if not path.is_file():
             return {}
         try:
-            record = read_record(self.partial)
+            record = read_record(directory)
             stages = record.get("stages")
             if not isinstance(stages, dict):
                 return {}

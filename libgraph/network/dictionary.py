@@ -36,7 +36,7 @@ class Gate(ABC):
 
 @dataclass(frozen=True)
 class Threshold(Gate):
-    """Latents above a threshold of their own, at least zero: ReLU, JumpReLU, gated.
+    """Latents above zero and above a threshold of their own: ReLU, JumpReLU, gated.
 
     Args:
         threshold: θ `(k)`.
@@ -45,8 +45,8 @@ class Threshold(Gate):
     threshold: Float[Tensor, " k"]
 
     def active(self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]) -> Bool[Tensor, "*n k"]:
-        """p > θ."""
-        return pre > self.threshold
+        """p > θ, and positive: a latent below zero is none."""
+        return pre > self.threshold.clamp(min=0)
 
     def of(self, chosen: Tensor, encoder: Float[Tensor, "d k"]) -> Threshold:
         """Their own thresholds."""

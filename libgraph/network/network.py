@@ -46,6 +46,12 @@ class NodeLayer:
         """The constant coordinate, if there is one, and the other isolated ones."""
         return ((self.size - 1,) if self.constant else ()) + self.isolated
 
+    @property
+    def free_coordinates(self) -> tuple[int, ...]:
+        """All that are not isolated."""
+        isolated = set(self.isolated_coordinates)
+        return tuple(place for place in range(self.size) if place not in isolated)
+
 
 def check_shape(x: Tensor, layer: NodeLayer) -> None:
     """Raise a `BackendError` unless these are activations of the node layer."""

@@ -143,7 +143,7 @@ def run_condition(path: str | Path) -> RunCondition:
         try:
             record = read_record(directory)
         except DamagedFile as error:
-            names = [file.name for file in own_files(directory)]
+            names = own_files(directory)
             unknown = (
                 FileCondition(name, "unknown", "nothing to hold it against") for name in names
             )
@@ -156,7 +156,7 @@ def _finished(
     directory: Path, record: Mapping[str, JsonValue], left: Mapping[Path, str]
 ) -> RunCondition:
     known = files_of(record)
-    names = {file.name for file in own_files(directory)} | set(known or {})
+    names = {*own_files(directory), *(known or {})}
     files = [FileCondition(RECORD, "whole" if "sha256" in record else "unknown")]
     files += [_condition(directory, name, known) for name in sorted(names)]
     return RunCondition(
@@ -181,8 +181,10 @@ def _condition(directory: Path, name: str, known: Mapping[str, FileRecord] | Non
 
 
 def _unfinished(directory: Path, partial: Path) -> RunCondition:
-    files = tuple(FileCondition(file.name, "unknown", "of a run that is not finished")
-                  for file in own_files(partial))  # fmt: skip
+    files = tuple(
+        FileCondition(name, "unknown", "of a run that is not finished")
+        for name in own_files(partial)
+    )
     left = {partial: "the same analysis goes on there"} | dict(_left(directory))
     return RunCondition(directory, False, False, files, left)
 

@@ -28,7 +28,7 @@ from libgraph.runs.run import Ablation, arrow
 
 PARTS = ("encoder", "decoder", "importance")
 
-GATE_PARTS = ("dead", "threshold", "k", "others")
+GATE_PARTS = ("isolated", "dead", "threshold", "k", "others")
 """Those of a dictionary beside them."""
 
 ERROR = "/error"
@@ -63,7 +63,7 @@ def _gate_tensors(basis: Basis) -> dict[str, Tensor]:
     """What a dictionary has beside a basis: a threshold for each latent, or k and competitors."""
     if not isinstance(basis, Dictionary):
         return {}
-    tensors = {"dead": torch.tensor(basis.dead)}
+    tensors = {"dead": torch.tensor(basis.dead), "isolated": torch.tensor(basis.isolated)}
     if isinstance(basis.gate, Threshold):
         return {**tensors, "threshold": basis.gate.threshold}
     if isinstance(basis.gate, TopK):
@@ -100,7 +100,7 @@ def stored_basis(
     Args:
         tensors: what is stored.
         start: of the names.
-        isolated: how many leading features are isolated, the error counted or not.
+        isolated: how many leading features are isolated; a dictionary says so itself.
         rotated: whether the node layer is.
 
     Raises:
@@ -115,9 +115,7 @@ def stored_basis(
         if k is None
         else TopK(int(k), tensors.get(f"{start}others"))
     )
-    # The error alone is read from nothing and writes nothing.
-    places = (~encoder.any(0)) & (~decoder.any(1))
-    isolated = int(places[: isolated + 1].nonzero()[-1]) + 1
+    isolated = int(tensors[f"{start}isolated"])
     return Dictionary(encoder, decoder, importance, isolated, gate=gate, dead=int(dead))
 
 

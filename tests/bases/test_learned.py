@@ -15,6 +15,7 @@ from libgraph.bases.learned.options import DictionaryOptions
 from libgraph.bases.learned.problem import Problem
 from libgraph.bases.lib import lib
 from libgraph.bases.method import Truncation
+from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
 from libgraph.dictionaries import saelens
 from libgraph.edges.interactions import interactions
@@ -170,7 +171,8 @@ def test_latents_are_sorted_and_decoders_have_the_length_of_their_coordinates():
 
 def test_other_tools_get_the_same_latents(tmp_path):
     case = Case()
-    bases = case.learned(directory=tmp_path)
+    bases = case.learned()
+    METHODS["dictionary"].writes(case.network, bases, tmp_path)
     folder = tmp_path / "dictionaries" / "l0"
     config = json.loads((folder / "cfg.json").read_text())
     weights = load_file(folder / "sae_weights.safetensors")

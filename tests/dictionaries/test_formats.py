@@ -296,3 +296,30 @@ def test_without_a_hook_the_width_tells_if_it_is_one_layers_alone(tmp_path):
     twin = NodeLayer("twin", D + 1)
     with pytest.raises(UsageError, match="node layers with 6 coordinates are stream, twin"):
         matched(read_dictionaries(tmp_path), [LAYER, twin])
+
+
+def test_a_folder_of_very_many_is_not_searched(tmp_path, monkeypatch):
+    monkeypatch.setattr("libgraph.dictionaries.registry.MOST_FOLDERS", 3)
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    with pytest.raises(UsageError, match="more than 3 folders"):
+        read_dictionaries(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    def refused(place):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("libgraph.dictionaries.registry.os.scandir", refused)
+    with pytest.raises(UsageError, match=r"cannot be read \(Permission denied\)"):
+        read_dictionaries(tmp_path)
+
+
+def test_thresholds_below_zero_let_nothing_negative_through(tmp_path):
+    below = {"threshold": torch.full((K,), -1.0)}
+    w = saelens(tmp_path, "jumprelu", below)
+    check(
+        tmp_path,
+        lambda h: ((h - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu(),
+        lambda z: z @ w["W_dec"] + w["b_dec"],
+    )

@@ -235,7 +235,7 @@ def completed(path, stages=("statistics",)):
     run = RunDirectory(path)
     write_tensors(run.file("bases.safetensors"), TENSORS)
     for stage in stages:
-        run.finish(stage, f"hash of {stage}", 1.23456)
+        run.finish(stage, f"hash of {stage}", 1.23456, file="bases.safetensors")
     run.complete({"backend": "toy"})
     return run
 
@@ -246,7 +246,7 @@ def test_a_run_gets_its_name_when_it_is_complete(tmp_path):
     assert not run.resumed
     run.file("metrics.json").write_text("{}")
     assert not path.exists()
-    run.finish("statistics", "abc", 0.12345)
+    run.finish("statistics", "abc", 0.12345, file="metrics.json")
     run.complete({"backend": "toy"})
     assert sorted(file.name for file in path.iterdir()) == ["metrics.json", "run.json"]
     assert list(path.parent.iterdir()) == [path]
@@ -256,7 +256,14 @@ def test_a_run_gets_its_name_when_it_is_complete(tmp_path):
     assert record == {
         "backend": "toy",
         "complete": True,
-        "stages": {"statistics": {"hash": "abc", "seconds": 0.123}},
+        "stages": {
+            "statistics": {
+                "hash": "abc",
+                "seconds": 0.123,
+                "file": "metrics.json",
+                "sha256": sha256(b"{}").hexdigest(),
+            }
+        },
         "files": {"metrics.json": {"bytes": 2, "sha256": sha256(b"{}").hexdigest()}},
     }
 
@@ -314,7 +321,8 @@ def test_a_replacement_that_is_interrupted_leaves_the_old_run(tmp_path):
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     run = RunDirectory(path, force=True)
     run.file("bases.safetensors").write_bytes(b"half")
-    run.finish("edges", "abc", 1.0)
+    run.file("edges.safetensors").write_bytes(b"whole")
+    run.finish("edges", "abc", 1.0, file="edges.safetensors")
     run.abandon()
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
     again = RunDirectory(path, force=True)
@@ -353,8 +361,20 @@ def test_a_run_directory_without_a_name_is_a_user_error(tmp_path, name, monkeypa
 
 def test_the_record_of_a_run_that_goes_on_says_so(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    run.finish("bases", "abc", 1.0)
+    run.file("bases.safetensors").write_bytes(b"whole")
+    run.finish("bases", "abc", 1.0, file="bases.safetensors")
     assert json.loads(run.file("run.json").read_text())["complete"] is False
+
+
+def test_stages_whose_files_are_not_known_are_not_believed(tmp_path):
+    """Records of earlier versions name no files: what is there may be anything."""
+    path = tmp_path / "run"
+    completed(path)
+    record = json.loads((path / "run.json").read_text())
+    stage = {"hash": "hash of statistics", "seconds": 1.0}
+    old = {"complete": True, "stages": {"statistics": stage}, "backend": record["backend"]}
+    (path / "run.json").write_text(json.dumps(old))
+    assert not RunDirectory(path, force=True).finished("statistics", "hash of statistics")
 
 
 # What is believed

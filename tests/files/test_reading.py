@@ -92,8 +92,10 @@ def test_a_file_system_that_knows_no_locks(tmp_path, monkeypatch):
 
 
 def test_a_stage_that_cannot_be_read_is_made_again(tmp_path, monkeypatch, caplog):
-    RunDirectory(tmp_path / "run").complete({})
-    write_json(tmp_path / "run" / "ablation.json", {})
+    run = RunDirectory(tmp_path / "run")
+    write_json(run.file("ablation.json"), {})
+    run.finish("ablation", "abc", 1.0, file="ablation.json")
+    run.complete({})
     opened = Path.open
 
     def refuse(path, *arguments, **options):

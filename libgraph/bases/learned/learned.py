@@ -10,6 +10,7 @@ and, if asked to, to interact little. Source: docs/superposition.md.
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -89,10 +90,17 @@ def learned(
         strength = problem.strength(parameters, name)
         found[name] = place.dictionary(weights, options.active, strength)
         _tell_of_the_dead(name, int((strength == 0).sum()), len(strength))
-    if options.directory is not None and ranks()[0] == 0:
-        for name, dictionary in found.items():
-            write_saelens(options.directory / FOLDER, places[name].layer, dictionary)
     return start | found
+
+
+def written(network: Network, bases: Bases, directory: Path) -> None:
+    """Dictionaries in SAELens's layout, in a folder of the run's directory."""
+    folder = directory / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    for layer in network.node_layers:
+        basis = bases[layer.name]
+        if isinstance(basis, Dictionary):
+            write_saelens(folder, layer, basis)
 
 
 def _tell_of_the_dead(name: str, dead: int, count: int) -> None:
@@ -118,4 +126,5 @@ METHOD = BasisMethod(
     layer_bytes=LAYER_BYTES,
     leaves=CHECKPOINT,
     latent=True,
+    writes=written,
 )

@@ -25,8 +25,7 @@ def write_saelens(folder: Path, layer: NodeLayer, dictionary: Dictionary) -> Pat
     Returns:
         Where it is.
     """
-    isolated = set(layer.isolated_coordinates)
-    rest = [i for i in range(layer.size) if i not in isolated]
+    rest = list(layer.free_coordinates)
     first = dictionary.isolated
     place = folder / _file_name(layer.name)
     encoder, decoder = dictionary.encoder, dictionary.decoder
