@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -172,7 +173,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # In an encoding of few signs the others are escaped; `Screen` finds better ones.
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGTERM, _terminate)
+    with suppress(ValueError):
+        # Elsewhere than in the main thread signals cannot be had.
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(prog_name="libgraph", standalone_mode=False)
     except CommandError as error:
