@@ -105,7 +105,8 @@ def _listed(entry: EntryPoint) -> Listed:
             # One that is broken does not hide the others.
             summary = str(error)
     else:
-        summary = str(entry.dist.metadata.get("Summary") or "") if entry.dist else ""
+        told = entry.dist.metadata if entry.dist else {}
+        summary = str(told["Summary"]) if "Summary" in told else ""
     version = None if distribution is None or not entry.dist else str(entry.dist.version)
     return Listed(entry.name, entry.value, distribution, version, summary)
 
