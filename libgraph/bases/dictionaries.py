@@ -154,7 +154,8 @@ def only_active(
         if error > variance:
             log.warning(
                 "The dictionary at %s explains less than the mean does (its error is %.3g times "
-                "the variance): it may be of another model, or want other norms.",
+                "the variance): it may be of another model, want other norms, or be learned for "
+                "what the next node layer notices.",
                 name,
                 error / max(variance, torch.finfo(torch.float64).tiny),
             )
