@@ -75,7 +75,8 @@ def ablate_edges(
         progress: told after every number of edges tried, of about log2(d_in·d_out) per layer pair.
     """
     pairs = scoring.network.pairs
-    expected = (1 + curves) * sum((a.size * b.size).bit_length() for a, b, _ in pairs)
+    sizes = [max(a.size * b.size, edges[a.name, b.name].numel()) for a, b, _ in pairs]
+    expected = (1 + curves) * sum(size.bit_length() for size in sizes)
     done = 0
 
     def tell(trials: int) -> None:
@@ -169,9 +170,9 @@ class _PairTrials:
         sign = 1.0 if self.scoring.backend.higher_is_better else -1.0
         enough = sign * self.scoring.base_score - tolerance
         a, b, _ = self.scoring.network.pairs[self.index]
-        return bisect(
-            lambda count: sign * self.score(count) >= enough, a.size * b.size, self.available
-        )
+        # As published, of the coordinates; of features where these are more.
+        total = max(a.size * b.size, self.available)
+        return bisect(lambda count: sign * self.score(count) >= enough, total, self.available)
 
     def try_powers_of_two(self) -> None:
         """Score them, and all edges."""

@@ -174,6 +174,8 @@ def test_with_everything_kept_ablation_leaves_the_model(kinds, folder):
     edges = ablate_edges(scoring, run.bases(), run.edges(), tolerances=[1e-9], curves=True)
     for found in edges.values():
         assert found.score[found.available] == scoring.base_score
+        # More features than coordinates: all edges are enough, and so are some.
+        assert found.required[1e-9] is not None
 
 
 def test_nodes_are_ablated_from_the_least(run, backend):
