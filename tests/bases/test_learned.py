@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.dictionaries import random_dictionary
 from helpers.networks import random_network, toy_data
 from helpers.numbers import assert_close, normal, seeded
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from libgraph.bases.learned.coordinates import coordinates
 from libgraph.bases.learned.learned import learned
 from libgraph.bases.learned.options import DictionaryOptions
 from libgraph.bases.learned.problem import Problem
+from libgraph.bases.learned.saelens import write_saelens
 from libgraph.bases.lib import lib
 from libgraph.bases.method import Truncation
 from libgraph.bases.methods import METHODS
@@ -21,6 +23,7 @@ from libgraph.dictionaries import saelens
 from libgraph.edges.interactions import interactions
 from libgraph.errors import UsageError
 from libgraph.network.dictionary import Dictionary
+from libgraph.network.network import NodeLayer
 from libgraph.progress import silent
 from libgraph.sections.quadrature import Quadrature
 
@@ -182,7 +185,9 @@ def test_other_tools_get_the_same_latents(tmp_path):
     kept = pre.topk(config["k"], dim=1)
     z = torch.zeros_like(pre).scatter(1, kept.indices, kept.values.relu())
     dictionary = bases["l0"]
-    assert_close(z, dictionary.latents(x)[:, dictionary.isolated :].float(), 1e-4)
+    alive = len(dictionary) - dictionary.isolated
+    assert_close(z[:, :alive], dictionary.latents(x)[:, dictionary.isolated :].float(), 1e-4)
+    assert alive + dictionary.dead == 10
     error = h - (z @ weights["W_dec"] + weights["b_dec"])
     assert_close(error, dictionary.error(x)[:, :-1].float(), 1e-4)
     assert (config["d_in"], config["d_sae"]) == (5, 10)
@@ -190,6 +195,21 @@ def test_other_tools_get_the_same_latents(tmp_path):
     (read,) = saelens.read(folder)
     assert torch.equal(read.encoder.float(), weights["W_enc"])
     assert (read.hook, read.gate.k) == ("l0", 2)
+
+
+def test_dead_latents_are_counted_and_go_on_competing(tmp_path):
+    """What other tools read chooses among all latents, as the basis does."""
+    whole = random_dictionary(5, 9, 1, k=3)
+    chosen = torch.tensor([6, 0, 4, 8])
+    part = whole.of(chosen, torch.ones(4).double())
+    assert part.dead == 5
+    place = write_saelens(tmp_path, NodeLayer("l", 5, isolated=()), part)
+    (read,) = saelens.read(place)
+    x = torch.cat([normal(seeded(2), 40, 4), torch.ones(40, 1).double()], dim=1)
+    z = read.gate.active(x[:, :-1] @ read.encoder + read.bias, x)
+    assert torch.equal(z[:, :4], part.latents(x)[:, part.isolated :] != 0)
+    assert float(z[:, 4:].double().mean()) > 0
+    assert not bool(read.decoder[4:].any())
 
 
 def test_directions_are_found_of_which_few_make_each_row():

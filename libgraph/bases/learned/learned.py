@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import distributed as dist
 
 from libgraph.accumulate.ranks import ranks
@@ -88,7 +89,10 @@ def learned(
     for name, place in places.items():
         weights = problem.learner(parameters, name).weights()
         strength = problem.strength(parameters, name)
-        found[name] = place.dictionary(weights, options.active, strength)
+        whole = place.dictionary(weights, options.active, strength)
+        # Sorted by what they do, so that those that were never active come last.
+        alive = torch.arange(int((strength > 0).sum()), device=whole.encoder.device)
+        found[name] = whole.of(alive, whole.importance[whole.isolated :][: len(alive)])
         _tell_of_the_dead(name, int((strength == 0).sum()), len(strength))
     return start | found
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from libgraph.dictionaries.saelens import write
 from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.errors import UsageError
-from libgraph.network.dictionary import Dictionary
+from libgraph.network.dictionary import Dictionary, TopK
 from libgraph.network.network import NodeLayer
 
 
@@ -32,15 +34,15 @@ def write_saelens(folder: Path, layer: NodeLayer, dictionary: Dictionary) -> Pat
     bias, shift = encoder.new_zeros(len(dictionary) - first), encoder.new_zeros(len(rest))
     if layer.constant:
         bias, shift = encoder[-1, first:], decoder[0, rest]
-    weights = DictionaryWeights(
-        place,
-        layer.name,
-        encoder[rest][:, first:],
-        bias,
-        decoder[first:][:, rest],
-        shift,
-        dictionary.gate,
-    )
+    into, out = encoder[rest][:, first:], decoder[first:][:, rest]
+    gate = dictionary.gate
+    if isinstance(gate, TopK) and gate.others is not None:
+        # Latents that are no features go on competing, and write nothing.
+        into = torch.cat([into, gate.others[rest]], dim=1)
+        out = torch.cat([out, out.new_zeros(gate.others.shape[1], len(rest))])
+        more = gate.others[-1] if layer.constant else gate.others.new_zeros(len(out) - len(bias))
+        bias, gate = torch.cat([bias, more]), TopK(gate.k)
+    weights = DictionaryWeights(place, layer.name, into, bias, out, shift, gate)
     write(place, weights)
     return place
 
