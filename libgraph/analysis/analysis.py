@@ -10,18 +10,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from libgraph.accumulate.ranks import ranks
 from libgraph.analysis.examples import find_examples
 from libgraph.analysis.graphs import labelled_graph
 from libgraph.analysis.halves import HALVES, halves_agree, interactions_of_halves
 from libgraph.analysis.plan import FewSamples, announcement
+from libgraph.analysis.precision import why_too_rough
 from libgraph.analysis.rotations import against_rotations
 from libgraph.analysis.stages import ABLATION, AnalysisStages
 from libgraph.backend.contract import Backend
@@ -36,7 +34,7 @@ from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.interactions import Edges, Interactions, estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.reconstruction import Reconstructions, reconstructions
-from libgraph.edges.score import Scoring, base_score
+from libgraph.edges.score import Scoring
 from libgraph.errors import NumericalError
 from libgraph.files.run_directory import RunDirectory
 from libgraph.graph.interaction_graph import InteractionGraph
@@ -58,12 +56,6 @@ from libgraph.runs.stored import save_ablations
 from libgraph.sections.quadrature import Quadrature
 
 log = logging.getLogger("libgraph")
-
-PRECISE = 16
-"""Samples on which scores in single and in double precision are held against each other."""
-
-ROUNDING = 1e-4
-"""Scores nearer than this are the same, whatever edges may cost."""
 
 LOOK_AHEAD = 0.1
 """Seconds for the score of the model from which on it is worth while to find out beforehand what
@@ -183,36 +175,19 @@ class _Analysis:
         return run
 
     def _score(self) -> float:
-        """Of the whole model, in double precision where single precision is not enough.
-
-        It is not where the score of a few samples is off by a tenth of what edges may cost.
-        """
-        single = self.options.score_dtype == "float32" and self.options.dtype == "float64"
-        try:
-            score = self.scoring.base_score
-            if not single:
-                return score
-            few = self.scoring.data
-            few = replace(few, limit=min(few.limit or PRECISE, PRECISE))
-            exact = base_score(
-                self.workload.network, self.backend, replace(few, dtype=torch.float64)
+        """Of the whole model, in double precision where single precision is not enough."""
+        if self.options.score_dtype != "float32" or self.options.dtype != "float64":
+            return self.scoring.base_score
+        why = why_too_rough(self.scoring, self.workload.network, min(self.options.tolerances))
+        if why is not None:
+            log.warning(
+                "Single precision is not enough for the score (%s): scores and ablations are "
+                "computed in double precision.",
+                why,
             )
-            off = abs(base_score(self.scoring.network, self.backend, few) - exact)
-            if off <= max(0.1 * min(self.options.tolerances), ROUNDING):
-                return score
-            why = f"that of {PRECISE} samples is off by {off:.2g}"
-        except NumericalError:
-            if not single:
-                raise
-            why = "it is not finite"
-        log.warning(
-            "Single precision is not enough for the score (%s): scores and ablations are computed "
-            "in double precision.",
-            why,
-        )
-        self.options = self.options.model_copy(update={"score_dtype": "float64"})
-        self.runner.options = self.options
-        del self.scoring
+            self.options = self.options.model_copy(update={"score_dtype": "float64"})
+            self.runner.options = self.options
+            del self.scoring
         return self.scoring.base_score
 
     def _look_ahead(self, stages: AnalysisStages) -> None:
