@@ -91,6 +91,32 @@ def test_an_analysis_gives_the_same_whatever_is_set(name, expected):
     assert not any(edge.is_inference() for edge in actual)
 
 
+@contextmanager
+def quick_products(how):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(how)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("how", ["high", "medium"])
+def test_products_of_single_precision_keep_all_digits(how):
+    a, b = (normal(seeded(i), 64, 64).float() for i in range(2))
+    expected = a @ b
+    with quick_products(how):
+        with own_state():
+            assert torch.equal(a @ b, expected)
+            # Export reads it, and PyTorch refuses to tell what is set in two ways.
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == how
+        quick = lg.analyze(backend(), dtype="float32", **CHEAP)
+    whole = lg.analyze(backend(), dtype="float32", **CHEAP)
+    for pair, edges in whole.edges("lib").items():
+        assert torch.equal(quick.edges("lib")[pair], edges)
+
+
 @pytest.mark.parametrize("name", ["autocast", "default device"])
 @pytest.mark.parametrize(
     "verb", [lg.plan, lambda b: lg.measure_degeneracy(b, samples=10)], ids=["plan", "degeneracy"]
