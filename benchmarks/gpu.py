@@ -149,11 +149,11 @@ def chunk_sizes(device: str, small: bool) -> list[Row]:
     network = backend.network().to(device=torch.device(device), dtype=torch.float64)
     data = Data(backend, "train", batch_size=16, device=device)
     rows, before = [], chunks.DEVICE_CHUNK_BYTES
-    for size in (8, 32, 128, 256, 512, 1024, 2048):
+    bases_and_edges(network, data)
+    for size in (16, 64, 256, 1024):
         chunks.DEVICE_CHUNK_BYTES = size * 2**20
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
-        bases_and_edges(network, data)
         row = bases_and_edges(network, data)[2]
         peak = 0 if device == "cpu" else torch.cuda.max_memory_allocated()
         rows.append({"MiB": size, **row, "peak GiB": peak / 2**30})

@@ -116,6 +116,22 @@ def test_bundled_models_need_the_same_edges(name, options):
         assert torch.equal(numbers(ours[needed]), numbers(theirs[needed]))
 
 
+def test_every_basis_and_option():
+    network = random_network(["tanh", "linear"], [4, 5, 3], rotated=False)
+    backend = Toy(network.double(), normal(seeded(0), 60, 2, 4))
+    linear = {"lib", "pca", "neuron", "global", "random"}
+    options = {"halves": True, "curves": True, "lesions": True, "integration": "gauss-legendre:2"}
+    runs = on_both(backend, basis="lib", beside=tuple(sorted(linear - {"lib"})), draws=2, **options)
+    close_runs(*runs)
+    signs = on_both(backend, signs=4)
+    close_runs(*signs)
+    compared = [
+        lg.compare_bases(backend, ["lib", "pca"], device=place, draws=2).runs[0]
+        for place in ("cpu", DEVICE)
+    ]
+    close_runs(*compared)
+
+
 def test_sparse_and_learned_bases():
     network = random_network(["tanh", "linear"], [4, 5, 3], rotated=False)
     backend = Toy(network.double(), normal(seeded(0), 200, 1, 4))

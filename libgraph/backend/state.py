@@ -27,7 +27,7 @@ def whole_products() -> Iterator[None]:
     """
     cudnn, parts = torch.backends.cudnn, []
     with ExitStack() as stack:
-        # Since PyTorch 2.9 every part has a setting of its own. Where these have been used, those of
+        # Since PyTorch 2.9 every part has a setting of its own. Where these were used, the ones of
         # before cannot be read; PyTorch's own readers want both to be told the same.
         for part in map(_backend_part, _PARTS):
             if hasattr(part, "fp32_precision"):

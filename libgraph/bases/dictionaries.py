@@ -159,7 +159,8 @@ def only_active(
                 name,
                 error / max(variance, torch.finfo(torch.float64).tiny),
             )
-        found[name] = _sorted(basis, (sums[f"{name} squares"] / count).cpu())
+        squares = (sums[f"{name} squares"] / count).cpu()
+        found[name] = _sorted(basis, squares).to(torch.device(data.device))
         if len(found[name]) == basis.isolated:
             raise UsageError(
                 f"No latent of the dictionary at {name} is active on this data: it is of another "

@@ -21,8 +21,9 @@ from libgraph.network.basis import Bases, Basis
 from libgraph.network.network import Network
 from libgraph.progress import Progress
 
-EIGH_ON_DEVICE = 512
-"""Smaller eigenproblems are solved on the CPU, whatever device holds the matrix."""
+EIGH_ON_DEVICE = 128
+"""Smaller eigenproblems are solved on the CPU, whatever device holds the matrix: at this size an
+H200 takes as long as 16 cores, at 256 half, at 2305 a tenth of their time (benchmarks/gpu.py)."""
 
 
 @dataclass(frozen=True)

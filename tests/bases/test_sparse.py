@@ -545,8 +545,8 @@ def test_single_precision():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_on_a_gpu():
     case = Case()
+    data = toy_data(case.network, case.inputs, device="cuda")
     network = case.network.cuda()
-    data = toy_data(network, case.inputs, device="cuda")
     statistics = node_statistics(network, data)
     options = SparseOptions(steps=5, starts=3)
     found = sparse(network, statistics, data, WHOLE, silent, options)
