@@ -24,9 +24,10 @@ libgraph benchmark --problems planted --bases topk-lib,dictionary --seeds 10 --j
 def benchmark(options: Values, as_json: bool, quiet: bool) -> None:
     """Measure bases on networks whose features and interactions are known.
 
-    Planted networks have more features than dimensions, which interact in modules; random ones
-    have the same inputs and random weights; toy models of superposition are trained here. Scores
-    are means over seeds with their standard deviation.
+    Planted networks have more features than dimensions, which interact in modules; separate ones
+    as many dimensions; random ones have the same inputs and random weights; toy models of
+    superposition are trained here; frequencies are those of modular addition. Scores are means over
+    seeds with their standard deviation.
     """
     from libgraph.benchmark.benchmark import benchmark as measure
     from libgraph.screen import Screen

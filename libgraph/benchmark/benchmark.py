@@ -17,6 +17,7 @@ from libgraph.backend.state import own_state
 from libgraph.bases.lib import lib
 from libgraph.bases.statistics import node_statistics
 from libgraph.benchmark.contenders import TRUNCATION, Bench
+from libgraph.benchmark.frequencies import frequencies, keeping_to_concepts
 from libgraph.benchmark.known import Known
 from libgraph.benchmark.options import BenchmarkOptions
 from libgraph.benchmark.planted import Design, chance_of_edges, planted
@@ -157,15 +158,15 @@ def benchmark(progress: Progress = silent, **options: Any) -> Benchmark:
 def _cases(options: BenchmarkOptions) -> Iterator[tuple[Any, int]]:
     for number in range(options.seeds):
         seed = options.seed + number
-        for problem in ("planted", "random"):
+        for problem in ("planted", "separate", "random"):
             if problem in options.problems:
                 design = Design(
                     features=options.features,
-                    dimensions=options.dimensions,
+                    dimensions=options.features if problem == "separate" else options.dimensions,
                     probability=options.probability,
                     samples=options.samples,
                     read=options.read,
-                    learned=problem == "planted",
+                    learned=problem != "random",
                     seed=seed,
                 )
                 yield (lambda design=design: planted(design)), seed
@@ -173,13 +174,15 @@ def _cases(options: BenchmarkOptions) -> Iterator[tuple[Any, int]]:
             for model in TOY_MODELS:
                 seeded = replace(model, seed=seed, samples=options.samples)
                 yield (lambda seeded=seeded: toy_model(seeded)), seed
+        if "frequencies" in options.problems:
+            yield frequencies, seed
 
 
 def _bench(known: Known, options: BenchmarkOptions, seed: int) -> Bench:
     data = Data(known.backend(), "train", 2000)
     stats = node_statistics(known.network, data)
     start = lib(known.network, stats, data, TRUNCATION, silent)
-    count = len(next(iter(known.features.values())))
+    count = max(map(len, known.features.values()), default=0)
     active = options.active if known.edges else ACTIVE.get(count, options.active)
     return Bench(known, data, stats, start, active, options, seed)
 
@@ -187,6 +190,8 @@ def _bench(known: Known, options: BenchmarkOptions, seed: int) -> Bench:
 def measured(bench: Bench, bases: Bases) -> dict[str, dict[str, float]]:
     """Every measure of a basis, by place."""
     known = bench.known
+    if known.labelled is not None:
+        return keeping_to_concepts(known.network, known.labelled, bench.data, bases, bench.seed)
     found: dict[str, dict[str, float]] = {}
     matches = {}
     for name, features in known.features.items():

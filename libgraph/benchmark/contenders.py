@@ -53,9 +53,8 @@ class Bench:
 
     def _learning(self, name: str) -> DictionaryOptions:
         options = self.options
-        truth = next(iter(self.known.features.values()))
         plain = DictionaryOptions(
-            latents=options.overcomplete * truth.shape[0] / truth.shape[1],
+            latents=options.overcomplete * self.known.features_per_dimension,
             active=self.active,
             gradients=0.0,
             steps=options.steps,

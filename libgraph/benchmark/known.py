@@ -60,6 +60,8 @@ class Known:
             the constant.
         edges: by layer pair, whether feature i acts on feature j, as `[j, i]`.
         modules: module of each feature, the same at all node layers; None where there are none.
+        labelled: the backend the network is of, where that says what features stand for, instead
+            of features that are known.
     """
 
     name: str
@@ -68,7 +70,15 @@ class Known:
     features: Mapping[str, Float[Tensor, "k d"]]
     edges: Mapping[Pair, Bool[np.ndarray, "out in"]] = field(default_factory=dict)
     modules: tuple[int, ...] | None = None
+    labelled: Backend | None = None
 
-    def backend(self) -> InMemory:
+    @property
+    def features_per_dimension(self) -> float:
+        """How many features there are for each dimension; 1 where nobody knows."""
+        for features in self.features.values():
+            return features.shape[0] / features.shape[1]
+        return 1.0
+
+    def backend(self) -> Backend:
         """To be analysed."""
-        return InMemory(self.network, self.inputs)
+        return self.labelled or InMemory(self.network, self.inputs)

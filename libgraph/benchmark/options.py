@@ -17,7 +17,7 @@ CONTENDERS = (
 """Bases by what the table calls them: TopK autoencoders in several coordinates, with a penalty of
 Jacobians or of interactions, and dictionaries that begin with what is read, with and without."""
 
-PROBLEMS = ("planted", "random", "toy")
+PROBLEMS = ("planted", "separate", "random", "toy", "frequencies")
 
 
 def _parts(value: object) -> object:
@@ -42,7 +42,7 @@ class BenchmarkOptions(TypedOptions):
         ("planted", "toy"), description=f"any of {', '.join(PROBLEMS)}, with commas between"
     )
     features: int = Field(24, ge=2, description="planted at each node layer")
-    dimensions: int = Field(12, ge=2, description="that they have to share")
+    dimensions: int = Field(12, ge=2, description="that they share; separate ones have one each")
     probability: float = Field(0.05, gt=0, lt=1, description="of a feature in the first layer")
     samples: int = Field(8000, ge=100, description="of planted networks and toy models")
     read: bool = Field(True, description="planted networks end with what is read of each feature")

@@ -29,7 +29,7 @@ class Design:
 
     Args:
         features: N.
-        dimensions: d < N.
+        dimensions: d < N; or N, for features that share none.
         layers: node layers with features.
         probability: of each feature at the first of them.
         targets: of each feature at the next node layer, within its module.
@@ -92,8 +92,9 @@ def planted(design: Design) -> Known:
     names = [layer.name for layer in layers]
     if design.read:
         layers.append(NodeLayer("read", count, constant=False, rotated=False))
+    shared = "planted" if count > size else "separate"
     return Known(
-        "planted" if design.learned else "random weights",
+        shared if design.learned else "random weights",
         Network(AppendOne(), sections, layers),
         (values @ written[0]).unsqueeze(1),
         dict(zip(names, written, strict=True)),
@@ -105,7 +106,10 @@ def planted(design: Design) -> Known:
 def spread_directions(
     count: int, size: int, generator: torch.Generator, steps: int = 400
 ) -> Float[Tensor, "k d"]:
-    """Unit vectors whose largest cosines have been made small."""
+    """Unit vectors whose largest cosines have been made small; orthogonal if there is room."""
+    if count <= size:
+        orthogonal: Tensor = torch.linalg.qr(_normal((size, size), generator)).Q[:count]
+        return orthogonal
     with torch.enable_grad():
         vectors = _normal((count, size), generator).requires_grad_()
         optimizer = torch.optim.Adam([vectors], lr=0.02)

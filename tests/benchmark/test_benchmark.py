@@ -10,12 +10,14 @@ from helpers.numbers import assert_close, normal, seeded
 
 from libgraph.benchmark.benchmark import _bench as bench_of
 from libgraph.benchmark.benchmark import benchmark, measured
+from libgraph.benchmark.frequencies import _purity, _within
 from libgraph.benchmark.known import Known
 from libgraph.benchmark.options import BenchmarkOptions
 from libgraph.benchmark.planted import Design, chance_of_edges, planted, spread_directions
 from libgraph.benchmark.scores import average_precision, length_ratios, match
 from libgraph.benchmark.toy_models import ToyModel, toy_model
 from libgraph.errors import UsageError
+from libgraph.graph.features import FeatureLabel
 from libgraph.network.basis import Basis
 from libgraph.network.dictionary import Dictionary, Threshold
 from libgraph_cli.main import cli
@@ -139,6 +141,38 @@ def test_the_command_measures_and_repeats():
     assert [len(s["values"]) for s in chosen] == [2, 2, 2]
     # Four directions cannot be six: two features are left with nothing.
     assert all(max(s["values"]) <= 4 / 6 for s in chosen)
+
+
+def test_features_that_share_no_dimension_are_orthogonal_before_the_change_of_basis():
+    known = planted(Design(features=5, dimensions=5, modules=1, layers=2, samples=2000, seed=1))
+    assert known.name == "separate"
+    # Each reads itself alone.
+    read = known.features["x0"] @ known.network.sections[0].inner[:5]
+    assert_close(read, torch.eye(5).double(), 1e-12)
+    found = benchmark(problems="separate", bases="pca", features=6, samples=300, seeds=1)
+    assert {score.problem for score in found.scores} == {"separate"}
+
+
+def test_purity_and_interactions_within_a_concept():
+    labels = [
+        FeatureLabel("a", {"a": 0.6, "b": 0.2, "position": 0.2}),
+        FeatureLabel("b", {"b": 0.5}),
+        FeatureLabel("nothing"),
+    ]
+    basis = Basis(torch.eye(4), torch.eye(4), torch.tensor([9.0, 2.0, 1.0, 1.0]), 1)
+    assert _purity(labels, basis) == pytest.approx((2 * 0.75 + 0.5) / 4)
+    edges = torch.tensor([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
+    # Features without a concept have none in common.
+    assert _within(edges, labels, labels) == pytest.approx((1 + 5) / 45)
+
+
+def test_frequencies_of_modular_addition():
+    found = benchmark(problems="frequencies", bases="pca,lib", seeds=1)
+    scores = {(score.basis, score.measure, score.where): score.mean for score in found.scores}
+    layers = ("ln1.0", "ln2.0", "unembed")
+    for name in layers:
+        assert 0.5 < scores["lib", "purity", name] <= 1
+    assert 0 < scores["lib", "interactions within", "ln1.0->ln2.0"] <= 1
 
 
 @pytest.mark.parametrize(
