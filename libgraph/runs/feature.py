@@ -228,12 +228,12 @@ class Feature:
             return []
         outputs = self._graph.layers[-1]
         names = [label.text for label in outputs.labels] if outputs.labels else None
-        chosen = zip(
-            stored.outputs[self.index].tolist(), stored.effects[self.index].tolist(), strict=True
-        )
+        # Runs of earlier versions have those of few outputs twice.
+        rows = (stored.outputs[self.index].tolist(), stored.effects[self.index].tolist())
+        chosen = dict(zip(*rows, strict=True))
         return [
             Effect(names[number] if names else f"{outputs.name}/{number}", change)
-            for number, change in chosen
+            for number, change in chosen.items()
         ]
 
     def direction(self) -> Direction:

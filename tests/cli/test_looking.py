@@ -47,7 +47,12 @@ def test_modules_layers_and_searches_are_shown(run, finished):
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("ln2.0/999", "the last is ln2.0/"), ("nothing", "no feature"), ("module:99", "no module 99")],
+    [
+        ("ln2.0/999", "the last is ln2.0/"),
+        ("nothing", "no feature"),
+        ("module:99", "no module 99"),
+        ("module:-1", "no module -1 of the lib basis: it has"),
+    ],
 )
 def test_what_is_not_there(run, finished, what, message):
     fails(run("show", finished, what), 2, message)
