@@ -29,6 +29,12 @@ def public() -> Iterator[tuple[str, Callable[..., object]]]:
             if callable(value) and ours and not inspect.ismodule(value) and id(value) not in seen:
                 seen.add(id(value))
                 yield f"{face}.{name}", value
+    # What the site has for plug-ins.
+    pages = (ROOT / "docs" / "_site" / "pages.py").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^PLUGINS = \((.*?)^\)", pages, re.MULTILINE | re.DOTALL)
+    for whole in re.findall(r'"(.+)"', listed):
+        module, _, name = whole.rpartition(".")
+        yield whole, getattr(importlib.import_module(module), name)
 
 
 PUBLIC = dict(public())

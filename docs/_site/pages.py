@@ -27,6 +27,19 @@ WORDS = {
     "testing": "Checks for whoever writes a backend or a section.",
 }
 
+PLUGINS = (
+    "libgraph.bases.method.BasisMethod",
+    "libgraph.bases.method.MakeBases",
+    "libgraph.bases.statistics.Statistics",
+    "libgraph.bases.method.Setting",
+    "libgraph.bases.method.Probe",
+    "libgraph.dictionaries.registry.Reader",
+    "libgraph.dictionaries.weights.DictionaryWeights",
+    "libgraph.network.dictionary.Threshold",
+    "libgraph.network.dictionary.TopK",
+)
+"""What whoever writes a basis or a reader of dictionaries has to know besides."""
+
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Pages that may be missing go where they belong."""
@@ -50,6 +63,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         name = "libgraph" if module == "libgraph" else f"libgraph.{module}"
         text = page_of_names(name, words, pages)
         files.append(File.generated(config, f"reference/{module}.md", content=text))
+    names = "\n\n".join(f"::: {name}" for name in PLUGINS)
+    words = (
+        "For plug-ins that bring a basis, or a reader of dictionaries ([plug-ins](../plugins.md))."
+    )
+    text = f"# Plug-ins\n\n{words}\n\n{names}"
+    files.append(File.generated(config, "reference/plugins.md", content=text))
     return files
 
 
