@@ -15,6 +15,9 @@ from pathlib import Path
 import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from pydantic.fields import FieldInfo
+
+from libgraph.backend.options import Shown
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = {"Background": ("reliability.md",)}
@@ -110,7 +113,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = page_of_names(name, words, pages)
         files.append(File.generated(config, f"reference/{module}.md", content=text))
     for page, title, words, names in (
-        ("types", "What they return", "And what `import libgraph as lg` takes besides.", TYPES),
+        ("types", "What they return", "Classes that functions of `libgraph` give, or take.", TYPES),
         ("plugins", "Plug-ins", "For bases and dictionaries ([plug-ins](../plugins.md)).", PLUGINS),
     ):
         parts = [f"# {title}", words, *(part for name in names for part in _entry(name))]
@@ -119,8 +122,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: object, **_: object) -> str:
-    """Links to notebooks lead to their pages."""
-    return markdown.replace(".ipynb)", ".md)")
+    """Links to notebooks lead to their pages, and the front page leads to those made here."""
+    made = "[commands](reference/commands.md), [Python](reference/libgraph.md), "
+    return markdown.replace(".ipynb)", ".md)").replace("| commands, Python, ", f"| {made}")
 
 
 def on_post_build(config: MkDocsConfig) -> None:
@@ -217,12 +221,20 @@ def _entry(whole: str) -> Iterator[str]:
     home, _, name = whole.rpartition(".")
     fields = getattr(getattr(importlib.import_module(home), name, None), "model_fields", {})
     rows = [
-        f"| `{field}` | `{_cell(str(info.default))}` | {_cell(info.description)} |"
+        f"| `{field}` | {_cell(_default(info))} | {_cell(info.description)} |"
         for field, info in fields.items()
         if info.description
     ]
     if rows:
         yield "\n".join(["| option | default | |", "| --- | --- | --- |", *rows])
+
+
+def _default(info: FieldInfo) -> str:
+    """What holds where an option is not given, in words where it says so."""
+    for part in info.metadata:
+        if isinstance(part, Shown) and part.default:
+            return part.default
+    return "" if info.default is None else f"`{info.default!r}`"
 
 
 def _homes(name: str) -> Iterator[tuple[str, str]]:
