@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
-from helpers.documents import Line, lines
+from helpers.documents import ROOT, Line, lines
 from helpers.graphs import planted
 from safetensors.torch import save_file
 
@@ -35,7 +35,7 @@ ELSEWHERE = {
 LEFT_OUT = {
     r"download=true": "asks the network for data",
     r"model=(gpt2|roneneldan/|EleutherAI/|MODEL)": "asks the network for a model",
-    r"my_resnet|mine\.pt|run-7/|saes|sae\.safetensors|book\.txt|ids\.npy": "reads own files",
+    r"mine\.pt|run-7/|saes|sae\.safetensors|book\.txt|ids\.npy": "reads own files",
     r"data=(cifar10|mnist)": "reads a data set that is not here",
     r" adder": "needs the plug-in: tests/test_release.py",
     r"seeds 10 --bases": "an hour",
@@ -116,7 +116,21 @@ def place(run, tmp_path, examined, language, monkeypatch):
     torch.save(weights, tmp_path / "model.pt")
     (tmp_path / "models" / "two" / "steps").mkdir(parents=True)
     save_file(weights, tmp_path / "models" / "two" / "steps" / "004000.safetensors")
+    (own,) = [block for block in blocks("your-model.md") if "class ResNet" in block]
+    # Images small and random: the real ones are not here.
+    images = "def data():\n    return torch.randn(40, 3, 8, 8), torch.arange(40) % 10\n"
+    own = "import torch\n" + own[: own.index("def data(")] + images
+    (tmp_path / "my_resnet.py").write_text(own)
+    names: dict[str, object] = {"__name__": "my_resnet"}
+    exec(own, names)  # noqa: S102
+    save_file(names["build"]().state_dict(), tmp_path / "my_resnet.safetensors")
     return tmp_path
+
+
+def blocks(page: str) -> list[str]:
+    """Python of a page."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def runnable() -> list[Line]:
