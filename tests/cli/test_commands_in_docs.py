@@ -44,7 +44,7 @@ LEFT_OUT = {
 
 SHORTER = {
     "analyze": ("--limit", "30"),
-    "compare": ("--limit", "30", "--sparse-steps", "5"),
+    "compare": ("--limit", "30", "--sparse-steps", "5", "--draws", "1"),
     "degeneracy": ("--limit", "30", "--samples", "4"),
     "faithfulness": ("--limit", "20", "--draws", "1"),
     "prompt": ("--most-nodes", "20"),
