@@ -63,7 +63,7 @@ def test_the_page_has_all_of_the_backend():
 def test_the_backend_is_listed_without_an_import_and_keeps_its_contract(installed):
     (adder,) = [backend for backend in listed_backends() if backend.name == "adder"]
     assert (adder.distribution, adder.version, adder.ours) == ("libgraph-adder", "1.0", False)
-    assert adder.summary == "binary addition by ReLUs, exact and by hand"
+    assert adder.summary == "binary addition in smooth steps, by hand"
     assert "libgraph_adder" not in sys.modules
     backend = lg.load_backend("adder", bits="2")
     check_backend(backend)
