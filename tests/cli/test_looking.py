@@ -84,6 +84,16 @@ def test_an_export_needs_a_format(run, finished, tmp_path):
     assert read_graph(tmp_path / "g.graphml").communities == graph.communities
 
 
+def test_an_export_counts_what_is_in_the_file(run, finished, tmp_path):
+    for form in ("graphml", "gexf"):
+        out = tmp_path / f"part.{form}"
+        code, said, err = run("export", finished, "--out", out, "--top-edges", 3, "--connected")
+        assert code == 0, err
+        nodes = out.read_text(encoding="utf-8").count("<node ")
+        assert nodes <= 6
+        assert f": {nodes} features, 3 edges." in said
+
+
 def test_supernodes_of_an_attribution_graph(run, tmp_path):
     graph, truth = planted(noise=0.0)
     path = tmp_path / "circuit.json"
