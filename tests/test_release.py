@@ -136,6 +136,7 @@ def test_without_any_extra(plain, tmp_path):
         (("view", "run"), 2, "report"),
         (("communities", "run", "--figure", "a.png"), 2, "report"),
         (("analyze", "lm"), 3, "lm"),
+        (("train", "lm", "-o", "text=book.txt"), 3, "lm"),
         (("analyze", "mlp", "-o", "task=digits"), 3, "mlp"),
         (("analyze", "cifar", "-o", "download=true"), 3, "cifar"),
     ):
