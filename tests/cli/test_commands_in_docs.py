@@ -42,9 +42,11 @@ LEFT_OUT = {
 }
 """What is in lines that are not run, and why."""
 
+STEPS = ("--sparse-steps", "5", "--dictionary-steps", "5")
+
 SHORTER = {
-    "analyze": ("--limit", "30"),
-    "compare": ("--limit", "30", "--sparse-steps", "5", "--draws", "1"),
+    "analyze": ("--limit", "30", *STEPS),
+    "compare": ("--limit", "30", *STEPS, "--draws", "1"),
     "degeneracy": ("--limit", "30", "--samples", "4"),
     "faithfulness": ("--limit", "20", "--draws", "1"),
     "prompt": ("--most-nodes", "20"),
@@ -53,6 +55,10 @@ SHORTER = {
     "view": ("--no-open",),
 }
 """What commands get besides: on few samples an example says that it runs, not what comes out."""
+
+
+OF_LANGUAGE = {"layers": "0:1", "sequences": "8", "n_ctx": "16"}
+"""Options of the bundled language model, where a line does not give them."""
 
 
 def command_of(words: tuple[str, ...]) -> tuple[click.Command, click.Context]:
@@ -154,7 +160,10 @@ def test_it_runs(line, run, place):
     ]
     free = [] if name == "diff" else ["--force"] if "--out" in words else []
     compares_runs = name == "compare" and words[0].startswith("runs/")
-    more = () if compares_runs or "--dry-run" in words else SHORTER.get(name, ())
+    more = [] if compares_runs or "--dry-run" in words else [*SHORTER.get(name, ())]
+    if words[:1] == ["lm"]:
+        missing = [key for key in OF_LANGUAGE if not any(f"{key}=" in word for word in words)]
+        more += [part for key in missing for part in ("-o", f"{key}={OF_LANGUAGE[key]}")]
     code, out, err = run(name, *words, *more, *free)
     assert code == 0, err
     assert "Traceback" not in err
