@@ -142,8 +142,8 @@ def cli() -> None:
     they act on each other, and which of them form modules.
 
     \b
-    Exit codes: 0 ok, 1 out of memory, 2 usage, 3 backend or model, 4 data, 5 numerical,
-    130 interrupted, 143 terminated.
+    Exit codes: 0 ok, 1 out of memory, 2 usage, 3 backend or model, 4 data,
+    5 numerical, 130 interrupted, 143 terminated.
     """
 
 

@@ -24,8 +24,6 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -54,9 +52,7 @@ class Bars:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _Times(),
             TextColumn("{task.fields[note]}", style="dim", markup=False),
             console=self.console,
         )
@@ -130,6 +126,27 @@ class Bars:
         """Seconds that the running stage needs at its speed so far, if that can be told."""
         running = [task.time_remaining for task in self._stages.tasks if not task.finished]
         return [left for left in running if left is not None]
+
+
+class _Times(rich_progress.ProgressColumn):
+    """How long a stage took; of one that runs, how long so far and how long it is going to."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """As `0:16, 7:43 left`."""
+        if task.finished:
+            return Text(_clock(task.finished_time or 0.0), style="dim")
+        left = task.time_remaining
+        rest = "" if left is None else f", {_clock(left)} left"
+        return Text(f"{_clock(task.elapsed or 0.0)}{rest}")
+
+
+def _clock(seconds: float) -> str:
+    """As clocks show it: minutes and seconds, and hours where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def moves(console: Console) -> bool:

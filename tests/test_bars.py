@@ -53,6 +53,22 @@ def test_time_left_is_that_of_the_stage_where_more_was_expected_of_it(monkeypatc
         assert picture(bars)[-1] == "  all stages: about 33 s left"
 
 
+def test_times_say_which_of_them_is_left(monkeypatch):
+    now = [0.0]
+    with Bars(terminal()) as bars:
+        bars._stages.get_time = lambda: now[0]
+        bars("first", 0, 4)
+        now[0] = 4000.0
+        bars("first", 4, 4)
+        bars("second", 0, 10)
+        for done in (1, 2, 3):
+            now[0] += 20
+            bars("second", done, 10)
+        lines = picture(bars)
+    assert lines[0].endswith(" 4/4   1:06:40")
+    assert lines[1].endswith(" 3/10 1:00, 2:20 left")
+
+
 def test_plain_lines_elsewhere():
     screen = Screen(file=io.StringIO(), width=80)
     with Bars(screen) as bars:

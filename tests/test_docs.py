@@ -59,6 +59,20 @@ def test_notebooks_run_and_print_what_they_show(notebook, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_block_says_what_it_is(page):
+    """So that none passes by what is run: commands are, by `tests/cli/test_commands_in_docs.py`."""
+    fences = re.findall(r"^ *```(\w*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(fences[::2]) <= {"python", "console", "text", "toml"}
+    assert not any(fences[1::2])
+    # Nor does code, as what is printed; but for what only a library of before can run.
+    texts = re.findall(
+        r"^```text\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    code = re.compile(r"^(\$ |import |from \S+ import |def |class |\w+\.\w+\()", re.MULTILINE)
+    assert [text for text in texts if code.search(text) and "HookedTransformer" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target

@@ -53,10 +53,17 @@ def test_a_backend_takes_less_than_sixty_lines():
         assert list(path.parent.glob("test_*.py"))
 
 
+def test_the_page_has_all_of_the_backend():
+    page = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+    for name in ("pyproject.toml", "libgraph_adder.py"):
+        text = (ROOT / "examples/adder" / name).read_text(encoding="utf-8")
+        assert f"```{ {'.py': 'python', '.toml': 'toml'}[Path(name).suffix] }\n{text}```" in page
+
+
 def test_the_backend_is_listed_without_an_import_and_keeps_its_contract(installed):
     (adder,) = [backend for backend in listed_backends() if backend.name == "adder"]
     assert (adder.distribution, adder.version, adder.ours) == ("libgraph-adder", "1.0", False)
-    assert adder.summary == "binary addition by ReLUs, exact and by hand"
+    assert adder.summary == "binary addition in smooth steps, by hand"
     assert "libgraph_adder" not in sys.modules
     backend = lg.load_backend("adder", bits="2")
     check_backend(backend)

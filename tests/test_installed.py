@@ -92,6 +92,9 @@ def test_names_and_versions_are_the_same_everywhere():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f"\nversion: {libgraph.__version__}\n" in citation
     assert f'\nname = "{DISTRIBUTION}"' in project
+    install = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    assert f"version = {{{libgraph.__version__}}}" in install
+    assert f"libgraph_interp-{libgraph.__version__}-py3" in install
     address = project.split('Repository = "')[1].split('"')[0]
     assert f"repository-code: {address}\n" in citation
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):

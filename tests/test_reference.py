@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -29,6 +30,12 @@ def public() -> Iterator[tuple[str, Callable[..., object]]]:
             if callable(value) and ours and not inspect.ismodule(value) and id(value) not in seen:
                 seen.add(id(value))
                 yield f"{face}.{name}", value
+    # What the site has besides.
+    pages = (ROOT / "docs" / "_site" / "pages.py").read_text(encoding="utf-8")
+    for listed in re.findall(r"^(?:TYPES|PLUGINS) = \((.*?)^\)", pages, re.MULTILINE | re.DOTALL):
+        for whole in re.findall(r'"(.+)"', listed):
+            module, _, name = whole.rpartition(".")
+            yield whole, getattr(importlib.import_module(module), name)
 
 
 PUBLIC = dict(public())
@@ -94,3 +101,32 @@ def test_structures_name_the_source_of_their_formulas(name):
     home = ROOT / Path(*PUBLIC[name].__module__.split(".")).with_suffix(".py")
     text = home.read_text(encoding="utf-8")
     assert re.search(r"docs/math\.md|arXiv|doi|Source:", text), home
+
+
+INTERNAL = {"Engine", "Estimate", "KeptInputs", "Layout", "Picture"}
+"""Classes in signatures that nobody has to make or to look into."""
+
+
+def named(module: str) -> dict[str, object]:
+    """Classes of ours by the names that a module knows them by, as annotations do."""
+    tree = ast.parse(Path(importlib.import_module(module).__file__ or "").read_text("utf-8"))
+    homes = {node.name: module for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("libgraph"):
+            homes |= {name.name: str(node.module) for name in node.names}
+    found = {name: getattr(importlib.import_module(home), name, 0) for name, home in homes.items()}
+    return {name: value for name, value in found.items() if inspect.isclass(value)}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_classes_in_signatures_are_told_too(name):
+    value = PUBLIC[name]
+    known = {id(other) for other in PUBLIC.values()}
+    functions = [function for _, function in methods(value)] if inspect.isclass(value) else [value]
+    names = named(value.__module__)
+    for function in functions:
+        signature = inspect.signature(function)
+        for annotation in (signature.return_annotation, *signature.parameters.values()):
+            for word in re.findall(r"\w+", str(annotation)):
+                told = word not in names or id(names[word]) in known or word in INTERNAL
+                assert told, f"{function.__qualname__}: {word}"

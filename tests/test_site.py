@@ -35,6 +35,8 @@ def test_commands_and_public_names_have_their_pages(site):
     commands = (site / "reference" / "commands.html").read_text(encoding="utf-8")
     for name in ("analyze", "backends check", "doctor", "view"):
         assert f'id="libgraph-{name.replace(" ", "-")}"' in commands
+    plugins = (site / "reference" / "plugins.html").read_text(encoding="utf-8")
+    assert 'id="libgraph.bases.method.BasisMethod"' in plugins
     names = (site / "reference" / "libgraph.html").read_text(encoding="utf-8")
     assert 'id="libgraph.analysis.analysis.analyze"' in names
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 20e6

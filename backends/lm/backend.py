@@ -223,8 +223,10 @@ class LM(Backend):
     @classmethod
     def train(cls, options: TypedOptions, directory: Path, progress: Progress) -> Outcome:
         """Train a character-level GPT-2 on a text file, into a Hugging Face folder."""
+        from libgraph_backends.lm.loading import require_libraries
         from libgraph_backends.lm.training import train
 
+        require_libraries()
         return train(TrainingOptions.model_validate(options), directory, progress)
 
 

@@ -92,6 +92,21 @@ def load_bundled() -> LanguageModel:
         return load_model(str(folder), None)
 
 
+def require_libraries() -> None:
+    """Say it where what reads and trains language models is not installed.
+
+    Raises:
+        BackendError: with the command that installs it.
+    """
+    try:
+        import platformdirs  # noqa: F401
+        import transformers  # noqa: F401
+        from transformer_lens.model_bridge import architecture_adapter  # noqa: F401
+    except ImportError as error:
+        need = f"Language models need TransformerLens ({error})"
+        raise BackendError(missing_extra(need, "lm")) from error
+
+
 def load_model(name: str, revision: str | None) -> LanguageModel:
     """A model from a folder, from the cache or from huggingface.co.
 
@@ -99,12 +114,7 @@ def load_model(name: str, revision: str | None) -> LanguageModel:
         BackendError: if it is not there, cannot be reached, is no model, lacks parameters, holds
             some that are left out, or is of a kind that TransformerLens does not know.
     """
-    try:
-        import transformers  # noqa: F401
-        from transformer_lens.model_bridge import architecture_adapter  # noqa: F401
-    except ImportError as error:
-        need = f"Language models need TransformerLens ({error})"
-        raise BackendError(missing_extra(need, "lm")) from error
+    require_libraries()
     with quiet():
         return LanguageModel(_read(name, revision), *read_tokenizer(_folder_of(name), revision))
 

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import Tensor, nn
 
@@ -79,7 +78,15 @@ def remember(what: str, key: str, value: object) -> None:
 
 def _place(what: str, key: str) -> Path:
     name = f"{what}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
-    return Path(platformdirs.user_cache_dir("libgraph")) / name
+    return cache() / name
+
+
+def cache() -> Path:
+    """The folder of the user's cache, whether it is there or not."""
+    # Of the extra, without which modules have to be imported to say that it is missing.
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("libgraph"))
 
 
 def letting_go(files: Sequence[Path]) -> Callable[[], None]:

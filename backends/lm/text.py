@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import platformdirs
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -34,6 +33,7 @@ from libgraph_backends.lm.documents import (
 )
 from libgraph_backends.lm.libraries import reason
 from libgraph_backends.lm.loading import BUNDLED, LanguageModel
+from libgraph_backends.lm.memory import cache
 from libgraph_backends.lm.options import LMOptions
 from libgraph_backends.lm.tokenizer import (
     SPACE,
@@ -305,7 +305,7 @@ def _file_tokens(
     key = hashlib.sha256(content)
     key.update(repr((form.encoding, form.column, end)).encode())
     key.update(description(tokenizer))
-    cached = Path(platformdirs.user_cache_dir("libgraph")) / f"tokens-{key.hexdigest()[:32]}"
+    cached = cache() / f"tokens-{key.hexdigest()[:32]}"
     # One that is not there, is damaged or of an earlier version, or may not be read, is made anew.
     with suppress(UsageError, KeyError, OSError):
         kept = read_tensors(cached)

@@ -65,10 +65,13 @@ def backends(context: click.Context, as_json: bool) -> None:
         ]
         click.echo(json.dumps(rows, indent=1))
         return
-    table = PlainTable(("backend", "what it analyses", "from"), words={1, 2}, left={1, 2})
+    headings = ["backend", "what it analyses", "from"]
+    if all(backend.ours for backend in listed):
+        headings.pop()
+    table = PlainTable(headings, words={1, 2}, left={1, 2})
     for backend in listed:
         whose = "" if backend.ours else f"{backend.distribution or ''} {backend.version or ''}"
-        table.add_row(backend.name, backend.summary, whose.strip())
+        table.add_row(*(backend.name, backend.summary, whose.strip())[: len(headings)])
     show_table(Screen(), table)
 
 

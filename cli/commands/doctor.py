@@ -94,5 +94,10 @@ def _print(screen: Screen, environment: Environment) -> None:
             screen.print()
     if not environment.remarks:
         tell(screen, "Nothing is missing, and nothing is slow.")
+    commands = [extra.command for extra in environment.extras]
     for remark in environment.remarks:
-        tell(screen, ("- ", "bold"), remark, whole=True)
+        command = next((each for each in commands if remark.endswith(each)), "")
+        tell(screen, ("- ", "bold"), remark.removesuffix(command).rstrip())
+        if command:
+            # In a line of its own, that only the terminal breaks: it can be copied.
+            screen.say(f"  {command}")

@@ -92,8 +92,14 @@ def export(
     if top_edges is not None or min_weight is not None:
         graph = strongest_edges(graph, top_edges, min_weight or 0.0)
     _write(graph, form, file, name=name, concept=concept, connected=connected)
-    edges = sum(len(graph.kept_edges(pair).weight) for pair in graph.edges)
+    kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
+    edges = sum(len(each.weight) for each in kept.values())
     features = sum(layer.size for layer in graph.layers)
+    if connected:
+        from libgraph.report.graphml import places
+
+        placed = places(graph, kept, connected=True).values()
+        features = sum(int((table[:, 2] > 0).sum()) for table in placed)
     if as_json:
         click.echo(json.dumps({"file": str(file), "features": features, "edges": edges}))
     else:

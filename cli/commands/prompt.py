@@ -130,7 +130,9 @@ def prompt(
         subject = saved.subject(basis)
         chosen = input_of(subject, text, sample)
         if dry_run:
-            cost = expected(subject, chosen, integration, most_nodes)
+            cost = expected(
+                subject, chosen, integration, most_nodes, list(classes) or most_probable
+            )
             if as_json:
                 layers = [layer._asdict() for layer in cost.layers]
                 click.echo(json.dumps({**asdict(cost), "layers": layers}, indent=1))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import click
 
 from libgraph_cli.configuration import config_option
 from libgraph_cli.options import GroupedCommand, json_option
-
-MODULE = re.compile(r"module[ :]?(\d+)")
 
 
 @click.command(
@@ -44,6 +41,7 @@ def show(run: Path, what: str, basis: str | None, top: int, as_json: bool) -> No
         print_layer,
         print_module,
     )
+    from libgraph.runs.subject import MODULE
     from libgraph.screen import PlainTable, Screen
     from libgraph.screen import show as show_table
 

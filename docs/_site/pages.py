@@ -15,6 +15,9 @@ from pathlib import Path
 import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from pydantic.fields import FieldInfo
+
+from libgraph.backend.options import Shown
 
 ROOT = Path(__file__).resolve().parents[2]
 LATER = {"Background": ("reliability.md",)}
@@ -26,6 +29,65 @@ WORDS = {
     "sections": "The structures that networks are cut into ([closed forms](../closed-forms.md)).",
     "testing": "Checks for whoever writes a backend or a section.",
 }
+
+PLUGINS = (
+    "libgraph.bases.method.BasisMethod",
+    "libgraph.bases.method.MakeBases",
+    "libgraph.bases.statistics.Statistics",
+    "libgraph.bases.method.Setting",
+    "libgraph.bases.method.Probe",
+    "libgraph.dictionaries.registry.Reader",
+    "libgraph.dictionaries.weights.DictionaryWeights",
+    "libgraph.network.dictionary.Threshold",
+    "libgraph.network.dictionary.TopK",
+)
+"""What whoever writes a basis or a reader of dictionaries has to know besides."""
+
+TYPES = (
+    "libgraph.runs.computed_run.ComputedRun",
+    "libgraph.runs.saved_run.SavedRun",
+    "libgraph.runs.metrics.Metrics",
+    "libgraph.runs.metrics.BasisFigures",
+    "libgraph.runs.metrics.ModulesFigures",
+    "libgraph.runs.run.Ablation",
+    "libgraph.runs.run.Sparsity",
+    "libgraph.runs.feature.Feature",
+    "libgraph.runs.feature.Link",
+    "libgraph.runs.feature.Effect",
+    "libgraph.runs.feature.Direction",
+    "libgraph.runs.feature.Ablated",
+    "libgraph.runs.feature.Module",
+    "libgraph.runs.feature.Flow",
+    "libgraph.runs.examples.Example",
+    "libgraph.runs.examples.Examples",
+    "libgraph.runs.prompted.Prompted",
+    "libgraph.runs.prompted.Edge",
+    "libgraph.interventions.prompt.PromptGraph",
+    "libgraph.interventions.nodes.Nodes",
+    "libgraph.runs.faithfulness.Faithfulness",
+    "libgraph.interventions.options.FaithfulnessOptions",
+    "libgraph.interventions.subject.Subject",
+    "libgraph.interventions.intervene.Intervened",
+    "libgraph.interventions.survey.LesionSurvey",
+    "libgraph.graph.features.LayerFeatures",
+    "libgraph.graph.interaction_graph.KeptEdges",
+    "libgraph.graph.frames.Frames",
+    "libgraph.modules.significance.Significance",
+    "libgraph.comparison.side_by_side.Comparison",
+    "libgraph.comparison.difference.Difference",
+    "libgraph.comparison.layers.LayerDifference",
+    "libgraph.comparison.layers.Matching",
+    "libgraph.comparison.edges.PairDifference",
+    "libgraph.comparison.modules.ModulesDifference",
+    "libgraph.comparison.modules.ModuleFate",
+    "libgraph.degeneracy.figures.DegeneracyFigures",
+    "libgraph.degeneracy.options.DegeneracyOptions",
+    "libgraph.analysis.plan.Plan",
+    "libgraph.backend.train.TrainingRecord",
+    "libgraph.cutting.network.Row",
+    "libgraph.report.attribution.Titles",
+)
+"""What public names take and return."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -50,12 +112,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         name = "libgraph" if module == "libgraph" else f"libgraph.{module}"
         text = page_of_names(name, words, pages)
         files.append(File.generated(config, f"reference/{module}.md", content=text))
+    for page, title, words, names in (
+        ("types", "What they return", "Classes that functions of `libgraph` give, or take.", TYPES),
+        ("plugins", "Plug-ins", "For bases and dictionaries ([plug-ins](../plugins.md)).", PLUGINS),
+    ):
+        parts = [f"# {title}", words, *(part for name in names for part in _entry(name))]
+        files.append(File.generated(config, f"reference/{page}.md", content="\n\n".join(parts)))
     return files
 
 
 def on_page_markdown(markdown: str, page: object, **_: object) -> str:
-    """Links to notebooks lead to their pages."""
-    return markdown.replace(".ipynb)", ".md)")
+    """Links to notebooks lead to their pages, and the front page leads to those made here."""
+    made = "[commands](reference/commands.md), [Python](reference/libgraph.md), "
+    return markdown.replace(".ipynb)", ".md)").replace("| commands, Python, ", f"| {made}")
 
 
 def on_post_build(config: MkDocsConfig) -> None:
@@ -140,10 +209,32 @@ def page_of_names(name: str, words: str, pages: dict[str, str]) -> str:
             others.append(f"[`{public}`][{whole}]")
             continue
         pages[whole] = name
-        parts.append(f"::: {whole}")
+        parts += _entry(whole)
     if others:
         parts.insert(2, f"Of `libgraph` itself: {', '.join(others)}.")
     return "\n\n".join(parts)
+
+
+def _entry(whole: str) -> Iterator[str]:
+    """A name with its docstring; of options also what each is."""
+    yield f"::: {whole}"
+    home, _, name = whole.rpartition(".")
+    fields = getattr(getattr(importlib.import_module(home), name, None), "model_fields", {})
+    rows = [
+        f"| `{field}` | {_cell(_default(info))} | {_cell(info.description)} |"
+        for field, info in fields.items()
+        if info.description
+    ]
+    if rows:
+        yield "\n".join(["| option | default | |", "| --- | --- | --- |", *rows])
+
+
+def _default(info: FieldInfo) -> str:
+    """What holds where an option is not given, in words where it says so."""
+    for part in info.metadata:
+        if isinstance(part, Shown) and part.default:
+            return part.default
+    return "" if info.default is None else f"`{info.default!r}`"
 
 
 def _homes(name: str) -> Iterator[tuple[str, str]]:

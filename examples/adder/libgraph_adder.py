@@ -1,4 +1,4 @@
-"""Binary addition by ReLUs: a network whose weights are known, as a backend for libgraph."""
+"""Binary addition in steps: a network whose weights are known, as a backend for libgraph."""
 
 import itertools
 
@@ -16,10 +16,10 @@ class AdderOptions(TypedOptions):
 
 
 class Adder(Backend):
-    """Bits of two numbers to their sum's: s ≥ c is relu(z + 1) − relu(z), z = 2(s − c) + ½."""
+    """Bits of two numbers to their sum's: s ≥ c, nearly, is the sigmoid of 4(s − c + ½)."""
 
     name = "adder"
-    summary = "binary addition by ReLUs, exact and by hand"
+    summary = "binary addition in smooth steps, by hand"
     Options = AdderOptions
     options: AdderOptions
     score_name = "sums that are right"
@@ -29,17 +29,15 @@ class Adder(Backend):
         bits = self.options.bits
         places = 2.0 ** torch.arange(bits)
         numbers = torch.arange(1, 2 ** (bits + 1))  # every c that a sum may reach
-        inner = torch.zeros(2 * bits + 1, 2 * len(numbers))
-        inner[:-1] = 2 * places.repeat(2)[:, None]
-        inner[-1] = torch.cat([1.5 - 2 * numbers, 0.5 - 2 * numbers])  # never at a kink
-        steps = torch.cat([torch.eye(len(numbers)), -torch.eye(len(numbers))])
-        outer = torch.nn.functional.pad(steps, (0, 1))
+        inner = torch.cat([places.repeat(2)[:, None].expand(-1, len(numbers)), 0.5 - numbers[None]])
+        outer = torch.nn.functional.pad(torch.eye(len(numbers)), (0, 1))
         skip = torch.zeros(2 * bits + 1, len(numbers) + 1)
         skip[-1, -1] = 1  # the constant goes on
         powers = 2 ** torch.arange(bits + 1)
         changes = 1.0 - 2 * ((numbers[:, None] // powers) % 2 == 0)
         read = torch.where(numbers[:, None] % powers == 0, changes, 0.0)
-        sections = [SkipMLP(skip, inner, outer), Linear(torch.cat([read, read[:1] * 0 - 0.5]))]
+        steps = SkipMLP(skip, 4 * inner, outer, torch.sigmoid)
+        sections = [steps, Linear(torch.cat([read, read[:1] * 0 - 0.5]))]
         layers = [NodeLayer("bits", 2 * bits + 1), NodeLayer("at least", len(numbers) + 1)]
         output = NodeLayer("sum", bits + 1, constant=False, rotated=False)
         return Network(torch.nn.ConstantPad1d((0, 1), 1.0), sections, [*layers, output])

@@ -290,7 +290,7 @@ class _Analysis:
                     raise NumericalError(
                         f"No direction at node layer '{layer}' is above the threshold "
                         f"{self.options.truncate} in the {name} basis: choose a smaller one, or "
-                        "more samples."
+                        "more samples; at these, what follows may not change with it at all."
                     )
 
     def _interactions(self, bases: Mapping[str, Bases]) -> Interactions:

@@ -182,9 +182,11 @@ class _Moved:
     ) -> tuple[Int[Tensor, "k o"], Float[Tensor, "k o"]]:
         """Outputs that each feature moves most up, then most down, and how far."""
         effects = self.effects.cpu() * deviation.double()[:, None]
-        count = min(EFFECTS, effects.shape[1])
+        # Of few outputs each is there once.
+        up = min(EFFECTS, (effects.shape[1] + 1) // 2)
+        down = min(EFFECTS, effects.shape[1] - up)
         order = effects.sort(dim=1, descending=True, stable=True)
-        numbers = torch.cat([order.indices[:, :count], order.indices.flip(1)[:, :count]], dim=1)
+        numbers = torch.cat([order.indices[:, :up], order.indices.flip(1)[:, :down]], dim=1)
         return numbers, effects.gather(1, numbers).float()
 
 

@@ -45,7 +45,7 @@ Outcome: TypeAlias = "Mapping[str, Json]"
 class Batch(NamedTuple):
     """Raw inputs and targets of some samples.
 
-    Args:
+    Attributes:
         inputs: `(n, …)`, what the network's embedding takes.
         targets: `(n, …)`, what `score` takes.
     """

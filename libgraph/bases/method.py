@@ -82,6 +82,13 @@ class MakeBases(Protocol):
         Of a node layer that has them, the constant is the first feature and other isolated
         coordinates are the next ones, unmixed, and `isolated` counts both; the importance of the
         rest decreases. Unrotated node layers keep their coordinates.
+
+        Args:
+            network: whose node layers these are bases of.
+            statistics: of activations, by node layer.
+            data: batch by batch, for further passes.
+            truncation: below which eigenvalue directions are dropped.
+            progress: told of every pass.
         """
 
 

@@ -74,9 +74,10 @@ class CutNetwork(Network):
             for line in lines
         ]
         closed = sum(row.how in ("closed form", "chain") for row in self.rows)
+        alike = f"to {self.error:.0e} of the largest" if self.error else "exactly"
         text.append(
             f"{closed} of {len(self.rows) - 1} sections have closed forms; outputs agree with the "
-            f"model's to {self.error:.0e} of the largest ({self.how})."
+            f"model's {alike} ({self.how})."
         )
         return "\n".join(text)
 

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 class Frames(NamedTuple):
-    """Features, with their ids as index, and kept edges."""
+    """Features and kept edges as data frames.
+
+    Attributes:
+        nodes: a row for each feature, by its id.
+        edges: a row for each kept edge.
+    """
 
     nodes: pandas.DataFrame
     edges: pandas.DataFrame

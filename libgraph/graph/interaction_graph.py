@@ -34,7 +34,14 @@ WEIGHT_FLOOR = 0.01
 
 
 class KeptEdges(NamedTuple):
-    """The edges of one layer pair that are drawn and exported, as columns of equal length."""
+    """The edges of one layer pair that are drawn and exported, as columns of equal length.
+
+    Attributes:
+        inputs: features of the layer that they come from, shape ``(edges,)``.
+        outputs: features of the layer that they lead to, likewise.
+        interaction: E.
+        weight: what clustering and files have of it.
+    """
 
     inputs: IndexArray
     outputs: IndexArray

@@ -138,16 +138,35 @@ def _readout(
     with torch.no_grad():
         logits = subject.logits(outputs)[0, -1]
     probabilities = logits.double().softmax(-1)
+    numbers = explained_classes(probabilities, classes)
+    readout = Readout(subject, numbers).to(outputs)
+    return readout, probabilities[numbers], numbers
+
+
+def explained_classes(
+    probabilities: Float[Tensor, " o"], classes: Sequence[int] | int
+) -> list[int]:
+    """Numbers of the classes that are explained: those named, each once, or the most probable.
+
+    Args:
+        probabilities: of all classes.
+        classes: their numbers, or how many.
+
+    Raises:
+        UsageError: if there are none, or one of them does not exist.
+    """
     if isinstance(classes, int):
         if classes < 1:
             raise UsageError(f"{classes} classes explain nothing: use at least 1.")
-        numbers = probabilities.topk(min(classes, len(probabilities))).indices.tolist()
-    else:
-        numbers = list(dict.fromkeys(classes))
-        if not numbers or not 0 <= min(numbers) <= max(numbers) < len(probabilities):
-            raise UsageError(f"Classes are numbers from 0 to {len(probabilities) - 1}.")
-    readout = Readout(subject, numbers).to(outputs)
-    return readout, probabilities[numbers], numbers
+        most: list[int] = probabilities.topk(min(classes, len(probabilities))).indices.tolist()
+        return most
+    last = len(probabilities) - 1
+    if not classes:
+        raise UsageError(f"No class is to be explained: name some, from 0 to {last}.")
+    for number in classes:
+        if not 0 <= number <= last:
+            raise UsageError(f"There is no class {number}: they are numbers from 0 to {last}.")
+    return list(dict.fromkeys(classes))
 
 
 def _choose(path: InputPath, readout: Readout, probabilities: Tensor, most: int) -> list[Nodes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from libgraph.interventions.input_path import AUTO
-from libgraph.interventions.prompt import MOST_NODES
+from libgraph.interventions.prompt import MOST_NODES, explained_classes
 from libgraph.interventions.subject import Subject
 from libgraph.sections.quadrature import Quadrature
 
@@ -45,18 +46,23 @@ PROBED = 64
 
 
 def expected(
-    subject: Subject, inputs: Tensor, integration: str, most_nodes: int = MOST_NODES
+    subject: Subject,
+    inputs: Tensor,
+    integration: str,
+    most_nodes: int = MOST_NODES,
+    classes: Sequence[int] | int = 5,
 ) -> Expected:
     """Nodes, memory and time of `prompt_graph`, at most: as if no node had nothing to say.
 
     Raises:
-        UsageError: if there is no such rule.
+        UsageError: if there is no such rule or class.
     """
     quadrature = Quadrature.parse("gauss-legendre:16" if integration == AUTO else integration)
     layers = []
     seconds = 0.0
     with torch.no_grad():
         activations = list(subject.network.activations(inputs))
+        explained_classes(subject.logits(activations[-1])[0, -1], classes)
         for name, x in zip(subject.layers, activations, strict=True):
             features = len(subject.cast[name])
             nodes = min(most_nodes, features * x.shape[1])

@@ -58,7 +58,7 @@ class ModuleLesion(BaseModel):
 class LesionSurvey(BaseModel):
     """Scores without each feature and each module of a run.
 
-    Args:
+    Attributes:
         samples: on how many samples of the test split.
         score: of the whole model on these.
         features: score without each feature, by node layer, isolated ones None.

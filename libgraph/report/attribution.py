@@ -58,6 +58,7 @@ def write_attribution(graph: InteractionGraph, path: str | Path, titles: Titles)
         graph: whose kept edges they are.
         path: of the JSON file, beside the list ``graph-metadata.json``.
         titles: what front ends show of it.
+
     Raises:
         DataError, UsageError: If the list cannot be read, or a file not written.
     """

@@ -250,8 +250,10 @@ def _numbers(axes: Axes, distances: FloatArray, order: Sequence[int]) -> None:
     axes.set_xticks(places, names)
     axes.set_yticks(places, names)
     axes.tick_params(labelsize=6, length=0)
-    middle = distances.max(initial=0) / 2
+    dark = 0.4 * distances.max(initial=0)
+    # Four characters each, so small that neighbours do not touch.
+    size = min(8, 52 / max(len(order), 1))
     for (row, column), distance in np.ndenumerate(distances):
-        colour = "white" if distance < middle else INK
-        axes.text(column, row, f"{distance:.2g}", color=colour, fontsize=5.5, ha="center",
-                  va="center")  # fmt: skip
+        colour = "white" if distance < dark else INK
+        text = f"{distance:.2f}" if row != column else "0"
+        axes.text(column, row, text, color=colour, fontsize=size, ha="center", va="center")

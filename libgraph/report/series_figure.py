@@ -50,7 +50,10 @@ def draw_series(
     figure_kind(path)
     score = rows[-1].score_name
     panels: dict[str, dict[str, Callable[[RunFigures], float | None]]] = {
-        f"test {score}": {f"test {score}": lambda row: row.score},
+        # Another score is on no axis with this one.
+        f"test {score}": {
+            f"test {score}": lambda row: row.score if row.score_name == score else None
+        },
         "edges": {
             "edges needed": lambda row: row.edges_needed,
             "effective edges": lambda row: row.effective_edges,
@@ -70,6 +73,7 @@ def draw_series(
             LogLocator,
             MaxNLocator,
             NullFormatter,
+            NullLocator,
             StrMethodFormatter,
         )
 
@@ -92,14 +96,20 @@ def draw_series(
         # From all edges to a few hundred: no linear axis shows both.
         edges.set_yscale("log")
         low, high = edges.get_ylim()
-        if high < 100 * low:
-            # Within two decades powers of ten alone would leave one tick, or none.
+        # Within two decades powers of ten alone would leave one tick, or none; within one, so
+        # would twice and five times those.
+        if high < 10 * low:
+            edges.yaxis.set_major_locator(MaxNLocator(nbins=5))
+            edges.yaxis.set_minor_locator(NullLocator())
+        elif high < 100 * low:
             edges.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         edges.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         edges.yaxis.set_minor_formatter(NullFormatter())
         modules.set_ylim(0, 1.1 * max(1, *(row.modules for row in rows)))
         modules.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        shares.set_ylim(top=1)
+        lowest = shares.get_ylim()[0]
+        # Modularity may be negative; below 0 there is a margin alone, else.
+        shares.set_ylim(lowest if lowest < -0.05 else 0, 1)
         if numbers is None:
             step = -(-len(names) // MOST_NAMES)
             shares.set_xticks(x[::step], names[::step], rotation=30, ha="right")

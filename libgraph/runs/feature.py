@@ -78,7 +78,12 @@ class Ablated(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What a feature does to an output: its change by one deviation of the feature."""
+    """What a feature does to an output.
+
+    Attributes:
+        output: what it is called.
+        change: of it, by one deviation of the feature.
+    """
 
     output: str
     change: float
@@ -228,12 +233,12 @@ class Feature:
             return []
         outputs = self._graph.layers[-1]
         names = [label.text for label in outputs.labels] if outputs.labels else None
-        chosen = zip(
-            stored.outputs[self.index].tolist(), stored.effects[self.index].tolist(), strict=True
-        )
+        # Runs of earlier versions have those of few outputs twice.
+        rows = (stored.outputs[self.index].tolist(), stored.effects[self.index].tolist())
+        chosen = dict(zip(*rows, strict=True))
         return [
             Effect(names[number] if names else f"{outputs.name}/{number}", change)
-            for number, change in chosen
+            for number, change in chosen.items()
         ]
 
     def direction(self) -> Direction:
@@ -262,7 +267,12 @@ def ablated(curve: Mapping[int, float], index: int) -> Ablated | None:
 
 @dataclass(frozen=True)
 class Flow:
-    """Weight of the kept edges between a module and another."""
+    """Weight of the kept edges between a module and another.
+
+    Args:
+        module: the other one; −1 for features in none.
+        weight: summed over the edges.
+    """
 
     module: int
     weight: float

@@ -71,7 +71,7 @@ class Ablation:
 class Sparsity(NamedTuple):
     """How sparse the edges of one basis are.
 
-    Args:
+    Attributes:
         edges_required: edges that keep the score, by layer pair and tolerance Δ; empty where
             nothing was ablated.
         measures: without ablation, by layer pair; None where all edges are 0.

@@ -34,7 +34,7 @@ Target = str | Sequence[str]
 Values = Mapping[str, float | None]
 """What becomes of each feature or module; None where no value is needed."""
 
-MODULE = re.compile(r"module[ :]?(\d+)")
+MODULE = re.compile(r"module[ :]?(-?\d+)")
 
 
 def subject_of(

@@ -192,7 +192,7 @@ def _modules_title(modules: ModulesFigures, basis: str, concept: str) -> str:
 
 
 def _modules(modules: ModulesFigures, node_layers: Sequence[str], concept: str) -> PlainTable:
-    """Modules with their size, layers and dominant concept."""
+    """Modules with their size, layers and dominant concept, where features have any."""
     layers = [
         layer for layer in node_layers if any(layer in module.features for module in modules.table)
     ]
@@ -202,17 +202,23 @@ def _modules(modules: ModulesFigures, node_layers: Sequence[str], concept: str) 
     headings = ["module", *map(in_line, columns), in_line(concept), *shares]
     # Names of layers, where they are cells, and of concepts.
     named = range(2 if wide else len(headings) - 3, len(headings) - 2)
+    labelled = any(module.concept is not None for module in modules.table)
+    if not labelled:
+        headings, named = headings[:-3], named[:-1]
     table = PlainTable(headings, words=named)
     for module in modules.table[:MOST_MODULES]:
         inside = module.within_concept
         here = [layer for layer in layers if layer in module.features]
+        of_concept = [
+            "-" if module.concept is None else module.concept,
+            "-" if module.concept is None else f"{module.concept_share:.0%}",
+            "-" if inside is None else f"{inside:.0%}",
+        ]
         table.add_row(
             str(module.index),
             str(module.size),
             *((here[0], here[-1]) if wide else _counts(module.features, layers)),
-            "-" if module.concept is None else module.concept,
-            "-" if module.concept is None else f"{module.concept_share:.0%}",
-            "-" if inside is None else f"{inside:.0%}",
+            *(of_concept if labelled else ()),
         )
     count_the_rest(table, len(modules.table))
     return table

@@ -113,7 +113,12 @@ def test_prompt_prints_nodes_and_edges_and_writes_files(run, characters, tmp_pat
         (("steer", "{run}", "ln2.0/1", "--text", "1+2", "--tokens", "2"), "do not continue"),
         (("prompt", "{run}", "--sample", "99999"), "There is no sample 99999"),
         (("prompt", "{run}", "1+2", "--out", "graph.txt"), "give FILE such an ending"),
-        (("prompt", "{run}", "1+2", "--class", "114"), "numbers from 0 to 113"),
+        (("ablate", "{run}", "module:-1"), "There is no module -1"),
+        (
+            ("prompt", "{run}", "1+2", "--class", "114"),
+            "no class 114: they are numbers from 0",
+        ),
+        (("prompt", "{run}", "1+2", "--class", "-1", "--dry-run"), "There is no class -1"),
         (("prompt", "{run}", "1+2", "--integration", "simpson"), "Unknown integration"),
     ],
 )

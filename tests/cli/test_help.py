@@ -43,7 +43,9 @@ def test_summaries_are_what_commands_say_of_themselves():
 
 
 def test_the_list_of_commands_shows_whole_summaries():
-    out = " ".join(CliRunner().invoke(cli, ["--help"]).output.split())
+    lines = CliRunner().invoke(cli, ["--help"]).output
+    assert max(map(len, lines.splitlines())) <= 80
+    out = " ".join(lines.split())
     for name, summary in COMMANDS.items():
         assert f"{name} {summary}" in out
 

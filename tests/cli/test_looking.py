@@ -47,7 +47,12 @@ def test_modules_layers_and_searches_are_shown(run, finished):
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("ln2.0/999", "the last is ln2.0/"), ("nothing", "no feature"), ("module:99", "no module 99")],
+    [
+        ("ln2.0/999", "the last is ln2.0/"),
+        ("nothing", "no feature"),
+        ("module:99", "no module 99"),
+        ("module:-1", "no module -1 of the lib basis: it has"),
+    ],
 )
 def test_what_is_not_there(run, finished, what, message):
     fails(run("show", finished, what), 2, message)
@@ -77,6 +82,16 @@ def test_an_export_needs_a_format(run, finished, tmp_path):
     assert set(graph.communities.values()) == {0}
     assert run("export", tmp_path / "g.gexf", "--out", tmp_path / "g.graphml")[0] == 0
     assert read_graph(tmp_path / "g.graphml").communities == graph.communities
+
+
+def test_an_export_counts_what_is_in_the_file(run, finished, tmp_path):
+    for form in ("graphml", "gexf"):
+        out = tmp_path / f"part.{form}"
+        code, said, err = run("export", finished, "--out", out, "--top-edges", 3, "--connected")
+        assert code == 0, err
+        nodes = out.read_text(encoding="utf-8").count("<node ")
+        assert nodes <= 6
+        assert f": {nodes} features, 3 edges." in said
 
 
 def test_supernodes_of_an_attribution_graph(run, tmp_path):

@@ -665,6 +665,40 @@ def test_the_figure_places_runs_by_their_numbers(saved, tmp_path):
     assert len(set(images)) == 3
 
 
+def test_edges_of_the_figure_have_ticks_and_other_scores_are_no_part_of_it(
+    saved, tmp_path, monkeypatch
+):
+    pytest.importorskip("matplotlib")
+    from libgraph.report import series_figure
+
+    seen = {}
+
+    def look(figure, path):
+        figure.canvas.draw()
+        for axes in figure.axes:
+            low, high = axes.get_ylim()
+            seen[axes.get_ylabel()] = [
+                label.get_text()
+                for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+                if low <= place <= high and label.get_text()
+            ]
+        seen["scores"] = figure.axes[0].lines[0].get_ydata().tolist()
+
+    monkeypatch.setattr(series_figure, "save_figure", look)
+    own = side(saved)
+    row = run_figures(own, own)
+    for lowest in (80, 9, 0.5):
+        rows = [
+            replace(row, name=name, edges_needed=190 + number, effective_edges=lowest)
+            for number, name in enumerate(("a", "b"))
+        ]
+        rows[0] = replace(rows[0], score_name="another", score=7.0)
+        draw_series(rows, tmp_path / "a.png")
+        assert len(seen["edges"]) >= 3, lowest
+        assert np.isnan(seen["scores"][0])
+        assert seen["scores"][1] == row.score
+
+
 @pytest.mark.parametrize(
     ("part", "change"),
     [("decoder", lambda decoder: decoder[:, 1:]), ("encoder", lambda encoder: encoder[:, 1:])],

@@ -4,6 +4,7 @@ import errno
 import logging
 import sys
 
+import numpy as np
 import pytest
 from helpers.graphs import planted
 
@@ -81,3 +82,13 @@ def test_a_full_disk_ends_an_analysis(weights, tmp_path, full_disk, caplog):
         analyse(weights, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert "not drawn" not in caplog.text
+
+
+def test_a_page_with_pictures_says_that_it_needs_bokeh(monkeypatch):
+    from libgraph.report.page.packed import strip_of
+
+    pictures = np.zeros((2, 4, 4, 3), dtype=np.uint8)
+    assert strip_of(pictures)["columns"] == 2
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtra, match=r"needs Bokeh: run .*\[report\]'"):
+        strip_of(pictures)

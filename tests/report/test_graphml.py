@@ -1,5 +1,7 @@
 import json
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import igraph
 import networkx
@@ -15,7 +17,7 @@ from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.report.appearance import module_colour, relative_importance
 from libgraph.report.graph_files import write_graph
-from libgraph.report.graphml import write_graphml
+from libgraph.report.graphml import EDGE_KEYS, NODE_KEYS, write_graphml
 from libgraph.report.reading import read_graph
 
 ODD_TEXT = "a < b & \"c\" > 'd' \n τ 𝄞"
@@ -272,3 +274,12 @@ def test_broken_json_is_refused(tmp_path, text):
         path.write_text(text)
     with pytest.raises(DataError, match=r"graph\.json"):
         read_graph(path)
+
+
+def test_the_page_on_gephi_names_what_is_in_the_file():
+    """As Gephi calls them, which writes Id, Label and Weight for the first of each."""
+    page = (Path(__file__).parents[2] / "docs" / "gephi.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = {name.lower() for row in rows for name in re.findall(r"`(\w+)`", row)}
+    places_and_looks = {"x", "y", "size", "r", "g", "b"}
+    assert named == {"id", *NODE_KEYS, *EDGE_KEYS} - places_and_looks

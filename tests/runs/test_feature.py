@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -212,6 +213,23 @@ def test_pictures_are_those_of_the_samples():
         assert example.place is None
         row = (inputs[example.sample].abs() * 50).clamp(max=255).to(torch.uint8)
         assert example.picture[..., 0].flatten().tolist() == row.tolist()
+
+
+def test_of_few_outputs_each_is_named_once(tmp_path):
+    backend, _ = small("pictures")
+    run = lg.analyze(backend, seeds=1, ablate=False, out=tmp_path / "run")
+    effects = run.feature("hidden1/1").effects()
+    assert sorted(effect.output for effect in effects) == ["output 0", "output 1", "output 2"]
+    stored = run.all_examples().layers["hidden1"]
+    # The most up first, the most down behind it; as of earlier versions, too.
+    assert effects[0].change == max(effect.change for effect in effects)
+    assert effects[2].change == min(effect.change for effect in effects)
+    twice = replace(
+        stored, outputs=stored.outputs.repeat(1, 2), effects=stored.effects.repeat(1, 2)
+    )
+    feature = run.feature("hidden1/1")
+    feature.__dict__["_examples"] = twice
+    assert feature.effects() == effects
 
 
 @pytest.mark.parametrize(("kind", "what"), [("few", "1 samples for"), ("floats", "bytes")])

@@ -1,6 +1,7 @@
 """What notebooks and `print` show of results."""
 
 import sys
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -87,3 +88,18 @@ def test_modules_that_a_table_leaves_out_are_counted():
     fewer = modules.model_copy(update={"table": tuple(table[:MOST_MODULES])})
     print_modules(console, fewer, "lib", ["a"], "class")
     assert console.file.getvalue().count("more") == 1
+
+
+@pytest.mark.parametrize("layers", [["a"], [*"abcde"]])
+def test_modules_of_features_without_labels_have_no_columns_for_them(layers):
+    plain = ModuleSummary(0, len(layers), dict.fromkeys(layers, 1), 1.0, None, 0.0, None)
+    named = replace(plain, index=1, concept="cat", concept_share=0.5)
+    for summaries, told in (([plain], False), ([plain, named], True)):
+        modules = ModulesFigures(
+            count=len(summaries), modularity=0.1, agreement=1.0, within_concept=None,
+            table=tuple(summaries),
+        )  # fmt: skip
+        console = Console(file=StringIO(), width=120)
+        print_modules(console, modules, "lib", layers, "class")
+        _, headings, first, *_ = console.file.getvalue().splitlines()
+        assert ("class" in headings) is ("within" in headings) is ("-" in first) is told

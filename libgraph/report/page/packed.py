@@ -9,6 +9,8 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from libgraph.errors import MissingExtra, missing_extra
+
 Packed = dict[str, str]
 """`{"f4": …}`: the kind of numbers, and their bytes in base64."""
 
@@ -44,9 +46,15 @@ LARGEST = 64
 
 
 def strip_of(pictures: NDArray[np.uint8]) -> Strip:
-    """Pictures `(n, h, w, 3)` as one file; needs Pillow, which comes with Bokeh."""
-    from PIL import Image
+    """Pictures `(n, h, w, 3)` as one file.
 
+    Raises:
+        MissingExtra: if there is no Pillow, which comes with Bokeh.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingExtra(missing_extra("The page needs Bokeh", "report")) from error
     step = max(1, -(-max(pictures.shape[1:3]) // LARGEST))
     pictures = pictures[:, ::step, ::step]
     count, height, width, _ = pictures.shape

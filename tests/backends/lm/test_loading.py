@@ -1,6 +1,8 @@
 """Models from folders are loaded, and those that are not what they say are refused."""
 
 import json
+import re
+import subprocess
 import sys
 from copy import deepcopy
 
@@ -318,3 +320,28 @@ def test_the_earlier_name_is_another_one(run, tmp_path):
     assert (old.name, new.name) == ("gpt2", "lm")
     assert isinstance(old, LM)
     assert old.options == new.options
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"), [("platformdirs", "analyze"), ("transformers", "train")]
+)
+def test_without_the_extra_it_is_said_how_to_get_it(missing, command, tmp_path):
+    """In a process of its own: what is imported once is there."""
+    code = (
+        "import sys\n"
+        f"sys.modules['{missing}'] = None\n"
+        "import libgraph as lg\n"
+        "try:\n"
+        "    if sys.argv[1] == 'analyze':\n"
+        "        lg.analyze(lg.load_backend('lm'))\n"
+        "    else:\n"
+        "        lg.train('lm', {'text': 'book.txt'}, 'model')\n"
+        "except lg.BackendError as error:\n"
+        "    print(error)\n"
+    )
+    (tmp_path / "book.txt").write_text("hello")
+    done = subprocess.run(
+        [sys.executable, "-c", code, command], cwd=tmp_path, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert re.search(r"need TransformerLens .*: run .*\[lm\]'", done.stdout), done.stderr
