@@ -104,5 +104,5 @@ def no_larger_than(held: Held) -> Iterator[None]:
             registration.register_module_parameter_registration_hook,
             registration.register_module_buffer_registration_hook,
         ):
-            stack.callback(register(of).remove)  # type: ignore[arg-type]
+            stack.callback(register(of).remove)
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from io import BytesIO
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def read_array(file: Path | BytesIO) -> np.ndarray | None:
     if isinstance(file, Path) and header.claimed < header.rest:
         more = header.rest - header.claimed
         raise DataError(f"'{file}' goes on for {more} bytes after its array: save one alone.")
-    order = "F" if header.fortran else "C"
+    order: Literal["C", "F"] = "F" if header.fortran else "C"
     try:
         if not header.claimed:
             return np.zeros(header.shape, header.dtype)

@@ -40,18 +40,18 @@ class Storage(NamedTuple):
 
     Attributes:
         key: what they go by.
-        count: how many.
+        numbers: how many.
         width: bytes of each.
     """
 
     key: str
-    count: int
+    numbers: int
     width: int
 
     @property
     def size(self) -> int:
         """Bytes of all."""
-        return self.count * self.width
+        return self.numbers * self.width
 
 
 def look_through(file: IO[bytes], size: int) -> list[Storage]:
