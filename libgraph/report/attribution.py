@@ -287,7 +287,7 @@ def _layer(
         shares = concepts if isinstance(concepts, dict) else {}
         text = node.get("label") if ours else node.get("clerp")
         labels.append(FeatureLabel(str(text or ""), {k: float(str(v)) for k, v in shares.items()}))
-    logits = all(node["feature_type"] == LOGIT for node in nodes)
+    logits = all(node.get("feature_type") == LOGIT for node in nodes)
     return LayerFeatures(
         name,
         np.array([_importance(node) for node in nodes]),

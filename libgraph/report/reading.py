@@ -75,7 +75,8 @@ def _from_xml(path: Path, suffix: str) -> InteractionGraph:
         else:
             graph = networkx.read_gexf(path)
             known = _description(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # Of encodings that nobody knows, lookup fails.
         raise DataError(f"'{path}' cannot be read ({error}): check the path.") from error
     except (networkx.NetworkXException, ElementTree.ParseError, SyntaxError) as error:
         raise DataError(f"'{path}' cannot be read as {kind} ({error}).") from error
