@@ -6,6 +6,7 @@ INSTALLED := $(VENV)/.installed
 RUN ?= runs/modular-addition
 
 WORKERS ?= auto
+ATHERIS = atheris>=3.0
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: help install analyze test test-all test-portable lint types bench build docs clean
@@ -39,7 +40,9 @@ analyze: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) -m "not slow" $(TESTS)
 
+# Files are fuzzed with atheris where it can be had, and else with Hypothesis.
 test-all: $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(ATHERIS)' || echo "$(ATHERIS) cannot be installed: Hypothesis fuzzes in its place."
 	LIBGRAPH_TESTS=thorough $(PYTEST) $(TESTS)
 
 # SETTING=avx2 for those settings only that have this in their name.

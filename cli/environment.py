@@ -165,12 +165,14 @@ def _computing() -> Computing:
     import psutil
     import torch
 
+    from libgraph.files.limits import available_memory
+
     return Computing(
         processors=_processors(),
         cores=psutil.cpu_count(logical=False),
         threads=torch.get_num_threads(),
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        memory=int(psutil.virtual_memory().available),
+        memory=available_memory(),
         disk=shutil.disk_usage(".").free,
         products=_products(),
         devices=_devices(),

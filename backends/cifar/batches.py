@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from libgraph.backend import DataError
+from libgraph.files.pickles import look_through
 
 SHAPE = (3, 32, 32)
 
@@ -125,17 +125,6 @@ class _Unpickler(pickle.Unpickler):
         return _encode(text, encoding)
 
 
-def _check_memory(content: bytes) -> None:
-    """Raise an `UnpicklingError` for a pickle that asks for more memory than it has bytes.
-
-    Python's unpickler makes room for as many notes as the largest number that one is kept under,
-    and for bytes before it has read them; here everything is read and nothing made.
-    """
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if "PUT" in opcode.name and int(argument or 0) > count:
-            raise pickle.UnpicklingError("a note under a number without end")
-
-
 def read_pickled(path: Path) -> RawBatch:
     """Rows of bytes and classes of a batch for Python.
 
@@ -144,7 +133,7 @@ def read_pickled(path: Path) -> RawBatch:
     """
     content = _content(path)
     try:
-        _check_memory(content)
+        look_through(io.BytesIO(content), len(content))
         batch = _Unpickler(path, content).load()
     except DataError:
         raise

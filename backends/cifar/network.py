@@ -21,6 +21,7 @@ from libgraph.sections import Convolution, Pooling, Section, conv_factors, windo
 from libgraph_backends.cifar.batches import PIXELS, SHAPE
 from libgraph_backends.cifar.data import CLASSES, DEVIATION, MEAN
 from libgraph_backends.cifar.options import CIFAROptions
+from libgraph_backends.shared.checkpoints import widest
 from libgraph_backends.shared.layers import Layer, ends, from_state_dict, network_of
 from libgraph_backends.shared.state_dicts import (
     StateDict,
@@ -174,7 +175,10 @@ class ConvNet(NamedTuple):
         note = ", the channels of the last convolution, whose mean over pixels it reads"
         check_shape(where, f"{last}.weight", matrix, ("outputs", channels), note)
         bias = _bias(tensors, last, len(matrix), where)
-        readout = torch.cat([matrix.T, bias.unsqueeze(0)])
+        # What is stored with more digits is not to lose them beside what has fewer.
+        kind = widest(tensor.dtype for tensor in (*weights, *biases, matrix, bias))
+        weights, biases = ([t.to(kind) for t in parts] for parts in (weights, biases))
+        readout = torch.cat([matrix.T.to(kind), bias.to(kind).unsqueeze(0)])
         return cls(tuple(weights), tuple(biases), tuple(strides), readout)
 
     @property

@@ -7,19 +7,19 @@ read into memory, where a folder as Hugging Face saves it stays memory-mapped.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from libgraph.backend import BackendError, reading
+from libgraph.files.json_text import read_json_text
+from libgraph_backends.lm.bounds import Held, no_larger_than
 from libgraph_backends.lm.hooked import HookedModel, is_hooked, read_config
 from libgraph_backends.lm.libraries import OWN_CODE, reason
-from libgraph_backends.shared.checkpoints import fitting, tied_names
+from libgraph_backends.shared.checkpoints import fitting, tied_names, widest
 from libgraph_backends.shared.state_dicts import StateDict, read_checkpoint
 
 CONFIG = "config.json"
@@ -47,11 +47,10 @@ def hooked_model(path: Path) -> HookedModel | None:
 
 def _object(path: Path) -> Mapping[str, object] | None:
     with reading(path, BackendError, "The configuration "):
-        text = path.read_bytes()
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+        try:
+            value = read_json_text(path)
+        except ValueError:
+            return None
     return value if isinstance(value, dict) else None
 
 
@@ -84,8 +83,10 @@ def _fitted(folder: Path, state: StateDict) -> Any:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, **{OWN_CODE: False}
         )
-        with torch.device("meta"):
+        with torch.device("meta"), no_larger_than(Held.by_state(state)):
             empty: Any = transformers.AutoModelForCausalLM.from_config(config, **{OWN_CODE: False})
+    except BackendError:
+        raise
     except Exception as error:
         # Whatever a file that is no configuration leads the library to.
         raise BackendError(
@@ -97,13 +98,7 @@ def _fitted(folder: Path, state: StateDict) -> Any:
         None,
         config=config,
         state_dict=tensors,
-        dtype=_precision(tensors),
+        dtype=widest(tensor.dtype for tensor in tensors.values()),
         attn_implementation="eager",
     )
     return model.eval()
-
-
-def _precision(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """In which all of them can be held as they are."""
-    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    return kinds.pop() if len(kinds) == 1 else torch.float32

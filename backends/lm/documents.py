@@ -113,7 +113,7 @@ def lines_of_json(text: str, source: str, column: str) -> Iterator[str]:
             continue
         try:
             value = json.loads(line)[column]
-        except (ValueError, RecursionError, TypeError, KeyError):
+        except (ValueError, RecursionError, TypeError, KeyError, IndexError):
             value = None
         if not isinstance(value, str):
             raise DataError(

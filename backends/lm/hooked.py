@@ -311,6 +311,11 @@ class HookedModel(Model):
 
 def _fitted(state: StateDict, config: HookedConfig) -> dict[str, Tensor]:
     """The tensors that a model of this configuration has; biases only if they are there."""
+    if config.n_layers > len(state.tensors):
+        raise BackendError(
+            f"{state.where}: its configuration says {config.n_layers} layers, more than the "
+            f"{len(state.tensors)} parameters that it holds."
+        )
     kept = {name: t for name, t in state.tensors.items() if not name.endswith(BUFFERS)}
     wanted = _shapes(config)
     there = renamed(kept, wanted)

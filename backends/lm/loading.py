@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +23,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from libgraph.backend import BackendError, missing_extra, unreadable
+from libgraph.files.json_text import read_json_text
+from libgraph_backends.lm.bounds import Held, no_larger_than
 from libgraph_backends.lm.bridged import BridgedModel
 from libgraph_backends.lm.checkpoints import hooked_model, model_of_file, unwrapped_model
 from libgraph_backends.lm.hugging_face import HuggingFaceModel
@@ -30,6 +32,7 @@ from libgraph_backends.lm.libraries import OWN_CODE, quiet, reason
 from libgraph_backends.lm.memory import digest_of_files, letting_go
 from libgraph_backends.lm.parts import Model
 from libgraph_backends.lm.tokenizer import read_tokenizer
+from libgraph_backends.shared.checkpoints import widest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -188,8 +191,8 @@ def weight_files(name: str, revision: str | None) -> list[Path]:
     if index is None:
         return []
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        shards = [find(str(file)) for file in names]
+        places: Any = read_json_text(index)
+        shards = [find(str(file)) for file in sorted(set(places["weight_map"].values()))]
         return [shard for shard in shards if shard is not None]
     return []
 
@@ -202,8 +205,7 @@ def stored_precision(files: Sequence[Path]) -> torch.dtype:
             with safe_open(path, "pt") as file:
                 kinds |= {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
     dtypes = {DTYPES[kind] for kind in kinds if kind in DTYPES}
-    # Half and brain floats hold each other's numbers no better than single ones do.
-    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+    return widest(dtypes)
 
 
 def _from_pretrained(name: str, revision: str | None) -> tuple[PreTrainedModel, bool]:
@@ -237,13 +239,17 @@ def _from_pretrained(name: str, revision: str | None) -> tuple[PreTrainedModel, 
         OWN_CODE: False,
         "weights_only": True,
     }
+    bounds = no_larger_than(Held.by_folder(Path(name))) if is_folder else nullcontext()
     try:
         try:
-            model, report = loader(name, local_files_only=True, **options)
+            with bounds:
+                model, report = loader(name, local_files_only=True, **options)
         except OSError:
             if is_folder:
                 raise
             model, report = loader(name, **options)
+    except BackendError:
+        raise
     except Exception as error:
         # Whatever a file that is no model leads these libraries to.
         unwrapped = unwrapped_model(Path(name)) if is_folder else None

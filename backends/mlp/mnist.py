@@ -1,8 +1,8 @@
 """Images and labels in the idx format of the MNIST files, plain or gzipped.
 
 An idx file is two zero bytes, the type of its numbers (8: unsigned bytes), the number of its
-dimensions, each size as a big-endian 32-bit number, and then the numbers. All of that is checked,
-and no more is read than the sizes say.
+dimensions, each size as a big-endian 32-bit number, and then the numbers. All of that is checked
+against what the file holds before anything is made of it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,12 @@ UNSIGNED_BYTES = 8
 CLASSES = 10
 
 
-MOST = 2**31
-"""Bytes that a file may claim to hold: 2 GiB, 45 times as many as the larger one of MNIST."""
+TIMES, SMALL = 10, 2**26
+"""What a gzipped file may unpack to for each of its bytes, and any in all: MNIST's have five."""
+
+
+AT_ONCE = 2**20
+"""Bytes that are unpacked at a time."""
 
 
 PREFIXES: dict[Split, str] = {"train": "train", "test": "t10k"}
@@ -57,6 +62,7 @@ def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
     """
     header = 4 + 4 * dimensions
     try:
+        size = path.stat().st_size
         with path.open("rb") as plain:
             zipped = plain.read(2) == b"\x1f\x8b"
         with gzip.open(path) if zipped else path.open("rb") as file:
@@ -64,18 +70,34 @@ def read_idx(path: Path, dimensions: int) -> UInt8[Tensor, "*sizes"]:
             _check_magic(path, head, dimensions)
             sizes = [int.from_bytes(head[i : i + 4], "big") for i in range(4, header, 4)]
             count = math.prod(sizes)
+            if zipped and count > TIMES * size + SMALL:
+                raise DataError(
+                    f"'{path}' says that it unpacks to {count} bytes, more than {TIMES} times its "
+                    "size: unpack it, if that is meant, and give the plain file."
+                )
+            if not zipped and count != size - header:
+                raise _wrong_length(path, sizes, size - header)
+            data, length = bytearray(count), 0
+            # In parts: what unpacks makes a copy of what it is asked for.
+            while part := file.readinto(memoryview(data)[length : length + AT_ONCE]):
+                length += part
             # One more than there should be tells a file that is too long.
-            data = file.read(min(count, MOST) + 1)
+            length += len(file.read(1))
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"'{path}' cannot be read ({reason}).") from None
-    if len(data) != count:
-        shape = " × ".join(map(str, sizes))
-        actual = f"{len(data)} bytes" if len(data) < count else "more"
-        raise DataError(
-            f"'{path}' should hold {shape} = {count} bytes after its header, not {actual}."
-        )
-    return torch.from_numpy(np.frombuffer(bytearray(data), dtype=np.uint8).reshape(sizes))
+    if length != count:
+        raise _wrong_length(path, sizes, length)
+    return torch.from_numpy(np.frombuffer(data, dtype=np.uint8).reshape(sizes))
+
+
+def _wrong_length(path: Path, sizes: Sequence[int], length: int) -> DataError:
+    count = math.prod(sizes)
+    actual = f"{length} bytes" if length < count else "more"
+    return DataError(
+        f"'{path}' should hold {' × '.join(map(str, sizes))} = {count} bytes after its header, "
+        f"not {actual}."
+    )
 
 
 def _check_magic(path: Path, head: bytes, dimensions: int) -> None:

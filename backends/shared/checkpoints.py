@@ -7,7 +7,10 @@ models beside: all of that is read here. What does not fit is refused by name.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -34,6 +37,8 @@ BUFFERS = ("num_batches_tracked", "position_ids", "inv_freq", "attn.bias", "mask
 def load_into(module: nn.Module, path: Path) -> None:
     """Put the parameters of a checkpoint into a module.
 
+    A module that computes with fewer digits than are stored is converted first.
+
     Raises:
         BackendError: naming a parameter that is missing, of another shape, or has no place.
         NumericalError: naming one that is not finite.
@@ -44,10 +49,22 @@ def load_into(module: nn.Module, path: Path) -> None:
     wanted = {name: tensor for name, tensor in own.items() if name in names}
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     fitted = fitting(state, shapes, tied_names(module))
+    pairs = [(wanted[name].dtype, tensor.dtype) for name, tensor in fitted.items()]
+    if any(
+        torch.promote_types(own, stored) != own for own, stored in pairs if own.is_floating_point
+    ):
+        module.to(widest(kind for pair in pairs for kind in pair))
+        wanted = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     with torch.no_grad():
         for name, tensor in fitted.items():
             check_finite(f"{state.where}: parameter '{name}'", tensor)
             wanted[name].copy_(tensor)
+
+
+def widest(kinds: Iterable[torch.dtype]) -> torch.dtype:
+    """The floating-point numbers that hold all of these as they are; single ones for none."""
+    floating = [kind for kind in kinds if kind.is_floating_point]
+    return reduce(torch.promote_types, floating) if floating else torch.float32
 
 
 def fitting(
@@ -95,19 +112,28 @@ def renamed(tensors: Mapping[str, Tensor], wanted: Mapping[str, object]) -> dict
     if not wanted or any(name in wanted for name in tensors):
         return dict(tensors)
     first = next(iter(wanted))
-    prefixes = {name.removesuffix(first) for name in tensors if name.endswith(first)}
-    prefixes = {p for p in prefixes if p.endswith(".")}
-    for prefix in sorted(prefixes, key=lambda p: -sum(p + name in tensors for name in wanted)):
+    found = Counter(prefix for name in tensors for prefix, rest in _parts(name) if rest in wanted)
+    prefixes = {prefix for prefix in found if prefix + first in tensors}
+    if prefixes:
+        prefix = max(sorted(prefixes), key=lambda prefix: found[prefix])
         return {
             name.removeprefix(prefix) if name.startswith(prefix) else f"\0{name}": tensor
             for name, tensor in tensors.items()
         }
+    ends: dict[str, str] = {}
+    for name in wanted:
+        for prefix, rest in _parts(name):
+            ends.setdefault(rest, prefix)
     for name in tensors:
-        ends = [other for other in wanted if other.endswith(f".{name}")]
-        if ends:
-            prefix = ends[0].removesuffix(name)
-            return {prefix + key: tensor for key, tensor in tensors.items()}
+        if name in ends:
+            return {ends[name] + key: tensor for key, tensor in tensors.items()}
     return dict(tensors)
+
+
+def _parts(name: str) -> Iterator[tuple[str, str]]:
+    """A name in two, after each of its dots."""
+    for dot in re.finditer(r"\.", name):
+        yield name[: dot.end()], name[dot.end() :]
 
 
 def own_part(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -104,8 +104,10 @@ def _kind(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
-def _numbers(name: str) -> tuple[int, ...]:
-    return tuple(map(int, re.findall(r"\d+", name)))
+def _numbers(name: str) -> tuple[tuple[int, str], ...]:
+    """Its numbers, to sort by: length and digits, as Python refuses to read very long ones."""
+    digits = (number.lstrip("0") for number in re.findall(r"\d+", name))
+    return tuple((len(number), number) for number in digits)
 
 
 def _fitting(

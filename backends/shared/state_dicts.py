@@ -5,7 +5,6 @@ In messages `where` is what to call the state dict, such as its path.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file
 from importlib.resources.abc import Traversable
@@ -21,9 +20,14 @@ from libgraph.backend import (
     read_weights,
     reading,
 )
+from libgraph.files.json_text import read_json_text
 from libgraph_backends.shared.layer_order import in_order
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+MOST_LAYERS = 10_000
+"""Of a network that is given by its weights alone."""
 
 
 SINGLE = ("model.safetensors", "pytorch_model.bin", "model.pt", "weights.safetensors")
@@ -79,9 +83,10 @@ def _in_folder(folder: Path) -> Path:
 def _shards(index: Path) -> dict[str, Tensor]:
     """All tensors that an index names, each from the shard that it says."""
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = dict.fromkeys(places.values())
-        by_shard = {name: [key for key, file in places.items() if file == name] for name in files}
+        places = read_json_text(index)["weight_map"]  # type: ignore[index, call-overload]
+        by_shard: dict[object, list[str]] = {}
+        for key, file in places.items():  # type: ignore[union-attr]
+            by_shard.setdefault(file, []).append(key)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BackendError(f"'{index}' is no index of shards, with a weight_map.") from None
     tensors: dict[str, Tensor] = {}
@@ -134,6 +139,8 @@ def layer_names(
     """
     tensors, where, keeps_order = state
     names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+    if len(names) > MOST_LAYERS:
+        raise BackendError(f"{where}: there are {len(names)} layers in it, more than can be used.")
     parameters = {f"{name}.{part}" for name in names for part in ("weight", "bias")}
     for name in tensors:
         if name not in parameters:

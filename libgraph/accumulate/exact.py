@@ -13,6 +13,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+AT_ONCE = 2**18
+"""Numbers that are added at a time."""
+
 
 class ExactSums:
     """Named sums in float64.
@@ -29,23 +32,32 @@ class ExactSums:
         self.low: dict[str, Tensor] = dict(low or {})
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add to each sum; a name that is new begins one."""
+        """Add to each sum; a name that is new begins one.
+
+        What memory could run out for is made before anything is added.
+        """
+        new = {name: value for name, value in values.items() if name not in self.high}
+        high = {
+            name: value.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+            for name, value in new.items()
+        }
+        low = {name: torch.zeros_like(value) for name, value in high.items()}
         for name, value in values.items():
-            if name in self.high:
-                if self.high[name].device != value.device and value.ndim:
-                    # What was read back goes on where it is computed.
-                    self.high[name] = self.high[name].to(value.device)
-                    self.low[name] = self.low[name].to(value.device)
-                self._add(name, value.to(self.high[name]))
-            else:
-                self.high[name] = value.to(torch.float64, copy=True)
-                self.low[name] = torch.zeros_like(self.high[name])
+            if name not in new and self.high[name].device != value.device and value.ndim:
+                # What was read back goes on where it is computed.
+                high[name] = self.high[name].to(value.device)
+                low[name] = self.low[name].to(value.device)
+        self.high |= high
+        self.low |= low
+        for name, value in values.items():
+            if name not in new:
+                self._add(name, value)
 
     def include(self, others: ExactSums) -> None:
         """Add other sums with what is left of them."""
         self.add(others.high)
         for name, value in others.low.items():
-            self._add(name, value.to(self.high[name]))
+            self._add(name, value)
 
     def total(self) -> dict[str, Tensor]:
         """Each sum, rounded once; infinite and undefined ones as they are."""
@@ -57,9 +69,12 @@ class ExactSums:
         return sums
 
     def _add(self, name: str, value: Tensor) -> None:
-        high = self.high[name]
-        whole = high + value
-        added = whole - high
-        lost = (high - (whole - added)) + (value - added)
-        self.low[name] += lost
-        self.high[name] = whole
+        high, low = self.high[name].view(-1), self.low[name].view(-1)
+        # In parts, so that what is made on the way takes little beside the sums themselves.
+        parts = zip(*(t.split(AT_ONCE) for t in (high, low, value.reshape(-1))), strict=True)
+        for high_part, low_part, value_part in parts:
+            more = value_part.to(high_part)
+            whole = high_part + more
+            added = whole - high_part
+            low_part += (high_part - (whole - added)) + (more - added)
+            high_part.copy_(whole)

@@ -8,8 +8,8 @@ where only some do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -39,6 +39,18 @@ class KeptActivations:
     def at(self, index: int) -> LayerPass:
         """The batches' activations at node layer `index`; higher ones are given up."""
         return LayerPass(self, index)
+
+    def give_up(self) -> None:
+        """Forget all that is kept, and keep nothing more: memory has run out."""
+        self.by_batch.clear()
+        self.room = 0
+
+    def of_rows(self, batch: Batch, rows: slice, index: int) -> Tensor:
+        """Of some samples of a batch at node layer `index`, from the inputs on."""
+        x: Tensor = self.network.embed(batch.inputs[rows])
+        for section in self.network.sections[:index]:
+            x = section(x)
+        return x
 
     def of_batch(self, number: int, batch: Batch, index: int) -> Tensor:
         """Of one batch at node layer `index`, from the nearest node layer that is kept."""
@@ -70,6 +82,43 @@ class KeptActivations:
         return set()
 
 
+@dataclass(frozen=True)
+class AtLayer:
+    """Computes the activations of a batch at a node layer when it is called.
+
+    Args:
+        activations: that are kept.
+        index: of the node layer.
+        number: of the batch.
+        batch: its inputs and targets.
+        rows: those of its samples that are meant; None for all.
+    """
+
+    activations: KeptActivations
+    index: int
+    number: int
+    batch: Batch
+    rows: range | None = None
+
+    def __call__(self) -> Tensor:
+        """Them."""
+        if self.rows is None:
+            return self.activations.of_batch(self.number, self.batch, self.index)
+        rows = slice(self.rows.start, self.rows.stop)
+        return self.activations.of_rows(self.batch, rows, self.index)
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(self.batch.inputs) if self.rows is None else len(self.rows)
+
+    def halves(self, middle: int) -> tuple[AtLayer, AtLayer]:
+        """Those up to the middle, and those behind it, for which nothing is kept any longer."""
+        self.activations.give_up()
+        rows = range(self.samples) if self.rows is None else self.rows
+        return replace(self, rows=rows[:middle]), replace(self, rows=rows[middle:])
+
+
 class LayerPass:
     """One pass over the data: for each batch a function that computes activations of a node layer.
 
@@ -82,6 +131,11 @@ class LayerPass:
     def __len__(self) -> int:
         return len(self.activations.data)
 
-    def __iter__(self) -> Iterator[Callable[[], Tensor]]:
+    def __iter__(self) -> Iterator[AtLayer]:
         for number, batch in enumerate(self.activations.data):
-            yield partial(self.activations.of_batch, number, batch, self.index)
+            yield AtLayer(self.activations, self.index, number, batch)
+
+    @property
+    def source(self) -> object:
+        """What the batches are of."""
+        return self.activations.data

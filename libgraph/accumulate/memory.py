@@ -1,15 +1,15 @@
 """How much memory an analysis may take for what it can give back: batches and kept activations.
 
 The model, the bases and the sums are needed whole; what lies between is sized by a budget, half of
-what is free unless told otherwise. Batches are the same whatever is free, as long as they fit, so
-that the same command gives the same bits on another day.
+what may still be taken unless told otherwise. Batches are the same whatever is free, as long as
+they fit, so that the same command gives the same bits on another day.
 """
 
 from __future__ import annotations
 
-import psutil
 import torch
 
+from libgraph.files.limits import available_memory
 from libgraph.network.network import Network
 
 BATCH_BYTES = 64 * 2**20
@@ -25,10 +25,11 @@ LARGEST_BATCH = 1024
 
 
 def memory_budget(device: torch.device | str) -> int:
-    """Half of the bytes that are free now on the host or on the device."""
+    """Half of the bytes that are free now on the device, or may be taken on the host."""
     place = torch.device(device)
-    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else None
-    return int((psutil.virtual_memory().available if free is None else free) / 2)
+    if place.type == "cuda":
+        return int(torch.cuda.mem_get_info(place)[0]) // 2
+    return max(1, available_memory() // 2)
 
 
 def batch_size(network: Network, sample: torch.Tensor, memory: int) -> int:

@@ -4,7 +4,7 @@ Statistics, Jacobian Grams, interactions and scores are all sums over batches of
 one batch. `accumulate` adds them up in float64, reports progress, and in a `torchrun` job gives
 every rank its share of the batches and adds the ranks' sums at the end; as sums do not depend on
 their order, one rank or many give the same bits. Memory is that of one batch and twice the sums,
-whatever the number of batches.
+whatever the number of batches; a batch that does not fit is measured in parts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from libgraph.accumulate.exact import ExactSums
 from libgraph.accumulate.halfway import place
+from libgraph.accumulate.pieces import Piece, Pieces
 from libgraph.accumulate.ranks import add_ranks, ranks
 from libgraph.progress import Progress, silent
 
@@ -41,15 +42,21 @@ class Batches(Protocol[Items]):
 
 @dataclass(frozen=True)
 class Numbered(Generic[Item]):
-    """The same batches, each with its number among all, whichever rank measures it."""
+    """The same batches, each with its number among all and where in it a part of it begins."""
 
     batches: Batches[Item]
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[int, Item]]:
-        return enumerate(self.batches)
+    def __iter__(self) -> Iterator[Piece[Item]]:
+        for number, batch in enumerate(self.batches):
+            yield Piece(number, 0, batch)
+
+    @property
+    def source(self) -> object:
+        """What the batches are of."""
+        return self.batches
 
 
 def accumulate(
@@ -68,7 +75,8 @@ def accumulate(
         batches: gone through once; a rank of a `torch.distributed` job measures every
             world-size-th of them.
         measure: named tensors for one batch; names and shapes are the same for every batch. What
-            it gives may depend on the batch's number (`Numbered`), not on those before it.
+            it gives may depend on the batch's number (`Numbered`), not on those before it. Where
+            memory runs out it is called again with each half of the batch.
         stage: name under which progress is reported.
         progress: told after every batch.
     """
@@ -82,14 +90,15 @@ def accumulate(
         progress(stage, measured if total is None else min(measured, total), total)
 
     tell()
-    adding = False
+    pieces, adding = Pieces[Item](batches, stage), False
     try:
         with torch.no_grad():
             rest = () if ended else itertools.islice(batches, rank + done * world, None, world)
             for batch in rest:
-                values = measure(batch)
-                adding = True
-                sums.add(values)
+                for values in pieces.measured(batch, measure):
+                    # From here on the batch is in the sums in part, until all of it is.
+                    adding = True
+                    sums.add(values)
                 done, adding = done + 1, False
                 tell()
                 if where is not None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.accumulate.gradient_grams import gradient_grams
+from libgraph.accumulate.pieces import Piece
 from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -40,9 +41,8 @@ def global_lib(
     basis = last_basis(last, statistics[last.name], truncation)
     encoder = basis.encoder.to(data.dtype)
 
-    def measure(numbered: tuple[int, Batch]) -> Sums:
-        number, batch = numbered
-        grams = output_grams(network, batch.inputs, encoder, number)
+    def measure(piece: Piece[Batch]) -> Sums:
+        grams = output_grams(network, piece.batch.inputs, encoder, piece.seed)
         names = (layer.name for layer in network.node_layers)
         return dict(zip(names, grams, strict=False))
 

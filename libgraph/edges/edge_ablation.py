@@ -8,7 +8,6 @@ interaction from then on.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,12 +17,16 @@ from pydantic import JsonValue, TypeAdapter
 from torch import Tensor
 
 from libgraph.accumulate.halfway import remembered
-from libgraph.accumulate.sums import Sums, accumulate
+from libgraph.accumulate.pieces import Piece
+from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.edges.interactions import Edges
 from libgraph.edges.score import Scoring, mean_score
 from libgraph.network.basis import Bases, Basis
 from libgraph.progress import Progress, silent
+
+Place = tuple[int, int, int]
+"""Of some samples: number of their batch, where in it they begin, and how many they are."""
 
 REUSE_BYTES = 2**30
 """Inputs of a layer pair are kept for the next number of edges if they take less than this, and
@@ -149,11 +152,11 @@ class _PairTrials:
         self.order = candidates.flatten().argsort(descending=True, stable=True)
         self.sorted = candidates.flatten()[self.order]
         self.constant = constant
-        # By batch: parts of the source layer, activations of the target layer where it has gates,
-        # and which inputs the latest trials kept with what came out of them.
-        self.sources: dict[int, Tensor] = {}
-        self.targets: dict[int, Tensor] = {}
-        self.latest: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        # By batch, or part of one: parts of the source layer, activations of the target layer where
+        # it has gates, and which inputs the latest trials kept with what came out of them.
+        self.sources: dict[Place, Tensor] = {}
+        self.targets: dict[Place, Tensor] = {}
+        self.latest: dict[Place, list[tuple[Tensor, Tensor]]] = {}
 
     def ablated(self, tolerances: Sequence[float], *, curves: bool) -> EdgeAblation:
         """What comes of it at these tolerances Δ."""
@@ -200,28 +203,28 @@ class _PairTrials:
         mask[self.order[:count]] = True
         keep = torch.ones_like(self.edges, dtype=torch.bool)
         keep[:, self.constant :] = mask.reshape(len(self.edges), -1)
-        network, numbers = self.scoring.network, itertools.count()
+        network = self.scoring.network
 
-        def measure(batch: Batch) -> Sums:
-            number = next(numbers)
-            features = self._ablated(number, batch, keep.T)
-            y = self._unablated(number, batch, features)
+        def measure(piece: Piece[Batch]) -> Sums:
+            batch, place = piece.batch, (piece.number, piece.first, len(piece.batch.inputs))
+            features = self._ablated(place, batch, keep.T)
+            y = self._unablated(place, batch, features)
             outputs = network.from_layer(self.index + 1, self.target.activations(features, y))
             scores = self.scoring.backend.score(outputs, batch.targets)
             return {"score": scores.sum(), "count": torch.tensor(len(scores))}
 
-        return mean_score(accumulate(self.scoring.data, measure))
+        return mean_score(accumulate(Numbered(self.scoring.data), measure))
 
-    def _ablated(self, number: int, batch: Batch, keep: Tensor) -> Float[Tensor, "n t out"]:
+    def _ablated(self, place: Place, batch: Batch, keep: Tensor) -> Float[Tensor, "n t out"]:
         """Output features of one batch, from the inputs that each of them keeps."""
-        x = self.sources.get(number)
+        x = self.sources.get(place)
         if x is None:
             network = self.scoring.network
             x = self.source.parts(network.activations_at(self.index, batch.inputs))
             if self._fits(x):
-                self.sources[number] = x
+                self.sources[place] = x
         keep = self.source.part_mask(keep)
-        trials = self.latest.get(number, [])
+        trials = self.latest.get(place, [])
         stale = torch.ones(keep.shape[1], dtype=torch.bool, device=keep.device)
         result: Tensor | None = None
         for before, outputs in trials:
@@ -236,18 +239,18 @@ class _PairTrials:
             result[..., stale] = part.masked(x, keep[:, stale])
         # A bisection goes on between its last sufficient and its last insufficient number.
         if self._fits(result):
-            self.latest[number] = [(keep, result), *trials[:2]]
+            self.latest[place] = [(keep, result), *trials[:2]]
         return result
 
-    def _unablated(self, number: int, batch: Batch, like: Tensor) -> Float[Tensor, "n t d"]:
+    def _unablated(self, place: Place, batch: Batch, like: Tensor) -> Float[Tensor, "n t d"]:
         """Activations after the pair, where gates and errors are taken from them."""
         if self.target.linear:
             return like
-        y = self.targets.get(number)
+        y = self.targets.get(place)
         if y is None:
             y = self.scoring.network.activations_at(self.index + 1, batch.inputs)
             if self._fits(y):
-                self.targets[number] = y
+                self.targets[place] = y
         return y
 
     def _fits(self, tensor: Tensor) -> bool:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from libgraph.accumulate.pieces import Piece
 from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -107,12 +108,12 @@ def estimate_interactions(
 
     chances = [_Signs(signs, data.batch_size, seed) for seed in _seeds(len(network.pairs), seed)]
 
-    def measure(numbered: tuple[int, Batch]) -> Sums:
-        number, batch = numbered
+    def measure(piece: Piece[Batch]) -> Sums:
+        number, first, batch = piece
         sums: dict[str, Tensor] = {}
         activations = pairwise(network.activations(batch.inputs))
         for (a, b, _), (x, y), chance in zip(network.pairs, activations, chances, strict=True):
-            phi = chance.of(number, y)
+            phi = chance.of(number, first, y)
             sums[f"{a.name} samples"] = torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)
             for name in bases:
                 if (name, a.name) in latent:
@@ -191,14 +192,22 @@ class _Signs:
         self.draws, self.batch_size = draws, batch_size
         self.generator = torch.Generator().manual_seed(seed)
         self.next = 0
+        self.latest: tuple[int, int] | None = None
+        self.before = self.generator.get_state()
 
-    def of(self, number: int, like: Float[Tensor, "n t d"]) -> Float[Tensor, "r n t"]:
-        """Those of the batch of this number; numbers rise."""
+    def of(self, number: int, first: int, like: Float[Tensor, "n t d"]) -> Float[Tensor, "r n t"]:
+        """Those of the batch of this number from its first-th sample on; both rise.
+
+        What did not fit into memory is asked for again, in part, and gets the same.
+        """
+        if self.latest == (number, first):
+            self.generator.set_state(self.before)
         while self.next < number and self.draws:
             shape = (self.batch_size, self.draws, like.shape[1])
             torch.randint(0, 2, shape, generator=self.generator)
             self.next += 1
         self.next = number + 1
+        self.latest, self.before = (number, first), self.generator.get_state()
         return draw_signs(self.draws, like, self.generator)
 
 

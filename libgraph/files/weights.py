@@ -6,13 +6,15 @@ what it describes has to be in it.
 
 from __future__ import annotations
 
+import io
 import mmap
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import IO, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,15 +22,28 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from libgraph.errors import BackendError
+from libgraph.files.pickles import Asks, look_through
 from libgraph.files.reading import reading, unreadable
 from libgraph.files.state_dict import state_dict_of, unwrapped
 
-SMALL = 2**20
+SMALL = 2**26
 """Bytes that any file may come to, however small it is."""
 
 
 DENSE = 2**30
 """Bytes that a sparse tensor may have when it is written out."""
+
+
+MOST_TENSORS = 100_000
+"""In a file; the largest of models have so many in all of their files."""
+
+
+LONGEST_NAME = 1000
+"""Characters in the name of a tensor."""
+
+
+TIMES = 10
+"""What tensors may take for each byte of their file, where they are sparse or expanded."""
 
 
 SAVE = "save its state_dict() alone, best as safetensors"
@@ -55,11 +70,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         size = path.stat().st_size
         if is_safetensors(path):
+            _check_names(path)
             weights = _with_shared(load_file(path), path)
             weights = {name: weights[name] for name in sorted(weights, key=_by_number)}
         else:
             _check_content(path, size)
             weights = state_dict_of(_checkpoint(path), f"'{path}'")
+            _check_count(path, weights)
     except BackendError:
         raise
     except SafetensorError as error:
@@ -77,8 +94,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         # The unpickler runs into whatever error a damaged file leads it to.
         kind = type(error).__name__
         raise BackendError(f"'{path}' is damaged or no PyTorch checkpoint ({kind}).") from None
-    for name, tensor in weights.items():
-        _check_bytes(tensor, name, path, size)
+    _check_bytes(weights, path, size)
     return {name: plain(tensor, name, f"'{path}'") for name, tensor in unwrapped(weights).items()}
 
 
@@ -115,7 +131,7 @@ def plain(tensor: Tensor, name: str, where: str) -> Tensor:
             problem = "is sparse, and too large to be written out"
         else:
             tensor = tensor.to_dense()
-    if problem is None and tensor.is_floating_point() and tensor.element_size() == 1:
+    if problem is None and _is_short(tensor):
         try:
             tensor = tensor.float()
         except RuntimeError:
@@ -123,6 +139,25 @@ def plain(tensor: Tensor, name: str, where: str) -> Tensor:
     if problem is not None:
         raise BackendError(f"{where}: parameter '{name}' {problem}.")
     return tensor.detach()
+
+
+def _is_short(tensor: Tensor) -> bool:
+    """Whether it has floating-point numbers of 8 bits, with which nothing can be computed."""
+    return tensor.is_floating_point() and tensor.element_size() == 1
+
+
+def _check_names(path: Path) -> None:
+    """Look at the header of a safetensors file, before any tensor is made."""
+    with safe_open(path, "pt") as file:
+        _check_count(path, list(file.keys()))
+
+
+def _check_count(path: Path, names: Collection[str]) -> None:
+    if len(names) > MOST_TENSORS:
+        raise BackendError(f"'{path}' holds {len(names)} tensors, more than any model has.")
+    longest = max(map(len, names), default=0)
+    if longest > LONGEST_NAME:
+        raise BackendError(f"'{path}' holds a tensor whose name has {longest} characters.")
 
 
 def _with_shared(weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -149,7 +184,12 @@ def _checkpoint(path: Path) -> object:
 
 
 def _check_content(path: Path, size: int) -> None:
-    """Raise a `BackendError` for what is known to be no checkpoint, or asks for too much memory."""
+    """Raise an error for what is known to be no checkpoint, or asks for more than it holds.
+
+    Raises:
+        BackendError: naming what it is.
+        UnpicklingError: if its pickle is damaged, or asks for too much.
+    """
     with path.open("rb") as file:
         head = file.read(64)
         problem = None
@@ -164,36 +204,78 @@ def _check_content(path: Path, size: int) -> None:
                 members = archive.infolist()
                 if any(member.filename.endswith("/constants.pkl") for member in members):
                     problem = f"is a TorchScript program: load it with torch.jit.load, and {SAVE}"
-                elif sum(member.file_size for member in members) > 2 * size + SMALL:
+                elif sum(member.file_size for member in members) > 2 * size + _ROUNDING:
                     problem = "is damaged: it would unpack to more than it can hold"
                 else:
-                    pickles = [member for member in members if member.filename.endswith(".pkl")]
-                    if any(_ASKS_FOR_MEMORY in archive.read(member) for member in pickles):
-                        problem = _REFUSED
+                    problem = _of_archive(archive, size)
         else:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                if content.find(_ASKS_FOR_MEMORY) >= 0:
-                    problem = _REFUSED
+            problem = _of_stream(file, size)
     if problem is not None:
         raise BackendError(f"'{path}' {problem}.")
 
 
-_ASKS_FOR_MEMORY = b"\nbytearray\n"
-"""What PyTorch lets a pickle call with any number, and no state dict needs."""
+def _of_archive(archive: zipfile.ZipFile, size: int) -> str | None:
+    """What is wrong with the pickle in an archive, and the records that it names."""
+    room = {member.filename: member.file_size for member in archive.infolist()}
+    for name in room:
+        if not name.endswith(".pkl"):
+            continue
+        with archive.open(name) as opened:
+            try:
+                storages = look_through(io.BytesIO(opened.read()), size)
+            except Asks:
+                return _REFUSED
+            except pickle.UnpicklingError as error:
+                return f"is damaged, or asks for more than it holds ({error})"
+        folder = name.rpartition("/")[0]
+        for storage in storages:
+            if storage.size > room.get(f"{folder}/data/{storage.key}", 0):
+                return "is damaged: it holds fewer numbers than it says"
+    return None
+
+
+def _of_stream(file: IO[bytes], size: int) -> str | None:
+    """What is wrong with a file of pickles, one behind the other, as PyTorch once saved them."""
+    file.seek(0)
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        claimed = 0
+        # Two numbers for kind and version, the system's sizes, the data, names of storages.
+        for _ in range(5):
+            try:
+                storages = look_through(cast("IO[bytes]", content), size)
+            except Asks:
+                return _REFUSED
+            claimed += sum(storage.size for storage in storages)
+    return "is damaged: it holds fewer numbers than it says" if claimed > size else None
+
+
+_ROUNDING = 2**20
+"""What names, notes and gaps of an archive take."""
 
 
 _REFUSED = f"holds more than tensors and was refused: {SAVE}"
 
 
-def _check_bytes(tensor: Tensor, name: str, path: Path, size: int) -> None:
-    """Raise a `BackendError` for a dense tensor of more numbers than its file has room for."""
-    has_numbers = not (tensor.is_meta or tensor.is_nested) and tensor.layout == torch.strided
-    if has_numbers and tensor.numel() * tensor.element_size() > max(size, SMALL):
-        raise BackendError(
-            f"'{path}': parameter '{name}' is said to have {tensor.numel()} numbers, more than "
-            "the file can hold."
-        )
+def _check_bytes(weights: Mapping[str, Tensor], path: Path, size: int) -> None:
+    """Raise a `BackendError` for tensors that come to much more than their file.
+
+    Those that are in it once and go by many names count as often: whoever reads them copies them.
+    """
+    room = TIMES * size + SMALL
+    for name, tensor in weights.items():
+        if not (tensor.is_meta or tensor.is_nested):
+            room -= tensor.numel() * (4 if _is_short(tensor) else tensor.element_size())
+        if room < 0:
+            raise BackendError(
+                f"'{path}': parameter '{name}' and those before it come to more than {TIMES} times "
+                "the file when they are written out, being sparse or the same numbers many times: "
+                f"{SAVE}, with dense tensors and copies."
+            )
 
 
-def _by_number(name: str) -> list[tuple[str, int]]:
-    return [(word, int(number or 0)) for word, number in re.findall(r"(\D*)(\d*)", name)]
+def _by_number(name: str) -> list[tuple[str, int, str]]:
+    # By length, then by digits: Python refuses to read very long numbers.
+    return [
+        (word, len(number.lstrip("0")), number.lstrip("0"))
+        for word, number in re.findall(r"(\D*)(\d*)", name)
+    ]

@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from libgraph.errors import UsageError
+from libgraph.files.limits import available_memory
 from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph, check_graph
 from libgraph.modules.engines import (
@@ -194,7 +194,7 @@ class Leiden:
         if self.objective in WITHOUT_RESOLUTION:
             return "leidenalg"
         pairs = self._pairs_of_features if self.objective in LAYERED else 0
-        if pairs > SIGNED_EDGES and pairs * BYTES_PER_PAIR > psutil.virtual_memory().available / 2:
+        if pairs > SIGNED_EDGES and pairs * BYTES_PER_PAIR > available_memory() / 2:
             return "leidenalg"
         return "igraph"
 

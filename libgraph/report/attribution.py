@@ -287,12 +287,11 @@ def _layer(
         shares = concepts if isinstance(concepts, dict) else {}
         text = node.get("label") if ours else node.get("clerp")
         labels.append(FeatureLabel(str(text or ""), {k: float(str(v)) for k, v in shares.items()}))
-    logits = all(node["feature_type"] == LOGIT for node in nodes)
     return LayerFeatures(
         name,
         np.array([_importance(node) for node in nodes]),
         isolated=sum(_is_error(node) for node in nodes),
-        rotated=not (ours and logits),
+        rotated=not (ours and all(node.get("feature_type") == LOGIT for node in nodes)),
         labels=tuple(labels),
         ids=tuple(str(node["id"]) if ours else key for node, key in zip(nodes, keys, strict=True)),
     )

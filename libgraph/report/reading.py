@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from libgraph.errors import DataError
+from libgraph.files.json_text import read_json_text
 from libgraph.graph.arrays import FloatArray, Pair
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.graph_json import graph_from_json
@@ -58,8 +59,8 @@ def read_document(path: Path) -> object:
         DataError: If it is missing or no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json_text(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"'{path}' cannot be read as JSON ({error}): check the path.") from error
 
 
@@ -74,7 +75,8 @@ def _from_xml(path: Path, suffix: str) -> InteractionGraph:
         else:
             graph = networkx.read_gexf(path)
             known = _description(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        # Of encodings that nobody knows, lookup fails.
         raise DataError(f"'{path}' cannot be read ({error}): check the path.") from error
     except (networkx.NetworkXException, ElementTree.ParseError, SyntaxError) as error:
         raise DataError(f"'{path}' cannot be read as {kind} ({error}).") from error

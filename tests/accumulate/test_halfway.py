@@ -73,7 +73,7 @@ def passes(seen: list, stop: int | None = None) -> list[dict[str, torch.Tensor]]
     data = hostile(5)
 
     def measure(numbered):
-        number, value = numbered
+        number, _, value = numbered
         if stop is not None and len(seen) == stop:
             raise KeyboardInterrupt
         seen.append(number)

@@ -110,11 +110,11 @@ def test_batches_and_layer_pairs_draw_signs_of_their_own():
 
     def signs(seed):
         chances = [_Signs(3, 40, of_pair) for of_pair in _seeds(2, seed)]
-        return [chance.of(number, like) for number in range(2) for chance in chances]
+        return [chance.of(number, 0, like) for number in range(2) for chance in chances]
 
     drawn = signs(0) + signs(1)
     # Of a batch they are the same where those before it are measured elsewhere.
-    alone = [_Signs(3, 40, of_pair).of(1, like) for of_pair in _seeds(2, 0)]
+    alone = [_Signs(3, 40, of_pair).of(1, 0, like) for of_pair in _seeds(2, 0)]
     for one, other in zip(alone, drawn[2:4], strict=True):
         assert torch.equal(one, other)
     count = drawn[0].numel()

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from libgraph.errors import BackendError, DataError, UsageError
 from libgraph.files import run_directory
@@ -57,7 +59,8 @@ def test_weights_that_cannot_be_read(locked):
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
 def test_weights_that_may_not_be_opened_are_not_called_damaged(tmp_path, monkeypatch, name):
     path = tmp_path / name
-    path.write_bytes(b"a")
+    save = save_file if name.endswith("safetensors") else torch.save
+    save({"w": torch.ones(2)}, path)
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")

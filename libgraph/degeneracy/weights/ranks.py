@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 
 from libgraph.accumulate.gradient_grams import MOST_PASSES, gradient_grams
 from libgraph.accumulate.halfway import halfway
+from libgraph.accumulate.pieces import Piece
 from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -123,9 +124,8 @@ def weight_ranks(
     if not weights:
         return []
 
-    def measure(numbered: tuple[int, Batch]) -> Sums:
-        number, batch = numbered
-        return _sums(network, weights, batch.inputs, number)
+    def measure(piece: Piece[Batch]) -> Sums:
+        return _sums(network, weights, piece.batch.inputs, piece.seed)
 
     sums = accumulate(Numbered(data), measure, stage="ranks of weights", progress=progress)
     result = []
