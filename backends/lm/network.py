@@ -29,14 +29,16 @@ from libgraph_backends.lm.plain import run_block
 log = logging.getLogger("libgraph")
 
 
+ALL = ("resid_pre", "resid_mid", "scale", "normalized", "attn_out", "mlp_out")
+
 CUTS: dict[Cuts, tuple[str, ...]] = {
-    "all": ("resid_pre", "resid_mid", "scale", "normalized", "attn_out", "mlp_out"),
+    "all": ALL,
+    "mlps": (*ALL, "mlp"),
     "sublayers": ("resid_pre", "resid_mid"),
     "blocks": ("resid_pre",),
-    "mlps": ("resid_pre", "resid_mid", "mlp"),
 }
-"""Which node layers there are: all of them but those for transcoders, those around each attention
-and MLP, each block, or those around sublayers and for transcoders."""
+"""Which node layers there are: all that blocks have of themselves, these and those for transcoders,
+those around each attention and MLP, or each block."""
 
 
 AGREEMENT = 1e-4

@@ -27,10 +27,18 @@ def with_passage(model: Model, i: int, steps: Sequence[Step]) -> list[Step]:
         model: whose block it is.
         i: its number.
         steps: from the residual stream before it to that after it.
+
+    Raises:
+        BackendError: if what an MLP puts out is not what joins the stream.
     """
     block, width = model.block(i), model.shape.width
     if block.mlp is None:
         return list(steps)
+    if block.folded != 1.0:
+        raise BackendError(
+            f"MLPs of the model '{model.shape.kind}' are multiplied by {block.folded:g} as they "
+            "join the stream, which transcoders of them know nothing of: choose other cuts."
+        )
     # A norm after the MLP belongs to what it writes: it takes two steps of its own.
     count = 1 if block.parallel or block.norms[3] is None else 3
     before, own = list(steps[:-count]), steps[-count:]

@@ -24,9 +24,9 @@ from libgraph.bases.method import BasisMethod, MakeBases, Setting, Truncation
 from libgraph.bases.methods import digest_of
 from libgraph.bases.statistics import Statistics
 from libgraph.dictionaries.circuit_tracer import CONFIGURATION
-from libgraph.dictionaries.matching import dictionary_of_layer, matched
+from libgraph.dictionaries.matching import WITH_PASSAGES, dictionary_of_layer, matched
 from libgraph.dictionaries.registry import read_dictionaries
-from libgraph.dictionaries.weights import DictionaryWeights
+from libgraph.dictionaries.weights import DictionaryWeights, TranscoderWeights
 from libgraph.errors import BackendError, TooLarge, UsageError
 from libgraph.network.basis import Bases, Basis
 from libgraph.network.dictionary import Dictionary
@@ -97,10 +97,13 @@ def dictionaries(
     for name, weights in by_layer.items():
         log.info("%s: %d latents of '%s'.", name, weights.latents, weights.path)
     if left:
+        transcoders = any(isinstance(weights, TranscoderWeights) for weights in found)
+        passages = any(layer.passage is not None for layer in network.node_layers)
         log.warning(
-            "%d of %d dictionaries read at places where this analysis has no node layer.",
+            "%d of %d dictionaries read at places where this analysis has no node layer.%s",
             left,
             len(found),
+            "" if passages or not transcoders else f" Transcoders have some with {WITH_PASSAGES}.",
         )
     whole = {
         layer.name: dictionary_of_layer(

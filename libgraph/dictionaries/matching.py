@@ -23,6 +23,10 @@ NEAR = 4
 """Names of hooks that are told where one is not known."""
 
 
+WITH_PASSAGES = "-o cuts=mlps"
+"""What gives a language model node layers for transcoders."""
+
+
 def matched(
     dictionaries: Sequence[DictionaryWeights], layers: Sequence[NodeLayer]
 ) -> dict[str, DictionaryWeights]:
@@ -64,7 +68,7 @@ def matched(
                 raise UsageError(
                     f"'{first.path}' is a transcoder, whose latents are at a node layer with an "
                     "MLP's input and output, and this analysis has none: language models have "
-                    "them with -o cuts=mlps."
+                    f"them with {WITH_PASSAGES}."
                 )
         raise UsageError(_nowhere(first, places))
     return found
