@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+import transformers
+from helpers.commands import fails
 from helpers.dictionaries import save_transcoder
-from helpers.language_models import language_model, random_model
+from helpers.language_models import CONFIGURATIONS, language_model, random_model
 from helpers.numbers import assert_close, normal, seeded
 from torch.func import jacrev
 
@@ -16,6 +18,7 @@ from libgraph.errors import BackendError, UsageError
 from libgraph.network.passage import FOLDED
 from libgraph.network.transcoder import Transcoder
 from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.libraries import quiet
 from libgraph_backends.lm.options import LMOptions
 
 # Where blocks are, and what puts out what joins the stream.
@@ -139,7 +142,7 @@ def backend(bridges, text):
 
 
 @pytest.fixture(scope="module")
-def run(backend, folder, tmp_path_factory):
+def analysed(backend, folder, tmp_path_factory):
     return lg.analyze(
         backend,
         basis=str(folder),
@@ -151,19 +154,19 @@ def run(backend, folder, tmp_path_factory):
     )
 
 
-def test_latents_and_the_stream_beside_them_are_nodes(run, backend):
+def test_latents_and_the_stream_beside_them_are_nodes(analysed, backend):
     names = [layer.name for layer in backend.network().node_layers]
     assert names[3:8] == [
         "0.resid_mid", "0.ln2.scale", "0.ln2.normalized", "0.mlp", "1.resid_pre",
     ]  # fmt: skip
     for name in ("0.mlp", "1.mlp"):
-        basis, labels = run.bases()[name], run.graph().layer(name).labels
+        basis, labels = analysed.bases()[name], analysed.graph().layer(name).labels
         assert isinstance(basis, Transcoder)
         assert basis.carried <= WIDTH
         assert labels[basis.error_place].text == "error"
         passing = [label.text.endswith("passes the latents by") for label in labels]
         assert passing == [basis.isolated <= j < basis.always for j in range(len(basis))]
-    assert {*run.metrics.bases["mlps"].dictionaries.layers} == {"0.mlp", "1.mlp"}
+    assert {*analysed.metrics.bases["mlps"].dictionaries.layers} == {"0.mlp", "1.mlp"}
 
 
 def edges_by_definition(section, source, target, xs):
@@ -186,35 +189,73 @@ def edges_by_definition(section, source, target, xs):
 
 
 @pytest.mark.parametrize("pair", [("0.ln2.normalized", "0.mlp"), ("0.mlp", "1.resid_pre")])
-def test_edges_are_those_of_autodiff(pair, run, backend):
+def test_edges_are_those_of_autodiff(pair, analysed, backend):
     """From the normalised stream into latents and out of them, with what passes by."""
     network = backend.network()
     index = [(a.name, b.name) for a, b, _ in network.pairs].index(pair)
     inputs = torch.cat([batch.inputs for batch in Data(backend, "train", limit=20)])
     xs = network.activations_at(index, inputs).flatten(0, 1)
-    source, target = (run.bases()[name] for name in pair)
+    source, target = (analysed.bases()[name] for name in pair)
     expected = edges_by_definition(network.sections[index], source, target, xs)
-    assert_close(run.edges()[pair], expected, 1e-10)
+    assert_close(analysed.edges()[pair], expected, 1e-10)
     assert float(expected.max()) > 0
 
 
-def test_interactions_add_up(run):
+def test_interactions_add_up(analysed):
     """Latents read the normalised stream, and write, linearly: the gradient misses nothing."""
-    missed = run.results["mlps"].missed
+    missed = analysed.results["mlps"].missed
     assert missed["0.ln2.normalized", "0.mlp"] < 1e-12
     assert missed["0.mlp", "1.resid_pre"] < 1e-12
 
 
-def test_with_everything_kept_the_model_is_left(run, backend):
+def test_with_everything_kept_the_model_is_left(analysed, backend):
     scoring = Scoring(backend.network(), backend, Data(backend, "test", limit=5))
-    bases = run.bases()
+    bases = analysed.bases()
     nodes = ablate_nodes(scoring, {name: bases[name] for name in ("0.mlp", "1.mlp")}, points=4)
     for name, curve in nodes.items():
         assert curve[len(bases[name])] == pytest.approx(scoring.base_score, rel=1e-12)
-    edges = ablate_edges(scoring, bases, run.edges(), tolerances=[0.1], curves=True)
+    edges = ablate_edges(scoring, bases, analysed.edges(), tolerances=[0.1], curves=True)
     for pair in (("0.ln2.normalized", "0.mlp"), ("0.mlp", "1.resid_pre")):
         found = edges[pair]
         assert found.score[found.available] == pytest.approx(scoring.base_score, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["neox", "Gemma2"])
+def test_blocks_of_other_kinds_take_transcoders(kind, bridges, ids, tmp_path):
+    """With attention beside the MLP, and with a norm after it."""
+    if kind in bridges:
+        backend = language_model(bridges[kind], ids, cuts="mlps", layers="1:2")
+    else:
+        options = LMOptions(text=str(ids), n_ctx=9, cuts="mlps", layers="1:2")
+        backend = LM(options, model=random_model(kind))
+    network = backend.network()
+    (layer,) = (layer for layer in network.node_layers if layer.passage is not None)
+    d, generator = layer.passage.width, seeded(3)
+    tensors = {
+        "W_enc": normal(generator, d, 12),
+        "b_enc": torch.zeros(12).double(),
+        "W_dec": 0.3 * normal(generator, 12, d),
+        "b_dec": normal(generator, d),
+        "W_skip": 0.3 * normal(generator, d, d),
+    }
+    metadata = {"hook_name": "blocks.1.ln2.hook_normalized"}
+    save_transcoder(
+        tmp_path, "skip_transcoder", tensors,
+        d_in=d, d_sae=12, d_out=d, metadata=metadata,
+    )  # fmt: skip
+    run = lg.analyze(backend, basis=str(tmp_path), limit=4, ablate=False, seeds=1)
+    index = [each.name for each in network.node_layers].index("1.mlp")
+    # What is dead there is no feature.
+    inputs = torch.cat([batch.inputs for batch in Data(backend, "train", limit=4)])
+    x, basis = network.activations_at(index, inputs), run.bases()["1.mlp"]
+    h = x @ layer.passage.readers["blocks.1.ln2.hook_normalized"]
+    z = (h @ tensors["W_enc"]).relu()
+    places = layer.passage.written, layer.passage.passing
+    written, passing = (x[..., slice(*place)] for place in places)
+    missed = written - passing - z @ tensors["W_dec"] - tensors["b_dec"] - h @ tensors["W_skip"].T
+    assert_close(basis.features(x)[..., basis.error_place], missed.norm(dim=-1))
+    again = basis.activations(x @ basis.encoder, x)
+    assert_close(network.from_layer(index, again), network(inputs), 1e-12)
 
 
 def test_other_cuts_say_which_to_choose(bridges, text, folder):
@@ -228,3 +269,21 @@ def test_near_names_of_hooks_are_told(backend, tmp_path):
     save_transcoder(tmp_path, metadata=metadata)
     with pytest.raises(UsageError, match=r"near are blocks\.[01]\.ln2\.hook_normalized"):
         lg.analyze(backend, basis=str(tmp_path), limit=2, ablate=False)
+
+
+def test_the_command_compares_them(run, folder, ids, tmp_path):
+    model = transformers.AutoModelForCausalLM.from_config(CONFIGURATIONS["gpt2"])
+    with quiet():
+        model.save_pretrained(tmp_path / "model")
+    options = ("lm", "-o", f"model={tmp_path / 'model'}", "-o", f"text={ids}", "-o", "n_ctx=9")
+    code, out, err = run(
+        "compare", *options, "-o", "cuts=mlps", "-o", "layers=0:1", "--bases", f"lib,{folder}",
+        "--draws", "0", "--limit", "6", "--seeds", "1", "--out", tmp_path / "run", "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "MLPS" in out
+    assert {"graph.png", "graph.graphml", "report.html"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+    failed = run("analyze", *options, "--basis", folder, "--out", tmp_path / "other")
+    fails(failed, 2, "is a transcoder", "language models have them with -o cuts=mlps")
