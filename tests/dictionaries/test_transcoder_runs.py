@@ -4,14 +4,12 @@ import json
 
 import pytest
 import torch
-from helpers.dictionaries import WIDTH, network_with_mlp, save_transcoder
+from helpers.dictionaries import WIDTH, bases_of, network_with_mlp, save_transcoder
 from helpers.numbers import assert_close, normal, seeded
 from torch.func import jacrev
 
 import libgraph as lg
 from libgraph.backend.data import Data
-from libgraph.bases.dictionaries import method_of_folder
-from libgraph.bases.method import Setting, Truncation, make_bases
 from libgraph.dictionaries.matching import dictionary_of_layer, matched
 from libgraph.dictionaries.registry import read_dictionaries
 from libgraph.dictionaries.saelens import write
@@ -25,7 +23,6 @@ from libgraph.errors import UsageError
 from libgraph.network.basis import Basis
 from libgraph.network.dictionary import Threshold
 from libgraph.network.transcoder import Transcoder
-from libgraph.progress import silent
 from libgraph.sections.quadrature import Quadrature
 
 RULES = ["gradient", "gauss-legendre:3"]
@@ -64,18 +61,6 @@ def run(backend, folder, tmp_path_factory):
     return lg.analyze(
         backend, basis=str(folder), beside=("lib",), out=out, tolerances=[0.01], seeds=1
     )
-
-
-def bases_of(backend, folder):
-    made = make_bases(
-        {"t": method_of_folder(folder)},
-        backend.network(),
-        Data(backend, "train"),
-        Truncation.parse("rel:1e-10"),
-        setting=Setting(),
-        progress=silent,
-    )
-    return made["t"]
 
 
 def expected(section, source, target, xs, rule):

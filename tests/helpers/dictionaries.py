@@ -8,9 +8,13 @@ from safetensors.torch import save_file
 from helpers.networks import Toy
 from helpers.numbers import normal, seeded
 from helpers.sections import AppendOne, random_section
+from libgraph.backend.data import Data
+from libgraph.bases.dictionaries import method_of_folder
+from libgraph.bases.method import Setting, Truncation, make_bases
 from libgraph.network.dictionary import Dictionary, Threshold, TopK
 from libgraph.network.network import Network, NodeLayer
 from libgraph.network.passage import Passage
+from libgraph.progress import silent
 from libgraph.sections import Linear, SkipMLP
 
 
@@ -110,3 +114,16 @@ def save_transcoder(folder, architecture="transcoder", tensors=None, drop=(), **
     }
     (folder / "cfg.json").write_text(json.dumps(cfg))
     return weights
+
+
+def bases_of(backend, folder, **options):
+    """Bases of the folder's dictionaries, on training data."""
+    made = make_bases(
+        {"t": method_of_folder(folder)},
+        backend.network(),
+        Data(backend, "train", **options),
+        Truncation.parse("rel:1e-10"),
+        setting=Setting(),
+        progress=silent,
+    )
+    return made["t"]
