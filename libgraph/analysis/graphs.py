@@ -52,7 +52,7 @@ def labelled_graph(
     labels |= _output_labels(workload)
     for name, basis in bases.items():
         if isinstance(basis, Dictionary) and name in labels:
-            before, after = labels[name][: basis.error_place], labels[name][basis.isolated :]
+            before, after = labels[name][: basis.error_place], list(labels[name][basis.isolated :])
             if isinstance(basis, Transcoder):
                 after[: basis.carried] = [
                     FeatureLabel(f"{label.text} | {PASSES}", label.concepts)
