@@ -138,7 +138,7 @@ def unembedding(model: Model) -> Float[Tensor, "d_plus_1 vocabulary"]:
     weight, bias = model.unembedding()
     whole = torch.cat([weight.detach().double(), _bias(bias, weight.shape[1])[None]])
     norm = model.final_norm()
-    folded = whole if norm is None else _folded(norm, whole)
+    folded = whole if norm is None else before_norm(norm, whole)
     return folded if model.logit_scale == 1.0 else folded * model.logit_scale
 
 
@@ -150,8 +150,13 @@ def _bias(bias: Tensor | None, size: int) -> Float[Tensor, " size"]:
     return torch.zeros(size, dtype=torch.float64) if bias is None else bias.detach().cpu().double()
 
 
-def _folded(norm: Norm, weight: Float[Tensor, "d_plus_1 m"]) -> Float[Tensor, "d_plus_1 m"]:
-    """A weight with its bias in the last row, seen from before the norm's scale and shift."""
+def before_norm(norm: Norm, weight: Float[Tensor, "d_plus_1 m"]) -> Float[Tensor, "d_plus_1 m"]:
+    """A weight with its bias in the last row, seen from before the norm's scale and shift.
+
+    Args:
+        norm: whose scale and shift it is.
+        weight: of what the norm puts out, and the constant.
+    """
     scale = norm.scale(weight[:-1, 0]).unsqueeze(1)
     shift = _bias(norm.bias, len(scale))
     bias = shift @ weight[:-1] + weight[-1]
@@ -163,7 +168,7 @@ def _reader(norm: Norm | None, weight: Tensor, bias: Tensor) -> Float[Tensor, "d
     whole = torch.cat([weight, bias[None]])
     if norm is None:
         return whole
-    folded = _folded(norm, whole)
+    folded = before_norm(norm, whole)
     return torch.cat([folded[:-1], torch.zeros_like(weight), folded[-1:]])
 
 

@@ -23,17 +23,22 @@ from libgraph_backends.lm.embedding import EarlierBlocks, Embedding, Tables, wit
 from libgraph_backends.lm.head import Head
 from libgraph_backends.lm.options import Cuts, LMOptions
 from libgraph_backends.lm.parts import Model
+from libgraph_backends.lm.passages import with_passage
 from libgraph_backends.lm.plain import run_block
 
 log = logging.getLogger("libgraph")
 
 
+ALL = ("resid_pre", "resid_mid", "scale", "normalized", "attn_out", "mlp_out")
+
 CUTS: dict[Cuts, tuple[str, ...]] = {
-    "all": ("resid_pre", "resid_mid", "scale", "normalized", "attn_out", "mlp_out"),
+    "all": ALL,
+    "mlps": (*ALL, "mlp"),
     "sublayers": ("resid_pre", "resid_mid"),
     "blocks": ("resid_pre",),
 }
-"""Which node layers there are: all of them, those around each attention and MLP, or each block."""
+"""Which node layers there are: all that blocks have of themselves, these and those for transcoders,
+those around each attention and MLP, or each block."""
 
 
 AGREEMENT = 1e-4
@@ -115,7 +120,11 @@ class CutTransformer:
         return self.model.shape.width
 
     def _steps(self) -> Sequence[Step]:
-        return [step for i in range(self.first, self.last) for step in block_steps(self.model, i)]
+        return [step for i in range(self.first, self.last) for step in self._steps_of(i)]
+
+    def _steps_of(self, i: int) -> Sequence[Step]:
+        steps = list(block_steps(self.model, i))
+        return with_passage(self.model, i, steps) if self.cuts == "mlps" else steps
 
     def _with_prefix(self, steps: Sequence[Step]) -> list[Step]:
         """The steps, with what attention reads from the prefix as a constant."""
@@ -137,7 +146,7 @@ class CutTransformer:
         x = x.double()
         for i in range(self.first, self.last):
             actual = with_constant(x)
-            for section, _ in block_steps(self.model, i):
+            for section, _ in self._steps_of(i):
                 actual = section(actual)
             expected = run_block(self.model.block(i), x)
             error = _difference(actual[..., :-1], expected)

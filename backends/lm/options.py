@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from libgraph.backend.options import TypedOptions
 from libgraph_backends.shared.options import heads_divide_width
 
-Cuts = Literal["all", "sublayers", "blocks"]
+Cuts = Literal["all", "mlps", "sublayers", "blocks"]
 
 
 def _is_encoding(name: str) -> str:
@@ -40,7 +40,9 @@ class LMOptions(TypedOptions):
     )
     layers: str | None = Field(None, description="blocks to analyse, such as 4:6; all by default")
     cuts: Cuts = Field(
-        "all", description="node layers: all, around attention and MLP, or blocks alone"
+        "all",
+        description="node layers: all, around attention and MLP (sublayers), or blocks alone; "
+        "mlps: all, and for transcoders those of MLPs' inputs and outputs",
     )
     skip_first: bool = Field(
         False, description="begin-of-text stands before every row and is left out"

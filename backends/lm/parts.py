@@ -160,6 +160,7 @@ class Block:
         norms: before attention, after it, before the MLP, after it; None for none.
         parallel: whether both read the stream before the block.
         residual: what attention and MLP are multiplied by as they join the stream.
+        folded: such a factor that is in the parameters already.
     """
 
     attention: AttentionParts
@@ -167,6 +168,7 @@ class Block:
     norms: tuple[Norm | None, Norm | None, Norm | None, Norm | None]
     parallel: bool = False
     residual: float = 1.0
+    folded: float = 1.0
 
     def scaled(self) -> Block:
         """The same with that factor in the outputs' parameters, or in the norms after them."""
@@ -192,6 +194,7 @@ class Block:
             ),
             mlp=mlp,
             residual=1.0,
+            folded=self.residual,
         )
 
     def _times(self, tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.network.basis import Bases
 from libgraph.network.dictionary import Dictionary
+from libgraph.network.transcoder import Transcoder
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress
@@ -22,6 +23,9 @@ from libgraph.runs.run import Ablation
 
 ERROR = "error"
 """The label of what a dictionary leaves out."""
+
+PASSES = "passes the latents by"
+"""Ends the labels of features of the stream beside a transcoder's latents."""
 
 
 def labelled_graph(
@@ -48,7 +52,12 @@ def labelled_graph(
     labels |= _output_labels(workload)
     for name, basis in bases.items():
         if isinstance(basis, Dictionary) and name in labels:
-            before, after = labels[name][: basis.error_place], labels[name][basis.isolated :]
+            before, after = labels[name][: basis.error_place], list(labels[name][basis.isolated :])
+            if isinstance(basis, Transcoder):
+                after[: basis.carried] = [
+                    FeatureLabel(f"{label.text} | {PASSES}", label.concepts)
+                    for label in after[: basis.carried]
+                ]
             labels[name] = [*before, FeatureLabel(ERROR), *after]
     pairs = ablation.edges if ablation is not None else {}
     epsilon = {pair: edge.epsilon for pair, edge in pairs.items()}

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from libgraph.network.basis import Basis as Basis
     from libgraph.network.network import Network as Network
     from libgraph.network.network import NodeLayer as NodeLayer
+    from libgraph.network.passage import FOLDED as FOLDED
+    from libgraph.network.passage import Passage as Passage
     from libgraph.progress import Progress as Progress
     from libgraph.progress import silent as silent
 else:
@@ -68,6 +70,7 @@ else:
         "libgraph.graph.features": ("POSITION", "FeatureLabel"),
         "libgraph.network.basis": ("Bases", "Basis"),
         "libgraph.network.network": ("Network", "NodeLayer"),
+        "libgraph.network.passage": ("FOLDED", "Passage"),
         "libgraph.progress": ("Progress", "silent"),
     }
     _HOMES = {name: module for module, names in _MODULES.items() for name in names}

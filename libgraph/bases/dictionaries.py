@@ -1,7 +1,7 @@
 """Dictionaries of a folder as bases: latents as features, LIB where the folder has none.
 
 Latents are sorted by the mean square of what they write. Those that are never active on the data
-are no features, and take no memory.
+are no features, and take no memory. What passes a transcoder by has the features of its own LIB.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from libgraph.accumulate.memory import memory_budget
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
-from libgraph.bases.lib import lib
+from libgraph.bases.lib import lib, lib_basis
 from libgraph.bases.method import BasisMethod, MakeBases, Setting, Truncation
 from libgraph.bases.methods import digest_of
 from libgraph.bases.statistics import Statistics
-from libgraph.dictionaries.matching import dictionary_of_layer, matched
+from libgraph.dictionaries.circuit_tracer import CONFIGURATION
+from libgraph.dictionaries.matching import WITH_PASSAGES, dictionary_of_layer, matched
 from libgraph.dictionaries.registry import read_dictionaries
-from libgraph.dictionaries.weights import DictionaryWeights
-from libgraph.errors import TooLarge, UsageError
+from libgraph.dictionaries.weights import DictionaryWeights, TranscoderWeights
+from libgraph.errors import BackendError, TooLarge, UsageError
 from libgraph.network.basis import Bases, Basis
 from libgraph.network.dictionary import Dictionary
-from libgraph.network.network import Network
+from libgraph.network.network import Network, NodeLayer
+from libgraph.network.transcoder import Transcoder
 from libgraph.progress import Progress, renamed
 from libgraph.sections.chunks import chunks
+from libgraph.sections.linear import Linear
 
 log = logging.getLogger("libgraph")
 
@@ -55,7 +58,10 @@ def method_of_folder(folder: Path) -> BasisMethod:
 
 
 def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [inside for inside in path.iterdir() if inside.is_file()]
+    if path.is_file():
+        configuration = path.with_name(CONFIGURATION)
+        return [path, *([configuration] if configuration.is_file() else [])]
+    return [inside for inside in path.iterdir() if inside.is_file()]
 
 
 def _prepared(found: Sequence[DictionaryWeights], setting: Setting) -> MakeBases:
@@ -91,10 +97,13 @@ def dictionaries(
     for name, weights in by_layer.items():
         log.info("%s: %d latents of '%s'.", name, weights.latents, weights.path)
     if left:
+        transcoders = any(isinstance(weights, TranscoderWeights) for weights in found)
+        passages = any(layer.passage is not None for layer in network.node_layers)
         log.warning(
-            "%d of %d dictionaries read at places where this analysis has no node layer.",
+            "%d of %d dictionaries read at places where this analysis has no node layer.%s",
             left,
             len(found),
+            "" if passages or not transcoders else f" Transcoders have some with {WITH_PASSAGES}.",
         )
     whole = {
         layer.name: dictionary_of_layer(
@@ -107,7 +116,48 @@ def dictionaries(
     }
     alive = only_active(network, whole, statistics, data, renamed(progress, "latents"))
     bases = dict(start or lib(network, statistics, data, truncation, progress))
-    return {**bases, **alive}
+    return {**bases, **alive, **_carrying(network, alive, bases, statistics, truncation)}
+
+
+def _carrying(
+    network: Network,
+    alive: Mapping[str, Dictionary],
+    bases: Bases,
+    statistics: Mapping[str, Statistics],
+    truncation: Truncation,
+) -> dict[str, Basis]:
+    """Transcoders whose features of what passes by are LIB's of this alone.
+
+    Statistics of it follow from the node layer's, as it is linear in activations, and its Jacobian
+    is that of the next section, which is linear too.
+
+    Raises:
+        BackendError: if the section after a transcoder's node layer is not linear.
+    """
+    found: dict[str, Basis] = {}
+    for layer, after, section in network.pairs:
+        basis = alive.get(layer.name)
+        if not isinstance(basis, Transcoder):
+            continue
+        if not isinstance(section, Linear):
+            raise BackendError(
+                f"The section {layer.name}->{after.name} should be linear: it comes after a node "
+                "layer with a passage."
+            )
+        stats, constant = statistics[layer.name], layer.isolated_coordinates[0]
+        stream = basis.encoder[:, basis.isolated : basis.always]
+        one = torch.eye(layer.size).to(stream)[:, constant : constant + 1]
+        onto = torch.cat([stream, one], dim=1).to(stats.mean)
+        of_stream = Statistics(
+            stats.mean @ onto, onto.T @ stats.covariance @ onto, stats.count, stats.positions
+        )
+        reading = section.matrix.to(stats.mean) @ bases[after.name].encoder.to(stats.mean)
+        seen = reading[basis.written]
+        jacobian = torch.cat([seen, reading[constant : constant + 1]])
+        place = NodeLayer(f"{layer.name}, what passes by", len(jacobian))
+        lib_of_stream = lib_basis(place, of_stream, jacobian @ jacobian.T, truncation)
+        found[layer.name] = basis.carrying(lib_of_stream.to(stream), seen.to(stream))
+    return found
 
 
 def only_active(
@@ -134,12 +184,12 @@ def only_active(
             if layer.name not in cast:
                 continue
             basis, rows = cast[layer.name], x.flatten(0, 1)
-            squares = rows.new_zeros(len(basis) - basis.isolated, dtype=torch.float64)
+            squares = rows.new_zeros(len(basis) - basis.always, dtype=torch.float64)
             error = squares.new_zeros(())
             for part in chunks(len(rows), len(basis), rows):
                 z = basis.latents(rows[part])
-                squares += z[:, basis.isolated :].double().square().sum(0)
-                error += (rows[part] - z @ basis.decoder).double().square().sum()
+                squares += z[:, basis.always :].double().square().sum(0)
+                error += basis.missed(rows[part], z).double().square().sum()
             sums[f"{layer.name} squares"] = squares
             sums[f"{layer.name} error"] = error
             sums[f"{layer.name} count"] = torch.tensor(float(len(rows)))
@@ -150,7 +200,7 @@ def only_active(
     for name, basis in whole.items():
         count = float(sums[f"{name} count"])
         error = float(sums[f"{name} error"]) / count
-        variance = float(statistics[name].covariance.diagonal().sum())
+        variance = _variance_explained(basis, statistics[name])
         if error > variance:
             log.warning(
                 "The dictionary at %s explains less than the mean does (its error is %.3g times "
@@ -161,7 +211,7 @@ def only_active(
             )
         squares = (sums[f"{name} squares"] / count).cpu()
         found[name] = _sorted(basis, squares).to(torch.device(data.device))
-        if len(found[name]) == basis.isolated:
+        if len(found[name]) == basis.always:
             raise UsageError(
                 f"No latent of the dictionary at {name} is active on this data: it is of another "
                 "model, or of another place."
@@ -172,10 +222,17 @@ def only_active(
 
 def _sorted(basis: Dictionary, squares: Float[Tensor, " k"]) -> Dictionary:
     """By the mean square of what latents write, without those that write nothing."""
-    written = squares * basis.decoder[basis.isolated :].square().sum(1)
+    written = squares * basis.decoder[basis.always :].square().sum(1)
     order = written.argsort(descending=True, stable=True)
     order = order[squares[order] > 0]
     return basis.of(order, written[order])
+
+
+def _variance_explained(basis: Dictionary, statistics: Statistics) -> float:
+    """Of what latents are to explain: it is linear in the activation."""
+    covariance = statistics.covariance
+    aim = basis.aim(torch.eye(len(covariance)).to(covariance))
+    return float(((covariance @ aim) * aim).sum())
 
 
 def mean_squares(statistics: Statistics) -> Float[Tensor, " d"]:

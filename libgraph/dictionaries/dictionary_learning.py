@@ -37,8 +37,13 @@ class _Trainer(BaseModel):
     submodule_name: str | None = None
 
 
+class _Buffer(BaseModel):
+    io: str = "out"
+
+
 class _Configuration(BaseModel):
     trainer: _Trainer = Field(default_factory=_Trainer)
+    buffer: _Buffer = Field(default_factory=_Buffer)
 
 
 def holds(folder: Path) -> bool:
@@ -54,7 +59,13 @@ def read(folder: Path) -> list[DictionaryWeights]:
     """
     trainer = _Trainer()
     if (folder / CONFIGURATION).is_file():
-        trainer = read_configuration(folder / CONFIGURATION, _Configuration).trainer
+        configuration = read_configuration(folder / CONFIGURATION, _Configuration)
+        trainer = configuration.trainer
+        if configuration.buffer.io == "in_and_out":
+            raise UsageError(
+                f"'{folder}' maps what a module reads to what it puts out (io=in_and_out), and its "
+                "files do not say which module that is: save it as a transcoder of SAELens."
+            )
     hook = trainer.submodule_name or ""
     weights = read_weights(folder / WEIGHTS)
     if "W_enc" in weights and "k" not in weights:

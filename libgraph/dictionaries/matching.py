@@ -1,6 +1,7 @@
 """Which node layer each dictionary belongs to, and what it is in that node layer's coordinates.
 
-A node layer is known by its own name and by what other tools call the place (`NodeLayer.hooks`).
+A node layer is known by its own name and by what other tools call the place (`NodeLayer.hooks`),
+that of a transcoder by what they call the places that it reads and writes at (`Passage`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.dictionaries.weights import DictionaryWeights
+from libgraph.dictionaries.weights import DictionaryWeights, TranscoderWeights
 from libgraph.errors import UsageError
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import NodeLayer
+from libgraph.network.transcoder import Transcoder
 
 NEAR = 4
 """Names of hooks that are told where one is not known."""
+
+
+WITH_PASSAGES = "-o cuts=mlps"
+"""What gives a language model node layers for transcoders."""
 
 
 def matched(
@@ -37,17 +43,17 @@ def matched(
     found: dict[str, DictionaryWeights] = {}
     strangers = []
     for dictionary in dictionaries:
-        layer = places.get(dictionary.hook) if dictionary.hook else _only(dictionary, layers)
+        if isinstance(dictionary, TranscoderWeights):
+            layer = passage_of(dictionary, layers)
+        elif dictionary.hook:
+            layer = places.get(dictionary.hook)
+        else:
+            layer = _only(dictionary, layers)
         if layer is None:
             strangers.append(dictionary)
             continue
-        size = len(layer.free_coordinates)
-        if dictionary.size != size:
-            raise UsageError(
-                f"'{dictionary.path}' reads {dictionary.size} coordinates at "
-                f"{dictionary.hook or layer.name}, where this model has {size}: it is of another "
-                "model."
-            )
+        if not isinstance(dictionary, TranscoderWeights):
+            _check_width(dictionary, dictionary.size, layer, len(layer.free_coordinates))
         if layer.name in found:
             raise UsageError(
                 f"'{found[layer.name].path}' and '{dictionary.path}' are both of {layer.name}: "
@@ -55,8 +61,76 @@ def matched(
             )
         found[layer.name] = dictionary
     if not found:
-        raise UsageError(_nowhere(strangers[0], places))
+        first = strangers[0]
+        if isinstance(first, TranscoderWeights):
+            places = {name: layer for layer in layers for name in _readers(layer)}
+            if not places:
+                raise UsageError(
+                    f"'{first.path}' is a transcoder, whose latents are at a node layer with an "
+                    "MLP's input and output, and this analysis has none: language models have "
+                    f"them with {WITH_PASSAGES}."
+                )
+        raise UsageError(_nowhere(first, places))
     return found
+
+
+def _check_width(
+    dictionary: DictionaryWeights, stored: int, layer: NodeLayer, size: int, does: str = "reads"
+) -> None:
+    """Raise a `UsageError` unless a dictionary has as many coordinates as the place."""
+    if stored != size:
+        raise UsageError(
+            f"'{dictionary.path}' {does} {stored} coordinates at "
+            f"{dictionary.hook or layer.name}, where this model has {size}: it is of another "
+            "model."
+        )
+
+
+def _readers(layer: NodeLayer) -> Mapping[str, Tensor]:
+    return {} if layer.passage is None else layer.passage.readers
+
+
+def passage_of(weights: TranscoderWeights, layers: Sequence[NodeLayer]) -> NodeLayer | None:
+    """The node layer with what a transcoder reads and imitates; None where there is none.
+
+    Raises:
+        UsageError: if what it imitates writes elsewhere than the part that it reads with, a width
+            does not fit, or its file does not say where it reads and several node layers would do.
+    """
+    layers = [layer for layer in layers if layer.passage is not None]
+    fitting = [layer for layer in layers if not weights.hook or weights.hook in _readers(layer)]
+    if len(fitting) > 1:
+        raise UsageError(
+            f"'{weights.path}' does not say where it reads, and node layers of MLPs are "
+            f"{', '.join(layer.name for layer in fitting)}: name it in its configuration."
+        )
+    if not fitting:
+        return None
+    (layer,) = fitting
+    passage = layer.passage
+    if passage is None:
+        raise AssertionError("only those with a passage are left")
+    if weights.output and weights.output not in passage.writers:
+        raise UsageError(
+            f"'{weights.path}' reads at {weights.hook or layer.name} and writes at "
+            f"{weights.output}, which is not what the MLP there puts out "
+            f"({', '.join(passage.writers)}): transcoders of one MLP are read."
+        )
+    reader = reader_of(weights, layer)
+    _check_width(weights, weights.size, layer, reader.shape[1])
+    _check_width(weights, weights.outputs, layer, passage.width, "writes")
+    return layer
+
+
+def reader_of(weights: TranscoderWeights, layer: NodeLayer) -> Float[Tensor, "d n"]:
+    """What finds a transcoder's input in the activations of its node layer.
+
+    Args:
+        weights: that say where they read, or nothing: then what the part itself reads.
+        layer: with a passage.
+    """
+    readers = _readers(layer)
+    return readers[weights.hook] if weights.hook else next(iter(readers.values()))
 
 
 def _places(layers: Sequence[NodeLayer]) -> dict[str, NodeLayer]:
@@ -103,11 +177,9 @@ def dictionary_of_layer(
     Raises:
         UsageError: if the node layer has no constant, which biases need.
     """
-    if not layer.constant:
-        raise UsageError(
-            f"Node layer '{layer.name}' has no constant coordinate, which the biases of "
-            f"'{weights.path}' need."
-        )
+    _check_constant(layer, weights)
+    if isinstance(weights, TranscoderWeights):
+        return _transcoder(layer, weights, isolated)
     rest, alone = list(layer.free_coordinates), list(layer.isolated_coordinates)
     first = len(alone) + 1
     encoder = torch.zeros(layer.size, first + weights.latents, dtype=torch.float64)
@@ -124,3 +196,56 @@ def dictionary_of_layer(
     )
     importance[0] = 1
     return Dictionary(encoder, decoder, importance, first, gate=weights.gate)
+
+
+def _check_constant(layer: NodeLayer, weights: DictionaryWeights) -> None:
+    if not layer.constant:
+        raise UsageError(
+            f"Node layer '{layer.name}' has no constant coordinate, which the biases of "
+            f"'{weights.path}' need."
+        )
+
+
+def _transcoder(
+    layer: NodeLayer, weights: TranscoderWeights, isolated: Float[Tensor, " i"]
+) -> Transcoder:
+    """A transcoder at the node layer of its part; what passes by has its coordinates as features.
+
+    What passes by is s, the stream and what the skip connection adds to it.
+    """
+    passage, alone = layer.passage, list(layer.isolated_coordinates)
+    if passage is None:
+        raise AssertionError("a transcoder is matched with a passage")
+    reader = reader_of(weights, layer).double().cpu()
+    first, width = len(alone) + 1, passage.width
+    constant, there, by = alone[0], slice(*passage.written), slice(*passage.passing)
+    stream = torch.eye(layer.size, dtype=torch.float64)[:, by]
+    if weights.skip is not None:
+        stream = stream + reader @ weights.skip
+    features = first + width + weights.latents
+    encoder = torch.zeros(layer.size, features, dtype=torch.float64)
+    decoder = torch.zeros(features, layer.size, dtype=torch.float64)
+    encoder[alone, range(len(alone))] = 1
+    decoder[range(len(alone)), alone] = 1
+    encoder[:, first : first + width] = stream
+    encoder[:, first + width :] = reader @ weights.encoder
+    encoder[constant, first + width :] += weights.bias
+    decoder[first : first + width, there] = torch.eye(width, dtype=torch.float64)
+    decoder[first + width :, there] = weights.decoder
+    decoder[0, there] = weights.shift
+    base = stream.clone()
+    base[constant] += weights.shift
+    importance = torch.ones(features, dtype=torch.float64)
+    importance[: len(alone)] = isolated.double().cpu()
+    importance[0] = 1
+    return Transcoder(
+        encoder,
+        decoder,
+        importance,
+        first,
+        gate=weights.gate,
+        carried=width,
+        base=base,
+        written=there,
+        passing=by,
+    )

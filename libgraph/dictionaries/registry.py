@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, cast
 
-from libgraph.dictionaries import dictionary_learning, saelens, sparsify
+from libgraph.dictionaries import circuit_tracer, dictionary_learning, saelens, sparsify
 from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.errors import UsageError
 from libgraph.files.reading import reading
@@ -37,7 +37,7 @@ class Reader(Protocol):
         """Them."""
 
 
-READERS: tuple[Reader, ...] = (saelens, sparsify, dictionary_learning)
+READERS: tuple[Reader, ...] = (saelens, sparsify, dictionary_learning, circuit_tracer)
 """Of formats that are read without any other package."""
 
 
@@ -51,8 +51,8 @@ def read_dictionaries(folder: Path) -> list[DictionaryWeights]:
     if not found:
         raise UsageError(
             f"'{folder}' holds no dictionary: known are those of SAELens "
-            "(sae_weights.safetensors), sparsify (sae.safetensors) and "
-            "dictionary_learning (ae.pt), each with its configuration beside it."
+            "(sae_weights.safetensors), sparsify (sae.safetensors), dictionary_learning (ae.pt) "
+            "and circuit-tracer (layer_N.safetensors), each with its configuration beside it."
         )
     return found
 

@@ -1,8 +1,8 @@
 """Dictionaries of SAELens: `cfg.json` beside `sae_weights.safetensors`.
 
 Architectures standard, topk, jumprelu and gated; batchtopk and Matryoshka ones, which are saved
-with the thresholds that they have after training. Inputs normalised by each activation's own
-length are refused by name.
+with the thresholds that they have after training; transcoders. Inputs normalised by each
+activation's own length are refused by name.
 """
 
 from __future__ import annotations
@@ -20,16 +20,24 @@ from libgraph.dictionaries.weights import (
     dictionary_of,
     gated,
     relu,
+    transcoder_of,
 )
 from libgraph.errors import UsageError
 from libgraph.files.atomic import write_json, writing
 from libgraph.files.tensors import save_tensors
 from libgraph.files.weights import read_weights
 from libgraph.network.dictionary import Gate, Threshold, TopK
+from libgraph.network.passage import FOLDED
 
 CONFIGURATION, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 
-NAMES = {"encoder": "W_enc", "bias": "b_enc", "decoder": "W_dec", "shift": "b_dec"}
+NAMES = {
+    "encoder": "W_enc",
+    "bias": "b_enc",
+    "decoder": "W_dec",
+    "shift": "b_dec",
+    "skip": "~W_skip",
+}
 
 WITH_THRESHOLDS = ("jumprelu", "batchtopk", "matryoshka_batchtopk")
 
@@ -38,13 +46,16 @@ TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu
 
 class _Metadata(BaseModel):
     hook_name: str | None = None
+    hook_name_out: str | None = None
     hook_head_index: int | None = None
+    model_from_pretrained_kwargs: dict[str, object] = Field(default_factory=dict)
 
 
 class _Configuration(BaseModel):
     architecture: str = "standard"
     d_in: int
     d_sae: int
+    d_out: int | None = None
     k: int | None = None
     apply_b_dec_to_input: bool = True
     normalize_activations: str = "none"
@@ -55,6 +66,7 @@ class _Configuration(BaseModel):
     activation_fn_kwargs: dict[str, float | str | None] = Field(default_factory=dict)
     finetuning_scaling_factor: bool = False
     hook_name: str | None = None
+    hook_name_out: str | None = None
     hook_point: str | None = None
     metadata: _Metadata = Field(default_factory=_Metadata)
 
@@ -62,6 +74,17 @@ class _Configuration(BaseModel):
     def hook(self) -> str:
         """Where it reads; older versions say so beside the rest."""
         return self.metadata.hook_name or self.hook_name or self.hook_point or ""
+
+    @property
+    def input(self) -> str:
+        """Where a transcoder reads; a folded norm has its scale and shift in what follows."""
+        folded = self.metadata.model_from_pretrained_kwargs.get("fold_ln") is True
+        return self.hook + FOLDED * (folded and self.hook.endswith("hook_normalized"))
+
+    @property
+    def output(self) -> str:
+        """Where what a transcoder imitates writes."""
+        return self.metadata.hook_name_out or self.hook_name_out or ""
 
     @property
     def activation(self) -> str:
@@ -90,6 +113,12 @@ def read(folder: Path) -> list[DictionaryWeights]:
             f"'{folder}': {CONFIGURATION} says {cfg.d_in} × {cfg.d_sae}, but W_enc is "
             f"{' × '.join(map(str, stored))}."
         )
+    if cfg.architecture in TRANSCODERS:
+        if "skip" in cfg.architecture:
+            # Says that it is missing, if it is.
+            tensors.matrix("skip")
+        gate = _gate(folder, cfg, tensors)
+        return [transcoder_of(tensors, cfg.input, cfg.output, gate, cfg.d_out)]
     if cfg.architecture == "gated":
         plain = {**weights, "b_enc": torch.zeros(cfg.d_sae)}
         dictionary = dictionary_of(
@@ -110,12 +139,7 @@ def read(folder: Path) -> list[DictionaryWeights]:
 
 
 def _check_supported(folder: Path, cfg: _Configuration) -> None:
-    known = ("standard", "topk", "gated", *WITH_THRESHOLDS)
-    if cfg.architecture in TRANSCODERS:
-        raise UsageError(
-            f"'{folder}' is a {cfg.architecture}, which maps one place of a model to another: "
-            "dictionaries of one place are read, such as autoencoders of the residual stream."
-        )
+    known = ("standard", "topk", "gated", *WITH_THRESHOLDS, *TRANSCODERS)
     if cfg.architecture not in known:
         raise UsageError(
             f"'{folder}' has the architecture '{cfg.architecture}': known are {', '.join(known)}."
@@ -141,10 +165,10 @@ def _gate(folder: Path, cfg: _Configuration, tensors: Tensors) -> Gate:
     """What the architecture says is active."""
     if cfg.architecture in WITH_THRESHOLDS and "threshold" in tensors:
         return Threshold(tensors.vector("threshold", cfg.d_sae))
-    if cfg.architecture == "jumprelu":
+    if "jumprelu" in cfg.architecture:
         # Says which tensor is missing.
         return Threshold(tensors.vector("threshold", cfg.d_sae))
-    if cfg.architecture == "standard" and cfg.activation == "relu":
+    if cfg.architecture in ("standard", *TRANSCODERS) and cfg.activation == "relu":
         return relu(cfg.d_sae)
     k = cfg.k if cfg.k is not None else cfg.activation_fn_kwargs.get("k")
     if cfg.architecture == "topk" or cfg.activation == "topk":

@@ -1,6 +1,7 @@
 """Dictionaries of sparsify: `layers.N/cfg.json` beside `sae.safetensors`, a folder a hook.
 
-The k largest latents of ReLU((h − c) Wᵀ + b); folders are named by modules of a model.
+The k largest latents of ReLU((h − c) Wᵀ + b), of ReLU(h Wᵀ + b) where it is a transcoder, from what
+a module reads to what it puts out. Folders are named by modules of a model.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from libgraph.dictionaries.configuration import read_configuration
-from libgraph.dictionaries.weights import DictionaryWeights, Tensors, dictionary_of
+from libgraph.dictionaries.weights import (
+    DictionaryWeights,
+    Tensors,
+    dictionary_of,
+    transcoder_of,
+)
 from libgraph.errors import UsageError
 from libgraph.files.weights import read_weights
 from libgraph.network.dictionary import TopK
@@ -22,6 +28,7 @@ NAMES = {
     "bias": "encoder.bias",
     "decoder": "W_dec",
     "shift": "b_dec",
+    "skip": "~W_skip",
 }
 
 
@@ -45,12 +52,17 @@ def read(folder: Path) -> list[DictionaryWeights]:
         UsageError: naming what is missing, of another shape, or not known.
     """
     cfg = read_configuration(folder / CONFIGURATION, _Configuration)
-    if cfg.transcode or cfg.skip_connection:
-        raise UsageError(
-            f"'{folder}' is a transcoder, which maps one place of a model to another: "
-            "dictionaries of one place are read, such as autoencoders of the residual stream."
-        )
     if cfg.activation != "topk":
         raise UsageError(f"'{folder}' has the activation '{cfg.activation}': topk is known.")
     tensors = Tensors(folder, read_weights(folder / WEIGHTS), NAMES)
+    if cfg.transcode:
+        if cfg.skip_connection:
+            # Says that it is missing, if it is.
+            tensors.matrix("skip")
+        return [transcoder_of(tensors, folder.name, folder.name, TopK(cfg.k))]
+    if cfg.skip_connection:
+        raise UsageError(
+            f"'{folder}' has a skip connection and is no transcoder: its latents explain what the "
+            "skip leaves of the very activation that they read, which is not read here."
+        )
     return [dictionary_of(tensors, folder.name, TopK(cfg.k), subtracts_shift=True)]

@@ -50,6 +50,11 @@ class DictionaryWeights:
         """How many there are."""
         return self.encoder.shape[1]
 
+    @property
+    def outputs(self) -> int:
+        """Coordinates of what is written."""
+        return self.decoder.shape[1]
+
     def scaled(self, lengths: Float[Tensor, " k"]) -> DictionaryWeights:
         """The same dictionary with latents so many times as large, and decoders as much shorter."""
         gate = self.gate
@@ -62,6 +67,21 @@ class DictionaryWeights:
             decoder=self.decoder / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)[:, None],
             gate=gate,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscoderWeights(DictionaryWeights):
+    """A transcoder, which reads at one place and imitates what a part puts out at another.
+
+    The imitation is z D + c + h S; D and S write `(…, m)`.
+
+    Args:
+        output: where that part writes, as its tool calls it; empty where its file does not say.
+        skip: S `(d, m)`, or None.
+    """
+
+    output: str
+    skip: Float[Tensor, "d m"] | None = None
 
 
 def dictionary_of(
@@ -85,11 +105,42 @@ def dictionary_of(
     shift = tensors.vector("shift", size)
     if subtracts_shift:
         bias = bias - shift @ encoder
+    _check_k(tensors, gate, latents)
+    return DictionaryWeights(tensors.path, hook, encoder, bias, decoder, shift, gate)
+
+
+def transcoder_of(
+    tensors: Tensors, hook: str, output: str, gate: Gate, outputs: int | None = None
+) -> TranscoderWeights:
+    """From what a file holds as `encoder`, `bias`, `decoder`, `shift` and, if there is one, `skip`.
+
+    Args:
+        tensors: by these names.
+        hook: where it reads.
+        output: where what it imitates writes.
+        gate: of all latents.
+        outputs: coordinates of what it writes; None for as many as the decoder has.
+
+    Raises:
+        UsageError: if tensors are missing, do not fit together or are not finite.
+    """
+    encoder = tensors.matrix("encoder")
+    size, latents = encoder.shape
+    outputs = tensors.matrix("decoder").shape[1] if outputs is None else outputs
+    decoder = tensors.matrix("decoder", (latents, outputs))
+    bias, shift = tensors.vector("bias", latents), tensors.vector("shift", outputs)
+    skip = tensors.matrix("skip", (size, outputs)) if "skip" in tensors else None
+    _check_k(tensors, gate, latents)
+    return TranscoderWeights(
+        tensors.path, hook, encoder, bias, decoder, shift, gate, output=output, skip=skip
+    )
+
+
+def _check_k(tensors: Tensors, gate: Gate, latents: int) -> None:
     if isinstance(gate, TopK) and not 0 < gate.k <= latents:
         raise UsageError(
             f"'{tensors.path}' keeps the {gate.k} largest of {latents} latents: check its k."
         )
-    return DictionaryWeights(tensors.path, hook, encoder, bias, decoder, shift, gate)
 
 
 class Tensors:

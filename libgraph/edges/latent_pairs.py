@@ -97,7 +97,7 @@ class LatentPairs:
         tangents = values.unsqueeze(-1) * source.decoder[places]
         if isinstance(source, Dictionary):
             # The error stands in its own place, where features have a zero.
-            tangents[:, source.error_place] = x[:, 0] - f @ source.decoder
+            tangents[:, source.error_place] = source.left(x[:, 0], f)
         linear = self.section.linearize_along(x, self.quadrature)
         moved = linear(tangents.unsqueeze(2)).squeeze(2)
         columns = _columns(self.target, y[:, 0])
@@ -141,7 +141,7 @@ class LatentPairs:
         for part in chunks(len(rows), elements, x):
             add(effects_of(f[..., rows[part]], tuple(factor[part] for factor in seen)), rows[part])
         if isinstance(source, Dictionary):
-            error = (x - f @ source.decoder).unsqueeze(1)
+            error = source.left(x, f).unsqueeze(1)
             linear = self.section.linearize_along(x, self.quadrature)
             add(linear(error), torch.tensor([source.error_place], device=x.device))
         self._compare(found, columns, *totals, x, y)
@@ -190,7 +190,7 @@ def _columns(target: Basis, y: Float[Tensor, "*n d_out"]) -> _Columns:
 
 def _always(basis: Basis) -> int:
     """How many leading features interact whatever the activation is."""
-    return basis.isolated if isinstance(basis, Dictionary) else len(basis)
+    return basis.always if isinstance(basis, Dictionary) else len(basis)
 
 
 def _latents(basis: Basis, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
@@ -212,4 +212,4 @@ def _most_active(basis: Basis, x: Float[Tensor, "n s d"]) -> int:
     if not isinstance(basis, Dictionary):
         return 0
     few = x[: chunk_length(x.shape[1] * len(basis), x)]
-    return int((basis.latents(few)[..., basis.isolated :] > 0).sum(-1).max())
+    return int((basis.latents(few)[..., basis.always :] > 0).sum(-1).max())

@@ -2,7 +2,7 @@
 
 The error is what latents leave out; here it is left out in earnest, at one node layer at a time and
 at all of them together. Recovered is the share of the way from the score with all coordinates but
-isolated ones at zero to the model's own.
+isolated ones at zero, or the part that a transcoder imitates left out, to the model's own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import NodeLayer
+from libgraph.network.transcoder import Transcoder
 from libgraph.progress import Progress, silent
 from libgraph.sections.chunks import chunks
 
@@ -47,7 +48,8 @@ class LayerReconstruction(Reconstruction):
         latents: that are features.
         dead: latents that were never active where the basis was made.
         active: mean number at a position.
-        explained: share of the variance about the mean; below 0, the mean would do better.
+        explained: share of the variance about the mean, of activations or of what a transcoder's
+            part puts out; below 0, the mean would do better.
     """
 
     latents: int
@@ -91,7 +93,7 @@ def reconstructions(
     with torch.no_grad():
         first = network.activations(next(iter(data)).inputs)
         shifts = {
-            layer.name: x.flatten(0, 1).double().mean(0)
+            layer.name: cast[layer.name].aim(x).flatten(0, 1).double().mean(0)
             for layer, x in zip(network.node_layers, first, strict=True)
             if layer.name in cast
         }
@@ -111,17 +113,17 @@ def reconstructions(
             basis = cast.get(layer.name)
             if basis is None:
                 continue
-            kept, active = _kept(basis, x)
-            rows = x.flatten(0, 1).double() - shifts[layer.name]
-            sums[f"{layer.name} error"] = (x - kept).double().square().sum()
+            kept, active, error = _kept(basis, x)
+            rows = basis.aim(x).flatten(0, 1).double() - shifts[layer.name]
+            sums[f"{layer.name} error"] = error
             sums[f"{layer.name} sum"] = rows.sum(0)
             sums[f"{layer.name} square"] = rows.square().sum()
             sums[f"{layer.name} rows"] = torch.tensor(float(len(rows)))
             sums[f"{layer.name} active"] = active
             score(f"{layer.name} kept", index, kept)
-            score(f"{layer.name} zero", index, _alone(layer, x))
+            score(f"{layer.name} zero", index, _without(basis, layer, x))
             changed = _kept(basis, changed)[0]
-            nothing = _alone(layer, nothing)
+            nothing = _without(basis, layer, nothing)
         score("kept", len(network.sections), changed)
         score("zero", len(network.sections), nothing)
         return sums
@@ -142,7 +144,7 @@ def reconstructions(
         error = float(sums[f"{name} error"]) / rows
         layers[name] = LayerReconstruction(
             *found(f"{name} "),
-            latents=len(basis) - basis.isolated,
+            latents=len(basis) - basis.always,
             dead=basis.dead,
             active=float(sums[f"{name} active"]) / rows,
             explained=1 - error / variance if variance > 0 else 1.0,
@@ -152,19 +154,25 @@ def reconstructions(
 
 def _kept(
     basis: Dictionary, x: Float[Tensor, "n s d"]
-) -> tuple[Float[Tensor, "n s d"], Float[Tensor, ""]]:
-    """What latents write, and how many of them are active in all, a chunk at a time."""
+) -> tuple[Float[Tensor, "n s d"], Float[Tensor, ""], Float[Tensor, ""]]:
+    """What latents write, how many are active in all, and Σ |ε|², a chunk at a time."""
     rows = x.flatten(0, 1)
     kept, active = torch.empty_like(rows), rows.new_zeros((), dtype=torch.float64)
+    error = active.clone()
     for part in chunks(len(rows), len(basis), rows):
         f = basis.latents(rows[part])
-        kept[part] = f @ basis.decoder
-        active += (f[:, basis.isolated :] > 0).sum()
-    return kept.view_as(x), active
+        kept[part] = basis.imitated(rows[part], f)
+        active += (f[:, basis.always :] > 0).sum()
+        error += basis.missed(rows[part], f).double().square().sum()
+    return kept.view_as(x), active, error
 
 
-def _alone(layer: NodeLayer, x: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
-    """The isolated coordinates, zero beside them."""
+def _without(
+    basis: Dictionary, layer: NodeLayer, x: Float[Tensor, "n s d"]
+) -> Float[Tensor, "n s d"]:
+    """The isolated coordinates, zero beside them; of a transcoder what passes its part by."""
+    if isinstance(basis, Transcoder):
+        return basis.without(x)
     kept = torch.zeros_like(x)
     isolated = list(layer.isolated_coordinates)
     kept[..., isolated] = x[..., isolated]

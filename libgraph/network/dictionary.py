@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -108,11 +108,16 @@ class Dictionary(Basis):
         return False
 
     @property
+    def always(self) -> int:
+        """How many leading features have no gate."""
+        return self.isolated
+
+    @property
     def error_place(self) -> int:
         """Which feature is the error."""
         return self.isolated - 1
 
-    def to(self, *where: Any) -> Dictionary:
+    def to(self, *where: Any) -> Self:
         """The same on another device or in another precision."""
         return replace(
             self,
@@ -122,14 +127,14 @@ class Dictionary(Basis):
             gate=self.gate.to(*where),
         )
 
-    def of(self, chosen: Tensor, importance: Float[Tensor, " m"]) -> Dictionary:
+    def of(self, chosen: Tensor, importance: Float[Tensor, " m"]) -> Self:
         """Some of the latents alone, in this order; those that are left out are dead.
 
         Args:
             chosen: their places among the latents.
             importance: of these.
         """
-        first = self.isolated
+        first = self.always
         kept = torch.cat([torch.arange(first).to(chosen), first + chosen])
         return replace(
             self,
@@ -141,8 +146,8 @@ class Dictionary(Basis):
         )
 
     def active(self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]) -> Bool[Tensor, "*n k"]:
-        """Where features pass what comes in: isolated ones always, the error never."""
-        first = self.isolated
+        """Where features pass what comes in: those without a gate always, the error never."""
+        first = self.always
         always = torch.ones_like(pre[..., :first], dtype=torch.bool)
         always[..., self.error_place] = False
         return torch.cat([always, self.gate.active(pre[..., first:], x)], dim=-1)
@@ -152,7 +157,7 @@ class Dictionary(Basis):
     ) -> Float[Tensor, "*n k"]:
         """Latents, and the length of the error; or those that are chosen."""
         f = self.latents(x)
-        f[..., self.error_place] = (x - f @ self.decoder).norm(dim=-1)
+        f[..., self.error_place] = self.missed(x, f).norm(dim=-1)
         return f[..., chosen]
 
     def activations(
@@ -164,7 +169,7 @@ class Dictionary(Basis):
     def parts(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
         """Latents, with all coordinates of the error in its place."""
         f, place = self.latents(x), self.error_place
-        return torch.cat([f[..., :place], x - f @ self.decoder, f[..., place + 1 :]], dim=-1)
+        return torch.cat([f[..., :place], self.left(x, f), f[..., place + 1 :]], dim=-1)
 
     @property
     def part_decoder(self) -> Float[Tensor, "p d"]:
@@ -188,4 +193,22 @@ class Dictionary(Basis):
 
     def error(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """ε: what the features leave of an activation."""
-        return x - self.latents(x) @ self.decoder
+        return self.left(x, self.latents(x))
+
+    def left(self, x: Float[Tensor, "*n d"], f: Float[Tensor, "*n k"]) -> Float[Tensor, "*n d"]:
+        """ε at an activation whose latents are known."""
+        return x - f @ self.decoder
+
+    # What latents are to explain, for figures
+
+    def missed(self, x: Float[Tensor, "*n d"], f: Float[Tensor, "*n k"]) -> Float[Tensor, "*n m"]:
+        """How far what latents write is from what they are to explain."""
+        return self.left(x, f)
+
+    def aim(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n m"]:
+        """What latents are to explain: the activation."""
+        return x
+
+    def imitated(self, x: Float[Tensor, "*n d"], f: Float[Tensor, "*n k"]) -> Float[Tensor, "*n d"]:
+        """The activation with what latents write in place of what they are to explain."""
+        return f @ self.decoder

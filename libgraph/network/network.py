@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from libgraph.errors import BackendError, NumericalError
+from libgraph.network.passage import Passage
 from libgraph.sections.section import Section
 
 
@@ -32,6 +33,7 @@ class NodeLayer:
         rotated: False leaves the layer in its neuron basis, as is the custom for logits.
         hooks: what other tools call this place, whose activations are the coordinates that are not
             isolated: a dictionary that was trained there is matched by it.
+        passage: of a part such as an MLP, if activations hold both its input and its output.
     """
 
     name: str
@@ -40,6 +42,7 @@ class NodeLayer:
     isolated: tuple[int, ...] = ()
     rotated: bool = True
     hooks: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    passage: Passage | None = field(default=None, repr=False, compare=False)
 
     @property
     def isolated_coordinates(self) -> tuple[int, ...]:
@@ -81,8 +84,8 @@ class Network(nn.Module):
         node_layers: one more than there are sections.
 
     Raises:
-        BackendError: if the sizes of sections and node layers do not fit together, or names of
-            node layers cannot be told apart or written.
+        BackendError: if the sizes of sections, node layers and passages do not fit together, or
+            names of node layers cannot be told apart or written.
     """
 
     def __init__(
@@ -106,6 +109,9 @@ class Network(nn.Module):
                     f"The name {name!r} of a node layer has half a character in it, which files "
                     "of results cannot hold: choose another."
                 )
+        for layer in node_layers:
+            if layer.passage is not None:
+                layer.passage.check(layer.name, layer.size)
         for section, source, target in zip(sections, node_layers, node_layers[1:], strict=False):
             if (section.d_in, section.d_out) != (source.size, target.size):
                 raise BackendError(

@@ -24,11 +24,12 @@ from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases, Basis
 from libgraph.network.dictionary import Dictionary, Gate, Threshold, TopK
 from libgraph.network.network import NodeLayer
+from libgraph.network.transcoder import Transcoder
 from libgraph.runs.run import Ablation, arrow
 
 PARTS = ("encoder", "decoder", "importance")
 
-GATE_PARTS = ("isolated", "dead", "threshold", "k", "others")
+GATE_PARTS = ("isolated", "dead", "threshold", "k", "others", "carried", "base", "places")
 """Those of a dictionary beside them."""
 
 ERROR = "/error"
@@ -64,12 +65,24 @@ def _gate_tensors(basis: Basis) -> dict[str, Tensor]:
     if not isinstance(basis, Dictionary):
         return {}
     tensors = {"dead": torch.tensor(basis.dead), "isolated": torch.tensor(basis.isolated)}
+    if isinstance(basis, Transcoder):
+        tensors |= _passage_tensors(basis)
     if isinstance(basis.gate, Threshold):
         return {**tensors, "threshold": basis.gate.threshold}
     if isinstance(basis.gate, TopK):
         others = {} if basis.gate.others is None else {"others": basis.gate.others}
         return {**tensors, "k": torch.tensor(basis.gate.k), **others}
     raise UsageError(f"A gate of the kind {type(basis.gate).__name__} cannot be written.")
+
+
+def _passage_tensors(basis: Transcoder) -> dict[str, Tensor]:
+    """What a transcoder has beside a dictionary."""
+    places = [(place.start, place.stop) for place in (basis.written, basis.passing)]
+    return {
+        "carried": torch.tensor(basis.carried),
+        "base": basis.base,
+        "places": torch.tensor(places),
+    }
 
 
 def load_bases(
@@ -116,7 +129,18 @@ def stored_basis(
         else TopK(int(k), tensors.get(f"{start}others"))
     )
     isolated = int(tensors[f"{start}isolated"])
-    return Dictionary(encoder, decoder, importance, isolated, gate=gate, dead=int(dead))
+    found = Dictionary(encoder, decoder, importance, isolated, gate=gate, dead=int(dead))
+    carried = tensors.get(f"{start}carried")
+    if carried is None:
+        return found
+    written, passing = (slice(*place) for place in tensors[f"{start}places"].tolist())
+    return Transcoder(
+        **vars(found),
+        carried=int(carried),
+        base=tensors[f"{start}base"],
+        written=written,
+        passing=passing,
+    )
 
 
 def save_interactions(path: Path, interactions: Interactions) -> None:

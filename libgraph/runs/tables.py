@@ -136,7 +136,8 @@ def _dictionaries(figures: DictionariesFigures, score: str) -> PlainTable:
         )
     table.add_row("all at once", "", "", "", "", *_kept(figures.score, figures.recovered))
     table.caption = (
-        "Recovered: share of the way from zeros in place of the activations to the whole model."
+        "Recovered: share of the way from zeros in place of the activations (of transcoders: from "
+        "no MLP) to the whole model."
     )
     return table
 

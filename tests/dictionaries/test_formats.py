@@ -243,7 +243,6 @@ def wrong(folder, **how):
 
 MISTAKES = {
     "architecture": ({"architecture": "temporal"}, "'temporal': known are standard, topk, gated"),
-    "transcoder": ({"architecture": "transcoder"}, "maps one place of a model to another"),
     "missing": ({"drop": ["W_dec"]}, "holds no 'W_dec', which its kind of dictionary has"),
     "no threshold": ({"architecture": "jumprelu"}, "holds no 'threshold'"),
     "no k": ({"architecture": "topk"}, "does not say how many latents k are on"),

@@ -1,9 +1,21 @@
 """Dictionaries with random weights, and features by their definition."""
 
-import torch
+import json
 
+import torch
+from safetensors.torch import save_file
+
+from helpers.networks import Toy
 from helpers.numbers import normal, seeded
+from helpers.sections import AppendOne, random_section
+from libgraph.backend.data import Data
+from libgraph.bases.dictionaries import method_of_folder
+from libgraph.bases.method import Setting, Truncation, make_bases
 from libgraph.network.dictionary import Dictionary, Threshold, TopK
+from libgraph.network.network import Network, NodeLayer
+from libgraph.network.passage import Passage
+from libgraph.progress import silent
+from libgraph.sections import Linear, SkipMLP
 
 
 def random_dictionary(size, latents, seed, *, k=None, threshold=0.0):
@@ -37,3 +49,81 @@ def latents_by_definition(basis, x):
             p if p > t else 0.0 for p, t in zip(latents, basis.gate.threshold.tolist(), strict=True)
         ]
     return torch.tensor([*pre[: first - 1], 0.0, *kept], dtype=torch.float64)
+
+
+WIDTH, HIDDEN = 4, 7
+
+
+def network_with_mlp(activation=torch.relu, mixing="attention", samples=40, positions=3):
+    """A stream, x to x + φ(x A) B and on, with a node layer of (x, o, 1) in it; inputs; the MLP."""
+    generator = seeded(8)
+    d = WIDTH
+    inner = normal(generator, d + 1, HIDDEN)
+    outer, bias = normal(generator, HIDDEN, d), normal(generator, d)
+    skip = torch.zeros(d + 1, 2 * d + 1).double()
+    skip[:d, :d] = skip[:d, d : 2 * d] = torch.eye(d)
+    skip[d, d : 2 * d], skip[d, -1] = bias, 1
+    wide = torch.cat([torch.zeros(HIDDEN, d), outer, torch.zeros(HIDDEN, 1)], dim=1)
+    reader = torch.eye(2 * d + 1, d).double()
+    passage = Passage({"mlp": reader, "mlp doubled": 2 * reader}, ("out",), (d, 2 * d), (0, d))
+    layers = [
+        NodeLayer("stream", d + 1, hooks=("resid",)),
+        NodeLayer("mlp", 2 * d + 1, passage=passage),
+        NodeLayer("after", d + 1),
+        NodeLayer("out", 3, constant=False, rotated=False),
+    ]
+    sections = [
+        SkipMLP(skip, inner, wide, activation),
+        Linear(torch.eye(2 * d + 1).double()[:, d:]),
+        random_section(mixing, d + 1, 3, seed=4, width=4, constant=False),
+    ]
+    network = Network(AppendOne(), sections, layers)
+    return Toy(network, normal(seeded(0), samples, positions, d)), (inner, outer, bias)
+
+
+def save_transcoder(folder, architecture="transcoder", tensors=None, drop=(), **changes):
+    """A transcoder in SAELens's layout, random but for the tensors given; what it holds."""
+    generator = seeded(1)
+    d, k = changes.get("d_in", WIDTH), changes.get("d_sae", 9)
+    weights = {
+        "W_enc": normal(generator, d, k),
+        "b_enc": normal(generator, k),
+        "W_dec": normal(generator, k, WIDTH),
+        "b_dec": normal(generator, WIDTH),
+        "W_skip": normal(generator, WIDTH, d),
+        "threshold": normal(generator, k).abs(),
+    }
+    for name in ("W_skip", "threshold"):
+        if {"W_skip": "skip", "threshold": "jumprelu"}[name] not in architecture:
+            del weights[name]
+    weights |= tensors or {}
+    weights = {name: tensor for name, tensor in weights.items() if name not in drop}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()},
+        folder / "sae_weights.safetensors",
+    )
+    cfg = {
+        "architecture": architecture,
+        "d_in": d,
+        "d_sae": k,
+        "d_out": WIDTH,
+        "apply_b_dec_to_input": False,
+        "metadata": {"hook_name": "mlp", "hook_name_out": "out"},
+        **changes,
+    }
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    return weights
+
+
+def bases_of(backend, folder, **options):
+    """Bases of the folder's dictionaries, on training data."""
+    made = make_bases(
+        {"t": method_of_folder(folder)},
+        backend.network(),
+        Data(backend, "train", **options),
+        Truncation.parse("rel:1e-10"),
+        setting=Setting(),
+        progress=silent,
+    )
+    return made["t"]

@@ -3,55 +3,13 @@
 import pytest
 import torch
 import transformers
-from helpers.language_models import CONTEXT, VOCABULARY
+from helpers.language_models import FAMILIES, GROUPED, WIDE, random_model
 from helpers.numbers import assert_close
 
 from libgraph.errors import BackendError
 from libgraph_backends.lm.backend import LM
 from libgraph_backends.lm.libraries import quiet
 from libgraph_backends.lm.options import LMOptions
-
-TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-PLAIN = {
-    "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 16, "intermediate_size": 12,
-    "max_position_embeddings": CONTEXT, **TOKENS,
-}  # fmt: skip
-GROUPED = {**PLAIN, "num_key_value_heads": 2}
-WIDE = {**GROUPED, "head_dim": 6}
-GPT = {"n_layer": 2, "n_head": 2, "n_embd": 8, "n_positions": CONTEXT, **TOKENS}
-KINDS = ["full_attention", "sliding_attention"]
-
-
-FAMILIES = {
-    "GPTJ": {**GPT, "rotary_dim": 2},
-    "OPT": {**PLAIN, "ffn_dim": 12, "word_embed_proj_dim": 16},
-    "Mistral": {**GROUPED, "sliding_window": 3},
-    "Qwen2": {**GROUPED, "use_sliding_window": True, "sliding_window": 3, "layer_types": KINDS},
-    "Qwen3": WIDE,
-    "Phi": GROUPED,
-    "Phi3": GROUPED,
-    "Gemma": WIDE,
-    "Gemma2": {**WIDE, "sliding_window": 3, "layer_types": KINDS, "attn_logit_softcapping": 2.0},
-    "Gemma3Text": {**WIDE, "sliding_window": 3, "layer_types": KINDS},
-    "Olmo": GROUPED,
-    "Olmo2": GROUPED,
-    "StableLm": {**GROUPED, "hidden_size": 32, "use_qkv_bias": True},
-    "Starcoder2": GROUPED,
-    "Granite": {**GROUPED, "residual_multiplier": 0.5, "logits_scaling": 3.0},
-    "Cohere": GROUPED,
-    "SmolLM3": GROUPED,
-    "Glm": WIDE,
-    "Nemotron": GROUPED,
-}
-
-
-def random_model(family):
-    config = getattr(transformers, f"{family}Config")(**FAMILIES[family])
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    for parameter in model.parameters():
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    return model.eval()
 
 
 @pytest.mark.parametrize("options", [{}, {"layers": "1:2", "skip_first": True, "cuts": "blocks"}])

@@ -15,10 +15,12 @@ CUTS = [
     {},
     {"cuts": "sublayers"},
     {"cuts": "blocks"},
+    {"cuts": "mlps"},
     {"layers": "1:2"},
     {"layers": "0:1", "cuts": "sublayers"},
     {"skip_first": True},
     {"skip_first": True, "layers": "1:", "cuts": "blocks"},
+    {"skip_first": True, "cuts": "mlps"},
 ]
 
 

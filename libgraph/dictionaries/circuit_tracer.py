@@ -1,0 +1,94 @@
+"""Transcoders of circuit-tracer: `layer_N.safetensors` of every block beside `config.yaml`.
+
+Latents are those above zero, or above thresholds, of h Wᵀ + b. Cross-layer ones, whose latents
+write into the MLPs of all later blocks, are refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from libgraph.dictionaries.configuration import MOST_BYTES
+from libgraph.dictionaries.weights import DictionaryWeights, Tensors, relu, transcoder_of
+from libgraph.errors import UsageError
+from libgraph.files.reading import reading
+from libgraph.files.weights import read_weights
+from libgraph.network.dictionary import Threshold
+
+CONFIGURATION = "config.yaml"
+
+LAYER = re.compile(r"layer_(\d+)\.safetensors")
+
+CROSS_LAYER = re.compile(r"W_(?:enc|dec)_\d+\.safetensors")
+
+NAMES = {
+    "encoder": "~W_enc",
+    "bias": "b_enc",
+    "decoder": "W_dec",
+    "shift": "b_dec",
+    "skip": "~W_skip",
+    "threshold": "activation_function.threshold",
+}
+
+ENTRY = re.compile(r"""(\w+):[ \t]+(["']?)([^\s"'#]+)\2[ \t]*(?:#.*)?""")
+"""A line of the configuration with a name and a plain value; nothing else of it is read."""
+
+
+def holds(folder: Path) -> bool:
+    """Whether transcoders of circuit-tracer are in this folder."""
+    return (folder / CONFIGURATION).is_file() and any(
+        LAYER.fullmatch(path.name) or CROSS_LAYER.fullmatch(path.name) for path in folder.iterdir()
+    )
+
+
+def read(folder: Path) -> list[DictionaryWeights]:
+    """The transcoders of a folder, by block.
+
+    Raises:
+        UsageError: if they are cross-layer ones, or naming what is missing, of another shape, or
+            not known.
+    """
+    configuration = _configuration(folder / CONFIGURATION)
+    kind = configuration.get("model_kind", "transcoder_set")
+    cross = any(CROSS_LAYER.fullmatch(path.name) for path in folder.iterdir())
+    if cross or "cross_layer" in kind:
+        raise UsageError(
+            f"'{folder}' is a cross-layer transcoder: its latents write into the MLPs of all later "
+            "blocks, which the node layers between do not hold. Give a transcoder for each block, "
+            "layer_N.safetensors."
+        )
+    places = []
+    for name in ("feature_input_hook", "feature_output_hook"):
+        if name not in configuration:
+            raise UsageError(f"'{folder / CONFIGURATION}' does not say its {name}.")
+        places.append(configuration[name])
+    found: list[DictionaryWeights] = []
+    for path in sorted(folder.iterdir(), key=_number):
+        if _number(path) < 0:
+            continue
+        tensors = Tensors(path, read_weights(path), NAMES)
+        latents = tensors.matrix("encoder").shape[1]
+        gate = (
+            Threshold(tensors.vector("threshold", latents))
+            if "threshold" in tensors
+            else relu(latents)
+        )
+        hook, output = (f"blocks.{_number(path)}.{place}" for place in places)
+        found.append(transcoder_of(tensors, hook, output, gate))
+    return found
+
+
+def _number(path: Path) -> int:
+    """Of the block; -1 of other files."""
+    match = LAYER.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def _configuration(path: Path) -> dict[str, str]:
+    with reading(path, UsageError, "The configuration "):
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"'{path}' is too large for a configuration of a dictionary.")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    matches = (ENTRY.fullmatch(line) for line in lines)
+    return {match[1]: match[3] for match in matches if match}
