@@ -50,9 +50,8 @@ class Titles:
 def write_attribution(graph: InteractionGraph, path: str | Path, titles: Titles) -> None:
     """Write the kept edges as an attribution graph, and name it in the folder's list.
 
-    ``influence`` is the share of importance that a feature and all that are more important have,
-    over all node layers: front ends leave out what is above a threshold. ``importance`` itself,
-    ``module`` and ``interaction`` are there besides.
+    ``influence`` is the share of importance that a feature and all more important ones have, by
+    which front ends leave nodes out; ``importance``, ``module``, ``interaction`` are there besides.
 
     Args:
         graph: whose kept edges they are.
