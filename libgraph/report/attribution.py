@@ -74,8 +74,9 @@ def write_listed(document: dict[str, Json], path: Path, slug: str) -> None:
         UsageError: If a file cannot be written.
     """
     listed = _listed(path.parent / METADATA, slug)
-    _write(path, document)
+    # First, so that whoever is killed in between has not written the graph, and writes both again.
     _write(path.parent / METADATA, {"graphs": [*listed, document["metadata"]]})
+    _write(path, document)
 
 
 def attribution(graph: InteractionGraph, titles: Titles) -> dict[str, Json]:

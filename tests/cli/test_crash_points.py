@@ -46,7 +46,10 @@ class Killer:
                 return
         elif event not in CHANGES:
             return
-        if self.directory in str(arguments[0]):
+        path = arguments[0]
+        if isinstance(path, int) or path is None:
+            return
+        if os.path.abspath(os.fsdecode(path)).startswith(self.directory + os.sep):  # type: ignore[arg-type]
             if self.count == self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(60)
@@ -116,10 +119,22 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "train": ([], f"{TRAIN} -q --out out/m"),
     "degeneracy": ([], f"degeneracy mlp {SMALL} --out out/r"),
     "compare": ([], f"compare mlp --bases lib,pca --draws 2 {SMALL} --out out/r"),
+    "view --fresh": ([f"analyze mlp {SMALL} --out out/r"], "view out/r --fresh --no-open"),
+    "prompt": (
+        [f"analyze mlp {SMALL} --out out/r"],
+        "prompt out/r --sample 0 -q --out out/one.json",
+    ),
+    "export": (
+        [f"analyze mlp {SMALL} --out out/r"],
+        "export out/r --out out/graph.graphml",
+    ),
 }
 """What is run before, and the command that is killed."""
 
-DAILY = ("train",)
+REFUSE = ("analyze", "compare", "degeneracy", "train", "prompt", "export")
+"""Commands that refuse to replace what is there, without --force."""
+
+DAILY = ("train", "analyze", "communities --write")
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +170,7 @@ def tried(name: str, places: list[float], undisturbed, tmp_path: Path) -> None:
         assert code == -signal.SIGKILL
         code, _ = forked(command, work)
         # What was finished already, without --force, is there and says so.
-        assert code == 0 or (code == 2 and name in ("analyze", "compare", "degeneracy", "train"))
+        assert code == 0 or (code == 2 and name in REFUSE)
         assert contents(work / "out") == expected, f"killed before change {point} of {count}"
         for run in (work / "out").iterdir():
             if (run / "run.json").exists():

@@ -324,7 +324,8 @@ def _examples(run: Run, examples: Examples, basis: Values) -> Values:
     graph = graph_once(run, run.basis)
     layers = {}
     outputs = graph.layers[-1]
-    for name, stored in examples.layers.items():
+    # By name: files have them in another order than those that have just been found.
+    for name, stored in sorted(examples.layers.items()):
         windows = stored.windows.numpy()
         most = np.abs(windows).max(axis=(1, 2), keepdims=True)
         shades = np.rint(127 * windows / np.maximum(most, 1e-30))
