@@ -129,8 +129,11 @@ class RunDirectory:
             self.path, self.force = path, force
             self.partial = _partial(path)
             self._refuse_to_replace()
-            if path.exists() and not (path / "run.json").is_file():
-                raise UsageError(f"'{path}' is not a run directory: choose another out='…'.")
+            if path.exists() and not (path / RECORD).is_file():
+                raise UsageError(
+                    f"'{path}' is not a run directory, it has no {RECORD}: rename it, or choose "
+                    "another out='…'."
+                )
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(lock_file(path), timeout=0)
             acquire(self._lock, path, "wait for it, or choose another out='…'")

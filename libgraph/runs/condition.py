@@ -116,6 +116,12 @@ class RunCondition:
         are = "is" if len(self.damaged) == 1 else "are"
         good = [file.content for file in self.files if file.state == "whole" and file.content]
         rest = f"; {', '.join(dict.fromkeys(good))} can still be read" if good else ""
+        if not current(self.directory, RECORD).is_file():
+            # It may be a folder of the user's, which nothing of ours replaces.
+            return (
+                f"'{self.directory}' has no {RECORD}, which tells that it is a run: rename it, and "
+                f"run the same analysis with out='{self.directory}' again."
+            )
         return (
             f"{names} of '{self.directory}' {are} damaged{rest}: the same analysis with "
             f"out='{self.directory}' and force=True computes what is damaged and keeps the rest."

@@ -60,6 +60,17 @@ def test_what_is_damaged_is_named_with_what_helps(path, run, analyze, name, miss
     assert (path / "edges.safetensors").read_bytes() == before["edges.safetensors"]
 
 
+def test_without_its_record_a_run_is_replaced_only_by_hand(path, run, analyze):
+    (path / "run.json").unlink()
+    fails(run("doctor", path), 2, "has no run.json", "rename it", f"--out {path}")
+    code, _, err = analyze("--force", out=path)
+    assert code == 2
+    assert "rename it" in " ".join(err.split())
+    path.rename(path.with_name("mine"))
+    assert analyze(out=path)[0] == 0
+    assert run("doctor", path)[0] == 0
+
+
 def test_what_interrupted_commands_leave_is_named(path):
     for name in (COMMITTED, STAGED):
         (path / name).mkdir()
