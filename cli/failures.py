@@ -17,7 +17,7 @@ class CommandError(Exception):
     """What went wrong and what to do about it.
 
     Args:
-        sentence: that says both.
+        sentence: that says both; empty where somebody else has told.
         exit_code: of the command.
     """
 
@@ -27,6 +27,8 @@ class CommandError(Exception):
 
     def show(self) -> None:
         """Print it."""
+        if not str(self):
+            return
         from libgraph.screen import Screen, tell
 
         tell(Screen(stderr=True), ("libgraph:", "bold red"), f" {self}", whole=True)
@@ -42,6 +44,8 @@ def explained(
         command: that ran.
         located: adds to a sentence where the value stands that it is about.
     """
+    if isinstance(error, CommandError):
+        return error
     if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
         # Within an import Ctrl-C may come out as the import's failure.
         return CommandError("Interrupted.", 130)

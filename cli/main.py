@@ -142,8 +142,8 @@ def cli() -> None:
     they act on each other, and which of them form modules.
 
     \b
-    Exit codes: 0 ok, 1 out of memory, 2 usage, 3 backend or model, 4 data,
-    5 numerical, 130 interrupted, 143 terminated.
+    Exit codes: 0 ok, 1 out of memory or another rank has failed, 2 usage,
+    3 backend or model, 4 data, 5 numerical, 130 interrupted, 143 terminated.
     """
 
 
@@ -169,6 +169,9 @@ def main() -> None:
     # Notebooks name their backend of matplotlib for every process, where it need not be installed,
     # and whatever imports matplotlib would fail over it: commands write files and show nothing.
     os.environ.pop("MPLBACKEND", None)
+    if os.environ.get("WORLD_SIZE"):
+        # Of ranks that are gone `libgraph_cli.watch` tells, and torch need not.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # In an encoding of few signs the others are escaped; `Screen` finds better ones.

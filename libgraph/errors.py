@@ -39,6 +39,10 @@ class TooLarge(UsageError):  # noqa: N818
     """More than can be shown or held, where less can be asked for."""
 
 
+class LostRank(LibgraphError):  # noqa: N818
+    """Another process of a `torchrun` job that has ended, or is not heard of any more."""
+
+
 def missing_extra(need: str, extra: str, distribution: str = "") -> str:
     """The message about a library that is not installed, with the command that installs it.
 

@@ -7,6 +7,7 @@ import click
 from libgraph.degeneracy.options import DegeneracyOptions
 from libgraph_cli.completing import complete_backends
 from libgraph_cli.options import GroupedCommand, json_option, options_of, request_options
+from libgraph_cli.ranks import refuse_job
 from libgraph_cli.running import Request, Values
 
 EXAMPLES = """\
@@ -32,6 +33,7 @@ def degeneracy(backend: str, options: Values, as_json: bool, request: Request) -
     from libgraph.screen import Screen
     from libgraph_cli.tables.degeneracy import print_degeneracy
 
+    refuse_job("degeneracy")
     model = request.backend(backend)
     with (
         request.directory(f"{backend}-degeneracy") as directory,

@@ -9,6 +9,7 @@ import click
 
 from libgraph_cli.completing import complete_backends
 from libgraph_cli.options import GroupedCommand, json_option, request_options
+from libgraph_cli.ranks import refuse_job
 from libgraph_cli.running import Request
 
 
@@ -35,6 +36,7 @@ def train(backend: str, seed: int | None, as_json: bool, request: Request) -> No
     from libgraph.backend.train import train as train_model
     from libgraph.screen import Screen
 
+    refuse_job("train")
     settings = request.settings
     if seed is not None and settings.setdefault("seed", str(seed)) != str(seed):
         raise click.UsageError("--seed and -o seed say different things: give one of them.")

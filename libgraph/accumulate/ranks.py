@@ -1,8 +1,14 @@
-"""The processes of a `torchrun` job: who this one is, and what all of them have in common."""
+"""The processes of a `torchrun` job: who this one is, and what all of them have in common.
+
+Batches of data are shared out by `accumulate`; whole tasks, such as draws of a null model, by
+`shared_out`. Whatever a rank does for itself alone is the same to the bit as in one process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -10,15 +16,53 @@ from torch import Tensor
 from torch import distributed as dist
 
 from libgraph.accumulate.exact import ExactSums
+from libgraph.errors import LostRank
 
 Value = TypeVar("Value")
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
 
 def ranks() -> tuple[int, int]:
-    """This process's rank and how many there are: (0, 1) outside a `torch.distributed` job."""
-    if dist.is_available() and dist.is_initialized():
+    """This process's rank and how many there are: (0, 1) outside a `torch.distributed` job.
+
+    Within `alone` there are no others.
+    """
+    if not _ALONE.get() and dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have this rank do what is in the block as if there were no others."""
+    before = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(before)
+
+
+def shared_out(tasks: Sequence[Callable[[], Value]]) -> list[Value]:
+    """What each of the tasks gives, in order and on all ranks, each done by one of them.
+
+    The n-th task is that of rank n modulo their number, which does it as if it were alone.
+
+    Args:
+        tasks: the same on all ranks; they do not depend on each other.
+
+    Raises:
+        LostRank: if another rank has failed.
+    """
+    rank, world = ranks()
+    if world == 1:
+        return [task() for task in tasks]
+    with alone():
+        own = [task() for task in tasks[rank::world]]
+    of_ranks: list[list[Value]] = [[] for _ in range(world)]
+    with _in_touch():
+        dist.all_gather_object(of_ranks, own)
+    return [of_ranks[number % world][number // world] for number in range(len(tasks))]
 
 
 def shared(compute: Callable[[], Value]) -> Value:
@@ -27,7 +71,8 @@ def shared(compute: Callable[[], Value]) -> Value:
     if world == 1:
         return compute()
     values: list[Value | None] = [compute() if rank == 0 else None]
-    dist.broadcast_object_list(values, 0)
+    with _in_touch():
+        dist.broadcast_object_list(values, 0)
     return values[0]  # type: ignore[return-value]
 
 
@@ -37,22 +82,28 @@ def smallest(number: int) -> int:
     if world == 1:
         return number
     numbers = [number] * world
-    dist.all_gather_object(numbers, number)
+    with _in_touch():
+        dist.all_gather_object(numbers, number)
     return min(numbers)
 
 
 def share_first(*tensors: Tensor) -> None:
-    """Replace tensors by those of the first rank: processors differ in rounding."""
+    """Replace tensors, which are contiguous, by those of the first rank.
+
+    Processors differ in rounding, and ranks in free memory.
+    """
     if ranks()[1] > 1:
-        for tensor in tensors:
-            dist.broadcast(tensor, 0)
+        with _in_touch():
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
 
 def add_ranks(sums: ExactSums) -> ExactSums:
     """The sums over all ranks, from the first on; a rank without a batch takes part with zeros."""
     rank, world = ranks()
     shapes: list[dict[str, torch.Size]] = [{} for _ in range(world)]
-    dist.all_gather_object(shapes, {name: value.shape for name, value in sums.high.items()})
+    with _in_touch():
+        dist.all_gather_object(shapes, {name: value.shape for name, value in sums.high.items()})
     shape_of = dict(sorted(pair for of_rank in shapes for pair in of_rank.items()))
     device = next((value.device for value in sums.high.values()), torch.device("cpu"))
     zeros = torch.zeros((), dtype=torch.float64, device=device)
@@ -67,7 +118,8 @@ def add_ranks(sums: ExactSums) -> ExactSums:
     whole = ExactSums()
     for sender in range(world):
         flat = own if sender == rank else torch.empty_like(own)
-        dist.broadcast(flat, sender)
+        with _in_touch():
+            dist.broadcast(flat, sender)
         # Parts of one tensor are added to, and are not to be that tensor.
         parts = [part.clone() for part in flat.split([*sizes, *sizes])]
         named = {
@@ -80,3 +132,20 @@ def add_ranks(sums: ExactSums) -> ExactSums:
         }
         whole.include(ExactSums(named, rests))
     return whole
+
+
+@contextmanager
+def _in_touch() -> Iterator[None]:
+    """Tell in a sentence that others do not answer: gloo and nccl raise errors of their own.
+
+    Raises:
+        LostRank: if they do not.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise LostRank(
+            f"Another of the {dist.get_world_size()} processes of the job has ended ({reason}): "
+            "look at what it, or torchrun, has said."
+        ) from error

@@ -8,14 +8,15 @@ residual streams or without, in any basis, and p is even. Source: ours; docs/sig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from libgraph.accumulate.halfway import remembered
+from libgraph.accumulate.ranks import ranks, shared_out
 from libgraph.backend.data import Data
 from libgraph.bases.method import Setting, Truncation
 from libgraph.bases.methods import basis_method
@@ -59,6 +60,8 @@ def against_rotations(
         seed=options.seed,
         objective=options.objective,
         remember=remembered,
+        together=ranks()[1],
+        take_turns=shared_out,
         progress=progress,
     )
 
@@ -91,11 +94,34 @@ def rotated_networks(
         bases = make(network, statistics, data, truncation, silent)
         return graph_of(bases, interactions(network, {basis: bases}, data, quadrature)[basis])
 
-    def rotated(graph: InteractionGraph, rng: np.random.Generator) -> InteractionGraph:
-        return measured(rotate(network, rng))
-
     with torch.no_grad():
-        return measured(network), rotated
+        return measured(network), _Rotated(network, measured)
+
+
+@dataclass(frozen=True)
+class _Rotated:
+    """The null model: a network's rotations, and what measures the graph of each."""
+
+    __name__ = "rotated"
+
+    network: Network
+    measured: Callable[[Network], InteractionGraph]
+
+    def __call__(self, graph: InteractionGraph, rng: np.random.Generator) -> InteractionGraph:
+        """The graph of one rotated network."""
+        return self.drawn(graph, rng)()
+
+    def drawn(
+        self, graph: InteractionGraph, rng: np.random.Generator
+    ) -> Callable[[], InteractionGraph]:
+        """What measures it."""
+        rotations = random_rotations(self.network, rng)
+
+        def measure() -> InteractionGraph:
+            with torch.no_grad():
+                return self.measured(rotated(self.network, rotations))
+
+        return measure
 
 
 def rotate(network: Network, rng: np.random.Generator) -> Network:
@@ -103,15 +129,29 @@ def rotate(network: Network, rng: np.random.Generator) -> Network:
 
     Isolated coordinates, the constant among them, stay as they are.
     """
-    first, *rest = network.pairs
-    sections = [first[2]]
-    for layer, _, section in rest:
+    return rotated(network, random_rotations(network, rng))
+
+
+def random_rotations(network: Network, rng: np.random.Generator) -> list[np.ndarray]:
+    """One for every section but the first."""
+    rotations = []
+    for layer, _, _ in network.pairs[1:]:
         isolated = set(layer.isolated_coordinates)
         free = [index for index in range(layer.size) if index not in isolated]
         rotation = np.eye(layer.size)
         rotation[np.ix_(free, free)] = random_rotation(len(free), rng)
-        sections.append(section.rebase(decoder=_like(section)(rotation)))
-    return Network(network.embed, sections, network.node_layers)
+        rotations.append(rotation)
+    return rotations
+
+
+def rotated(network: Network, rotations: Sequence[np.ndarray]) -> Network:
+    """The network with a rotation before every section but the first."""
+    first, *rest = network.sections
+    sections = [
+        section.rebase(decoder=_like(section)(rotation))
+        for section, rotation in zip(rest, rotations, strict=True)
+    ]
+    return Network(network.embed, [first, *sections], network.node_layers)
 
 
 def _like(section: torch.nn.Module) -> Callable[[np.ndarray], Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from libgraph.accumulate.halfway import remembered
 from libgraph.accumulate.pieces import Piece
+from libgraph.accumulate.ranks import ranks, shared_out
 from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.edges.interactions import Edges
@@ -55,6 +57,9 @@ class EdgeAblation:
 PLAIN = TypeAdapter(EdgeAblation)
 """To and from what JSON can hold."""
 
+SEVERAL = TypeAdapter(list[EdgeAblation])
+"""The same of several layer pairs."""
+
 
 def ablate_edges(
     scoring: Scoring,
@@ -87,20 +92,32 @@ def ablate_edges(
         done += trials
         progress(stage, min(done, expected), expected)
 
-    results = {}
-    for index, (a, b, _) in enumerate(pairs):
-        tell(0)
-        pair = (a.name, b.name)
+    def ablated(index: int) -> JsonValue:
+        a, b, _ = pairs[index]
+        found = edges[a.name, b.name]
+        trials = _PairTrials(scoring, index, bases[a.name], bases[b.name], found, tell)
+        of_pair = trials.ablated(tolerances, curves=curves)
+        plain: JsonValue = PLAIN.dump_python(of_pair, mode="json")
+        return plain
 
-        def found(index: int = index, pair: tuple[str, str] = pair) -> JsonValue:
-            source, target = (bases[name] for name in pair)
-            trials = _PairTrials(scoring, index, source, target, edges[pair], tell)
-            of_pair = trials.ablated(tolerances, curves=curves)
-            plain: JsonValue = PLAIN.dump_python(of_pair, mode="json")
-            return plain
+    results: dict[tuple[str, str], EdgeAblation] = {}
+    names = [(a.name, b.name) for a, b, _ in pairs]
+    # Known before, so that no rank has to ask the others for it while it is alone.
+    _ = scoring.base_score
+    together = 1 if scoring.shares_batches else ranks()[1]
+    for start in range(0, len(pairs), together):
+        tell(0)
+        chosen = range(start, min(start + together, len(pairs)))
+
+        def found(chosen: range = chosen) -> JsonValue:
+            if scoring.shares_batches:
+                return [ablated(index) for index in chosen]
+            return shared_out([partial(ablated, index) for index in chosen])
 
         # What other numbers kept is used again within a layer pair, which is kept as a whole.
-        results[pair] = PLAIN.validate_python(remembered(f"{stage}, {'->'.join(pair)}", found))
+        label = ", ".join("->".join(names[index]) for index in chosen)
+        plain = SEVERAL.validate_python(remembered(f"{stage}, {label}", found))
+        results |= {names[index]: each for index, each in zip(chosen, plain, strict=True)}
     return results
 
 

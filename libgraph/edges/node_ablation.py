@@ -6,10 +6,12 @@ It keeps the first k features of one node layer, isolated ones besides, and runs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from libgraph.accumulate.ranks import shared_out
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.edges.curves import sizes_between, sizes_to_try
@@ -40,7 +42,7 @@ def ablate_nodes(
     curves: dict[str, dict[int, float]] = {layer: {} for layer in sizes}
     higher_is_better = scoring.backend.higher_is_better
     while any(sizes.values()):
-        for layer, scores in _scores(scoring, bases, sizes, stage, progress).items():
+        for layer, scores in _shared_scores(scoring, bases, sizes, stage, progress).items():
             curves[layer] = dict(sorted((curves[layer] | scores).items(), reverse=True))
         sizes = {
             layer: sorted(
@@ -55,6 +57,24 @@ def ablate_nodes(
             for layer, curve in curves.items()
         }
     return curves
+
+
+def _shared_scores(
+    scoring: Scoring,
+    bases: Bases,
+    sizes: Mapping[str, Sequence[int]],
+    stage: str,
+    progress: Progress,
+) -> dict[str, dict[int, float]]:
+    """As `_scores`; where there are fewer batches than ranks, these share out node layers."""
+    if scoring.shares_batches:
+        return _scores(scoring, bases, sizes, stage, progress)
+    tasks = [
+        partial(_scores, scoring, bases, {layer: numbers}, stage, progress)
+        for layer, numbers in sizes.items()
+        if numbers
+    ]
+    return {layer: scores for of_layer in shared_out(tasks) for layer, scores in of_layer.items()}
 
 
 def _scores(

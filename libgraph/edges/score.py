@@ -8,12 +8,13 @@ from functools import cached_property
 
 import torch
 
+from libgraph.accumulate.ranks import ranks
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.checks import check_scores
 from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
 from libgraph.errors import NumericalError
-from libgraph.network.network import Network, check_finite
+from libgraph.network.network import Network, not_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,11 @@ class Scoring:
         """
         return base_score(self.network, self.backend, self.data)
 
+    @property
+    def shares_batches(self) -> bool:
+        """Whether there are batches for all ranks of a job; otherwise these share out tasks."""
+        return len(self.data) >= ranks()[1]
+
 
 def base_score(network: Network, backend: Backend, data: Data) -> float:
     """Mean score of the whole model.
@@ -50,12 +56,19 @@ def base_score(network: Network, backend: Backend, data: Data) -> float:
 
     def measure(batch: Batch) -> Sums:
         activations = list(network.activations(batch.inputs))
-        for layer, x in zip(network.node_layers, activations, strict=True):
-            check_finite(x, layer)
+        broken = torch.stack([~x.isfinite().all() for x in activations])
+        count = torch.tensor(len(batch.inputs))
+        if bool(broken.any()):
+            return {"score": torch.zeros(()), "count": count, "broken": broken}
         scores = check_scores(backend.score(activations[-1], batch.targets), len(batch.inputs))
-        return {"score": scores.sum(), "count": torch.tensor(len(scores))}
+        return {"score": scores.sum(), "count": count, "broken": broken}
 
-    mean = mean_score(accumulate(data, measure))
+    sums = accumulate(data, measure)
+    # Added up, so that all ranks find it out, and do the same about it.
+    for layer, broken in zip(network.node_layers, sums["broken"].tolist(), strict=True):
+        if broken:
+            raise not_finite(layer, data.dtype)
+    mean = mean_score(sums)
     if not math.isfinite(mean):
         raise NumericalError(
             f"The score of the whole model, its {backend.score_name}, is {mean:g} in "

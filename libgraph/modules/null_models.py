@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,22 @@ from libgraph.graph.interaction_graph import InteractionGraph
 
 NullModel = Callable[[InteractionGraph, np.random.Generator], InteractionGraph]
 """One graph drawn at random from the null model of the one given."""
+
+
+@runtime_checkable
+class LazyNullModel(Protocol):
+    """A null model that takes its chances at once, and measures what comes of them when asked.
+
+    So several processes can have the same chances, and measure a part of the draws each.
+    """
+
+    def __call__(self, graph: InteractionGraph, rng: np.random.Generator) -> InteractionGraph:
+        """One graph, as of any null model."""
+
+    def drawn(
+        self, graph: InteractionGraph, rng: np.random.Generator
+    ) -> Callable[[], InteractionGraph]:
+        """What gives that graph; it draws no more random numbers."""
 
 
 ALIKE = 8

@@ -8,8 +8,9 @@ null model answers what: docs/significance.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from libgraph.errors import UsageError
 from libgraph.graph.arrays import Pair
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
-from libgraph.modules.null_models import NULL_MODELS, NullModel
+from libgraph.modules.null_models import NULL_MODELS, LazyNullModel, NullModel
 from libgraph.modules.objectives import ObjectiveName
 from libgraph.progress import Progress, silent
 
@@ -32,10 +33,16 @@ Remember = Callable[[str, Callable[[], JsonValue]], JsonValue]
 """Gives what was computed under a name before, or computes it."""
 
 
-class Drawn(TypedDict):
-    """One draw: its modularity, and the state of the random numbers after it."""
+Modularities = Sequence[Callable[[], float]]
 
-    modularity: float
+TakeTurns = Callable[[Modularities], list[float]]
+"""Computes several modularities, here or in several places."""
+
+
+class Drawn(TypedDict):
+    """Some draws: their modularities, and the state of the random numbers after them."""
+
+    modularities: list[float]
     rng: dict[str, JsonValue]
 
 
@@ -45,6 +52,11 @@ DRAWN = TypeAdapter(Drawn)
 def at_once(name: str, compute: Callable[[], JsonValue]) -> JsonValue:
     """Remember nothing."""
     return compute()
+
+
+def in_turn(modularities: Modularities) -> list[float]:
+    """One after the other, here."""
+    return [compute() for compute in modularities]
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,8 @@ def significance(
     seeds: int = 1,
     objective: ObjectiveName = "layered",
     remember: Remember = at_once,
+    together: int = 1,
+    take_turns: TakeTurns = in_turn,
     progress: Progress = silent,
 ) -> Significance:
     """Compare the modularity of a graph with a null model.
@@ -93,6 +107,8 @@ def significance(
         seeds: runs of Leiden, for the graph and for every draw, the best of which counts.
         objective: what Leiden optimises, see `objectives`.
         remember: gives what was computed under a name before, or computes it.
+        together: so many draws are handed to `take_turns` at once; what is drawn is the same.
+        take_turns: computes their modularities.
         progress: told after every draw.
 
     Raises:
@@ -114,20 +130,31 @@ def significance(
     rng = np.random.default_rng(seed)
     observed = modularity(graph)
     kept = {pair: int(np.count_nonzero(w)) for pair, w in graph.weights().items()}
-    drawn = np.empty(draws)
-    for index in range(draws):
+    take_chance = model.drawn if isinstance(model, LazyNullModel) else partial(_at_once, model)
 
-        def draw() -> JsonValue:
-            sample = model(graph, rng)
-            if graph.epsilon and not sample.epsilon:
-                sample = with_as_many_edges(sample, {pair: kept[pair] for pair in graph.epsilon})
+    def modularity_of(measure: Callable[[], InteractionGraph]) -> float:
+        sample = measure()
+        if graph.epsilon and not sample.epsilon:
+            sample = with_as_many_edges(sample, {pair: kept[pair] for pair in graph.epsilon})
+        return modularity(sample)
+
+    found: list[float] = []
+    for start in range(0, draws, together):
+        count = min(together, draws - start)
+
+        def draw(count: int = count) -> JsonValue:
+            # All chances are taken here, in the same order whoever measures.
+            tasks = [partial(modularity_of, take_chance(graph, rng)) for _ in range(count)]
             state = cast("JsonValue", rng.bit_generator.state)
-            return {"modularity": modularity(sample), "rng": state}
+            return {"modularities": cast("JsonValue", take_turns(tasks)), "rng": state}
 
-        # With the state after it, from which the next one is drawn.
-        known = DRAWN.validate_python(remember(f"draw {index}", draw))
-        drawn[index], rng.bit_generator.state = known["modularity"], known["rng"]
-        progress(f"null model {name}", index + 1, draws)
+        # With the state after them, from which the next ones are drawn.
+        label = f"draw {start}" if count == 1 else f"draws {start} to {start + count - 1}"
+        known = DRAWN.validate_python(remember(label, draw))
+        found += known["modularities"]
+        rng.bit_generator.state = known["rng"]
+        progress(f"null model {name}", len(found), draws)
+    drawn = np.array(found)
     deviation = float(drawn.std(ddof=1)) if draws > 1 else 0.0
     mean = float(drawn.mean())
     return Significance(
@@ -139,6 +166,13 @@ def significance(
         z=(observed - mean) / deviation if deviation > ROUNDING else None,
         p=float((1 + np.count_nonzero(drawn >= observed - ROUNDING)) / (1 + draws)),
     )
+
+
+def _at_once(
+    model: NullModel, graph: InteractionGraph, rng: np.random.Generator
+) -> Callable[[], InteractionGraph]:
+    sample = model(graph, rng)
+    return lambda: sample
 
 
 def with_as_many_edges(graph: InteractionGraph, edges: Mapping[Pair, int]) -> InteractionGraph:

@@ -68,11 +68,16 @@ def check_shape(x: Tensor, layer: NodeLayer) -> None:
 def check_finite(x: Tensor, layer: NodeLayer) -> None:
     """Raise a `NumericalError` that names the node layer if its activations are not finite."""
     if not bool(x.isfinite().all()):
-        kind = str(x.dtype).removeprefix("torch.")
-        raise NumericalError(
-            f"Activations at node layer '{layer.name}' are NaN or infinite in {kind}: "
-            "check the weights and the inputs."
-        )
+        raise not_finite(layer, x.dtype)
+
+
+def not_finite(layer: NodeLayer, dtype: torch.dtype) -> NumericalError:
+    """The error that names a node layer whose activations, in this precision, are not finite."""
+    kind = str(dtype).removeprefix("torch.")
+    return NumericalError(
+        f"Activations at node layer '{layer.name}' are NaN or infinite in {kind}: "
+        "check the weights and the inputs."
+    )
 
 
 class Network(nn.Module):

@@ -67,14 +67,12 @@ def write_attribution(graph: InteractionGraph, path: str | Path, titles: Titles)
 
 
 def write_listed(document: dict[str, Json], path: Path, slug: str) -> None:
-    """Write a document, and name it in the list of its folder.
+    """Name a document in its folder's list, then write it: one half alone is written again.
 
     Raises:
-        DataError: If the folder has a list of graphs that cannot be read.
-        UsageError: If a file cannot be written.
+        DataError, UsageError: If the list cannot be read, or a file not written.
     """
     listed = _listed(path.parent / METADATA, slug)
-    # First, so that whoever is killed in between has not written the graph, and writes both again.
     _write(path.parent / METADATA, {"graphs": [*listed, document["metadata"]]})
     _write(path, document)
 

@@ -1,24 +1,27 @@
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.networks import Toy, random_network, toy_data
-from helpers.numbers import assert_close, normal, seeded
+from helpers.numbers import normal, seeded
 from helpers.sections import AppendOne
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import distributed as dist
 from torch import multiprocessing
 
+from libgraph.accumulate.ranks import ranks, shared_out
 from libgraph.accumulate.sums import accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
 from libgraph.bases.method import Truncation
 from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
-from libgraph.errors import DataError
+from libgraph.edges.score import base_score
+from libgraph.errors import DataError, NumericalError
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import silent
 from libgraph.sections import Linear
@@ -168,12 +171,36 @@ def empty():
     return None
 
 
+def tasks():
+    """Squares, and the sums over all data that whoever does a task comes to alone."""
+    data = Data(whole_numbers(11), "train", 2)
+
+    def task(number):
+        return [number**2, ranks(), sums_of(data)["first"].tolist()]
+
+    return shared_out([partial(task, number) for number in range(5)])
+
+
+def not_finite_for_one():
+    """The second of two batches is NaN: all ranks have to say so."""
+    inputs = normal(seeded(0), 2, 1, 3)
+    inputs[1] = torch.nan
+    network = random_network(["relu"], [3, 4])
+    try:
+        base_score(network, Toy(network, inputs), Data(Toy(network, inputs), "test", 1))
+    except NumericalError as error:
+        return str(error)
+    return None
+
+
 def one_rank(rank, world, folder):
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     found = {case: results(case) for case in SIZES}
     found["empty"] = empty()
+    found["broken"] = not_finite_for_one()
+    found["tasks"] = tasks()
     tensors = [tensor.tolist() for tensor in analysis()]
     (Path(folder) / f"{rank}.json").write_text(json.dumps([found, tensors]))
     dist.destroy_process_group()
@@ -190,8 +217,11 @@ def test_two_processes_find_what_one_does(tmp_path):
             done, total = told[-1][1:]
             assert done == total or rank == 1
         assert found["empty"] == empty()
+        assert found["broken"] == not_finite_for_one()
+        assert "NaN" in found["broken"]
+        assert found["tasks"] == json.loads(json.dumps(tasks()))
         for one, other in zip(tensors, expected, strict=True):
-            assert_close(torch.tensor(one, dtype=torch.float64), other, 1e-8)
+            assert torch.equal(torch.tensor(one, dtype=torch.float64), other)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])

@@ -61,6 +61,12 @@ def test_the_command_refuses_it_in_a_sentence(run, job):
     fails(run("analyze", "mlp"), 2, "without MASTER_ADDR and MASTER_PORT", "torchrun")
 
 
+@pytest.mark.parametrize("command", ["degeneracy", "train"])
+def test_what_is_not_shared_out_is_refused(command, run, job):
+    job(**JOB)
+    fails(run(command, "mlp"), 2, f"libgraph {command} is not shared out", "without torchrun")
+
+
 def test_a_number_of_processes_alone_is_no_job(capsys, job):
     job(WORLD_SIZE="4")
     with ranks_joined("cpu") as speaks:
@@ -73,11 +79,11 @@ def test_ranks_that_do_not_come_are_told(capsys, job, monkeypatch):
 
     from torch import distributed
 
-    def wait(*_: object) -> None:
+    def wait(*_: object, **__: object) -> None:
         time.sleep(0.2)
         raise distributed.DistStoreError("Timed out after 1800 seconds.\nmore")
 
-    monkeypatch.setattr(distributed, "init_process_group", wait)
+    monkeypatch.setattr(distributed, "rendezvous", wait)
     monkeypatch.setattr(ranks, "PATIENCE", 0.01)
     job(**JOB)
     with pytest.raises(UsageError, match="Timed out after 1800 seconds"), ranks_joined("cpu"):

@@ -13,6 +13,7 @@ from libgraph.bases.random_basis import random_rotation
 from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.null_models import ALIKE, NULL_MODELS, greedy_matching
+from libgraph.modules.significance import significance
 from libgraph.network.network import Network
 
 
@@ -220,6 +221,24 @@ def test_a_linear_network_stays_diagonal_when_rotated():
     for pair, matrix in drawn.edges.items():
         np.testing.assert_array_equal(matrix, again.edges[pair])
     assert not np.allclose(drawn.layer("l1").importance, graph.layer("l1").importance, rtol=1e-3)
+
+
+@pytest.mark.parametrize("together", [2, 3, 9])
+def test_draws_are_the_same_by_whomever_they_are_measured(together):
+    network = random_network(["relu", "tanh"], [4, 4, 4])
+    graph, null = rotated_networks(network, toy_data(network, normal(seeded(1), 30, 1, 4)))
+    rounds = []
+
+    def backwards(tasks):
+        rounds.append(len(tasks))
+        return [task() for task in reversed(tasks)][::-1]
+
+    expected = significance(graph, null, draws=5)
+    found = significance(graph, null, draws=5, together=together, take_turns=backwards)
+    assert found == expected
+    assert found.null == "rotated"
+    assert sum(rounds) == 5
+    assert max(rounds) == min(together, 5)
 
 
 def test_networks_are_not_changed_by_drawing():

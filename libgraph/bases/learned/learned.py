@@ -18,9 +18,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import distributed as dist
 
-from libgraph.accumulate.ranks import ranks
+from libgraph.accumulate.ranks import share_first
 from libgraph.backend.data import Data
 from libgraph.bases.learned.coordinates import coordinates
 from libgraph.bases.learned.cost import dictionary_seconds
@@ -82,9 +81,7 @@ def learned(
         directory = options.directory or Path(temporary)
         parameters = problem.minimise(directory, progress)
         (directory / CHECKPOINT).unlink(missing_ok=True)
-    if ranks()[1] > 1:
-        for value in parameters.values():
-            dist.broadcast(value, 0)
+    share_first(*parameters.values())
     found: dict[str, Dictionary] = {}
     for name, place in places.items():
         weights = problem.learner(parameters, name).weights()

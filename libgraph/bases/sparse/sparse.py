@@ -18,9 +18,8 @@ from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
-from torch import distributed as dist
 
-from libgraph.accumulate.ranks import ranks
+from libgraph.accumulate.ranks import share_first
 from libgraph.backend.data import Data
 from libgraph.bases.lib import lib
 from libgraph.bases.method import BasisMethod, MakeBases, Setting, Truncation, fixed_signs
@@ -86,11 +85,9 @@ def sparse(
         best = min(outcomes, key=lambda outcome: outcome[0])[1]
         for number in starts:
             (directory / checkpoint_file(number)).unlink(missing_ok=True)
-    if ranks()[1] > 1:
-        # Ranks that differ in rounding, or in free memory, may have come to other rotations.
-        best = {name: rotation.contiguous() for name, rotation in best.items()}
-        for rotation in best.values():
-            dist.broadcast(rotation, 0)
+    # Ranks that differ in rounding, or in free memory, may have come to other rotations.
+    best = {name: rotation.contiguous() for name, rotation in best.items()}
+    share_first(*best.values())
     return start | {name: turned(start[name], rotation) for name, rotation in best.items()}
 
 
