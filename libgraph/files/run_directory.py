@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from libgraph.errors import DamagedFile, UsageError
 from libgraph.files.atomic import explained, flush, write_json
 from libgraph.files.json_text import read_json_text
-from libgraph.files.locks import acquire, lock_file, release
+from libgraph.files.locks import acquire, lock_file, locked, release
 from libgraph.files.manifest import (
     RECORD,
     Digest,
@@ -128,6 +128,10 @@ class RunDirectory:
                 raise UsageError(f"'{path}' is a link to itself: choose another out='…'.")
             self.path, self.force = path, force
             self.partial = _partial(path)
+            if path.exists() and not force and (asides(path) or lock_file(path).exists()):
+                # Of one that was killed when the run was in its place already.
+                with contextlib.suppress(UsageError), locked(path):
+                    put_back(path)
             self._refuse_to_replace()
             if path.exists() and not (path / RECORD).is_file():
                 raise UsageError(
