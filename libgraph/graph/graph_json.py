@@ -14,7 +14,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from libgraph.errors import DataError
-from libgraph.graph.arrays import FloatArray, Pair
+from libgraph.graph.arrays import Pair, no_edges
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
@@ -100,6 +100,7 @@ def graph_from_json(document: object, source: str) -> InteractionGraph:
 
     Raises:
         DataError: If the values are not of this schema, or contradict themselves.
+        TooLarge: If all edges that there could be do not fit into memory.
     """
     schema = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(document, dict) or schema != SCHEMA:
@@ -107,7 +108,7 @@ def graph_from_json(document: object, source: str) -> InteractionGraph:
             f"{source} has graph schema {schema}, this version reads {SCHEMA}: write it again."
         )
     try:
-        return _graph(document)
+        return _graph(document, source)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise DataError(f"{source} is not a complete graph ({error!r}): write it again.") from error
 
@@ -155,12 +156,14 @@ def _partition_values(partition: Partition) -> PartitionValues:
     }
 
 
-def _graph(document: Json) -> InteractionGraph:
+def _graph(document: Json, source: str) -> InteractionGraph:
     layers = tuple(_layer(entry) for entry in document["layers"])
     sizes = {layer.name: layer.size for layer in layers}
-    edges = {
-        (entry["input"], entry["output"]): _matrix(entry, sizes) for entry in document["edges"]
-    }
+    pairs = [(entry["input"], entry["output"]) for entry in document["edges"]]
+    edges = no_edges(sizes, pairs, source)
+    for pair, entry in zip(pairs, document["edges"], strict=True):
+        outputs, inputs = (np.array(entry[end], dtype=np.int64) for end in ("out", "in"))
+        edges[pair][outputs, inputs] = entry["interaction"]
     epsilon = {
         (entry["input"], entry["output"]): entry["epsilon"]
         for entry in document["edges"]
@@ -183,13 +186,6 @@ def _layer(entry: Json) -> LayerFeatures:
         else tuple(FeatureLabel(label["text"], label["concepts"]) for label in labels),
         ids=tuple(entry["ids"]) if "ids" in entry else None,
     )
-
-
-def _matrix(entry: Json, sizes: Mapping[str, int]) -> FloatArray:
-    matrix = np.zeros((sizes[entry["output"]], sizes[entry["input"]]))
-    outputs, inputs = (np.array(entry[end], dtype=np.int64) for end in ("out", "in"))
-    matrix[outputs, inputs] = entry["interaction"]
-    return matrix
 
 
 def _partition(stored: Json) -> Partition:

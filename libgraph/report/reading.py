@@ -17,7 +17,7 @@ import numpy as np
 
 from libgraph.errors import DataError
 from libgraph.files.json_text import read_json_text
-from libgraph.graph.arrays import FloatArray, Pair
+from libgraph.graph.arrays import FloatArray, Pair, no_edges
 from libgraph.graph.features import FeatureLabel, LayerFeatures
 from libgraph.graph.graph_json import graph_from_json
 from libgraph.graph.interaction_graph import InteractionGraph
@@ -233,11 +233,12 @@ def _edges(
 ) -> dict[Pair, FloatArray]:
     sizes = {layer.name: layer.size for layer in layers}
     order = {layer.name: number for number, layer in enumerate(layers)}
-    edges: dict[Pair, FloatArray] = {
-        (entry["input"], entry["output"]): np.zeros((sizes[entry["output"]], sizes[entry["input"]]))
-        for entry in (about or {}).get("pairs", [])
-        if entry["input"] in sizes and entry["output"] in sizes
-    }
+    told = [(entry["input"], entry["output"]) for entry in (about or {}).get("pairs", [])]
+    pairs = [(a, b) for a, b in told if a in sizes and b in sizes]
+    for start, end in graph.edges():
+        a, b = sorted((place[start][0], place[end][0]), key=order.__getitem__)
+        pairs.append((a, b))
+    edges = no_edges(sizes, pairs, source)
     for start, end, attributes in graph.edges(data=True):
         (a, i), (b, j) = place[start], place[end]
         if order[a] > order[b] and not graph.is_directed():
@@ -247,7 +248,5 @@ def _edges(
                 f"{source} has an edge {start} -> {end} that does not lead to a later layer."
             )
         value = abs(float(attributes.get("interaction", attributes.get("weight", 1.0))))
-        if (a, b) not in edges:
-            edges[a, b] = np.zeros((sizes[b], sizes[a]))
         edges[a, b][j, i] += value
     return dict(sorted(edges.items(), key=lambda item: (order[item[0][0]], order[item[0][1]])))
