@@ -103,7 +103,7 @@ def test_structures_name_the_source_of_their_formulas(name):
     assert re.search(r"docs/math\.md|arXiv|doi|Source:", text), home
 
 
-INTERNAL = {"Engine", "Estimate", "KeptInputs", "Layout", "Picture"}
+INTERNAL = {"Engine", "Estimate", "KeptInputs", "Layout", "Picture", "Storage"}
 """Classes in signatures that nobody has to make or to look into."""
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from libgraph.backend import DataError
-from libgraph.files.pickles import look_through
+from libgraph.backend import DataError, look_through
 
 SHAPE = (3, 32, 32)
 

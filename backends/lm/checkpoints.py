@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from libgraph.backend import BackendError, reading
-from libgraph.files.json_text import read_json_text
+from libgraph.backend import BackendError, read_json_text, reading
 from libgraph_backends.lm.bounds import Held, no_larger_than
 from libgraph_backends.lm.hooked import HookedModel, is_hooked, read_config
 from libgraph_backends.lm.libraries import OWN_CODE, reason

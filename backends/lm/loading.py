@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from libgraph.backend import BackendError, missing_extra, unreadable
-from libgraph.files.json_text import read_json_text
+from libgraph.backend import BackendError, missing_extra, read_json_text, unreadable
 from libgraph_backends.lm.bounds import Held, no_larger_than
 from libgraph_backends.lm.bridged import BridgedModel
 from libgraph_backends.lm.checkpoints import hooked_model, model_of_file, unwrapped_model

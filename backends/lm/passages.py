@@ -106,7 +106,9 @@ def _readers(
         plain[:width] = eye
         scaled = before_norm(norm, pad(eye, (0, 0, 0, 1)))
         own[:width], own[-1] = scaled[:-1], scaled[-1]
-        found = {normalised: own, normalised + FOLDED: plain}
+        # As HookedTransformer has it, this hook comes after a LayerNorm's scale and shift, unless
+        # these are folded into what follows, and before an RMSNorm's scale in any case.
+        found = {normalised: own if norm.centred else plain, normalised + FOLDED: plain}
     before = f"blocks.{i}.hook_resid_{'pre' if block.parallel else 'mid'}"
     return {
         **found,

@@ -17,10 +17,10 @@ from libgraph.backend import (
     BackendError,
     NumericalError,
     is_safetensors,
+    read_json_text,
     read_weights,
     reading,
 )
-from libgraph.files.json_text import read_json_text
 from libgraph_backends.shared.layer_order import in_order
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from libgraph.errors import UsageError as UsageError
     from libgraph.errors import missing_extra as missing_extra
     from libgraph.files.atomic import writing as writing
+    from libgraph.files.json_text import read_json_text as read_json_text
+    from libgraph.files.pickles import look_through as look_through
     from libgraph.files.reading import reading as reading
     from libgraph.files.reading import unreadable as unreadable
     from libgraph.files.tensors import read_tensors as read_tensors
@@ -63,6 +65,8 @@ else:
             "missing_extra",
         ),
         "libgraph.files.atomic": ("writing",),
+        "libgraph.files.json_text": ("read_json_text",),
+        "libgraph.files.pickles": ("look_through",),
         "libgraph.files.reading": ("reading", "unreadable"),
         "libgraph.files.tensors": ("read_tensors", "write_tensors"),
         "libgraph.files.weights": ("is_safetensors", "plain", "read_weights"),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from libgraph.dictionaries.configuration import MOST_BYTES
 from libgraph.dictionaries.weights import DictionaryWeights, Tensors, relu, transcoder_of
 from libgraph.errors import UsageError
@@ -30,9 +32,6 @@ NAMES = {
     "skip": "~W_skip",
     "threshold": "activation_function.threshold",
 }
-
-ENTRY = re.compile(r"""(\w+):[ \t]+(["']?)([^\s"'#]+)\2[ \t]*(?:#.*)?""")
-"""A line of the configuration with a name and a plain value; nothing else of it is read."""
 
 
 def holds(folder: Path) -> bool:
@@ -69,14 +68,23 @@ def read(folder: Path) -> list[DictionaryWeights]:
             continue
         tensors = Tensors(path, read_weights(path), NAMES)
         latents = tensors.matrix("encoder").shape[1]
-        gate = (
-            Threshold(tensors.vector("threshold", latents))
-            if "threshold" in tensors
-            else relu(latents)
-        )
+        gate = _gate(path, tensors, latents)
         hook, output = (f"blocks.{_number(path)}.{place}" for place in places)
         found.append(transcoder_of(tensors, hook, output, gate))
     return found
+
+
+def _gate(path: Path, tensors: Tensors, latents: int) -> Threshold:
+    """ReLU, or JumpReLU, which here lets negative numbers pass where its threshold is negative."""
+    if "threshold" not in tensors:
+        return relu(latents)
+    threshold = tensors.vector("threshold", latents)
+    if bool((threshold < 0).any()):
+        raise UsageError(
+            f"'{path}' has thresholds below zero: latents would be negative where they are active, "
+            "which is not read here."
+        )
+    return Threshold(threshold)
 
 
 def _number(path: Path) -> int:
@@ -89,6 +97,11 @@ def _configuration(path: Path) -> dict[str, str]:
     with reading(path, UsageError, "The configuration "):
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(f"'{path}' is too large for a configuration of a dictionary.")
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    matches = (ENTRY.fullmatch(line) for line in lines)
-    return {match[1]: match[3] for match in matches if match}
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"'{path}' is no YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"'{path}' is no configuration: names with values are needed.")
+    return {str(name): value for name, value in found.items() if isinstance(value, str)}

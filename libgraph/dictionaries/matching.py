@@ -79,10 +79,10 @@ def _check_width(
 ) -> None:
     """Raise a `UsageError` unless a dictionary has as many coordinates as the place."""
     if stored != size:
+        place = layer.name if does == "writes" else dictionary.hook or layer.name
         raise UsageError(
-            f"'{dictionary.path}' {does} {stored} coordinates at "
-            f"{dictionary.hook or layer.name}, where this model has {size}: it is of another "
-            "model."
+            f"'{dictionary.path}' {does} {stored} coordinates at {place}, where this model has "
+            f"{size}: it is of another model."
         )
 
 

@@ -7,6 +7,7 @@ activation's own length are refused by name.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -174,6 +175,8 @@ def _gate(folder: Path, cfg: _Configuration, tensors: Tensors) -> Gate:
     if cfg.architecture == "topk" or cfg.activation == "topk":
         if not isinstance(k, int | float):
             raise UsageError(f"'{folder}': {CONFIGURATION} does not say how many latents k are on.")
+        if not (math.isfinite(k) and k >= 1 and k == int(k)):
+            raise UsageError(f"'{folder}': {CONFIGURATION} says that k = {k} latents are on.")
         return TopK(int(k))
     if cfg.architecture in WITH_THRESHOLDS:
         raise UsageError(

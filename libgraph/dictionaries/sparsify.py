@@ -55,6 +55,12 @@ def read(folder: Path) -> list[DictionaryWeights]:
     if cfg.activation != "topk":
         raise UsageError(f"'{folder}' has the activation '{cfg.activation}': topk is known.")
     tensors = Tensors(folder, read_weights(folder / WEIGHTS), NAMES)
+    stored = tensors.matrix("encoder").shape[0]
+    if stored != cfg.d_in:
+        raise UsageError(
+            f"'{folder}': {CONFIGURATION} says d_in = {cfg.d_in}, but the encoder reads {stored} "
+            "coordinates."
+        )
     if cfg.transcode:
         if cfg.skip_connection:
             # Says that it is missing, if it is.

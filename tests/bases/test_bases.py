@@ -9,7 +9,7 @@ from helpers.examples import PROFILE, examples
 from helpers.networks import random_network, toy_data
 from helpers.numbers import assert_close, normal, seeded
 from helpers.sections import AppendOne
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.func import jacrev
@@ -204,6 +204,10 @@ def test_the_constant_carries_the_mean(setup):
 @given(setup=setups(), layer=st.integers(0, 1), seed=st.integers(0, 100))
 @many
 def test_lib_does_not_depend_on_the_coordinates_of_a_node_layer(setup, layer, seed):
+    # Scores of attention go as the square of activations, and rounding of them as these times that:
+    # 1e-16 · 100² · 100 is 1e-10, while 400 and a few squares of it have been seen to give 3e-7.
+    activations = setup.network.activations(setup.inputs)
+    assume(all(float(x.abs().max()) < 100 for x in activations))
     bases = bases_of("lib", setup)
     moved = change_coordinates(setup, layer, seed)
     moved_bases = bases_of("lib", moved)

@@ -247,6 +247,11 @@ MISTAKES = {
     "no threshold": ({"architecture": "jumprelu"}, "holds no 'threshold'"),
     "no k": ({"architecture": "topk"}, "does not say how many latents k are on"),
     "k": ({"architecture": "topk", "k": 99}, "keeps the 99 largest of 16 latents"),
+    "half a k": ({"architecture": "topk", "k": 2.5}, "k"),
+    "no end of k": (
+        {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": float("inf")}},
+        "says that k = inf latents are on",
+    ),
     "norm": ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm"),
     "factor": (
         {"normalize_activations": "expected_average_only_in"},

@@ -192,6 +192,31 @@ def test_circuit_tracer_has_one_for_every_block(tmp_path):
     assert [*found] == [f"{i}.mlp" for i in range(12)]
 
 
+def test_circuit_tracer_with_thresholds_below_zero_is_refused(tmp_path):
+    circuit_tracer(tmp_path, **{"activation_function.threshold": -torch.ones(K).double()})
+    with pytest.raises(UsageError, match=r"layer_0\.safetensors' has thresholds below zero"):
+        read_dictionaries(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufefffeature_input_hook: hook_resid_mid\nfeature_output_hook : hook_mlp_out",
+        '{"feature_input_hook": "hook_resid_mid", "feature_output_hook": "hook_mlp_out"}',
+    ],
+)
+def test_all_of_yaml_is_read(tmp_path, text):
+    circuit_tracer(tmp_path, configuration=[text])
+    assert [*matched(read_dictionaries(tmp_path), blocks(1))] == ["0.mlp"]
+
+
+@pytest.mark.parametrize("text", ["a: [", "2", "", "a: 2020-99-99", "[" * 10_000])
+def test_what_is_no_configuration(tmp_path, text):
+    circuit_tracer(tmp_path, configuration=[text])
+    with pytest.raises(UsageError, match=r"config\.yaml' (is no|does not say)"):
+        read_dictionaries(tmp_path)
+
+
 def test_cross_layer_transcoders_are_refused_by_name(tmp_path):
     (tmp_path / "config.yaml").write_text("model_kind: cross_layer_transcoder")
     save_file({"W_enc_0": torch.zeros(3, 3)}, tmp_path / "W_enc_0.safetensors")

@@ -101,6 +101,27 @@ def test_norms_are_read_with_their_scale_and_without(bridges, ids):
         assert_close(x @ readers[name], stream)
 
 
+def test_the_hook_of_a_root_mean_square_norm_comes_before_its_scale(bridges, ids):
+    """As HookedTransformer's RMSNorm has it: `hook_normalized(x / scale) * w`."""
+    backend = language_model(bridges["llama"], ids, cuts="mlps")
+    network = backend.network()
+    (layer,) = (layer for layer in network.node_layers if layer.name == "0.mlp")
+    (batch,) = backend.batches("test", 100)
+    names = [each.name for each in network.node_layers]
+    with torch.no_grad():
+        x = network.activations_at(names.index("0.mlp"), batch.inputs)
+    readers = layer.passage.readers
+    stream, plain = (
+        x @ readers["blocks.0.hook_resid_mid"],
+        x @ readers["blocks.0.ln2.hook_normalized"],
+    )
+    norm = bridges["llama"].original_model.model.layers[0].post_attention_layernorm
+    scaled = plain * norm.weight.double()
+    root = (stream.square().mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
+    assert_close(plain, stream / root)
+    assert_close(x @ readers["blocks.0.mlp.hook_in"], scaled)
+
+
 def test_models_that_scale_what_joins_the_stream_are_refused(ids):
     backend = LM(LMOptions(text=str(ids), n_ctx=9, cuts="mlps"), model=random_model("Granite"))
     with pytest.raises(BackendError, match=r"multiplied by 0\.5 as they join the stream"):
