@@ -25,8 +25,8 @@ OPTIONS = {"blocks": 2, "width": 3, "layers": 2, "samples": 60}
 
 EVERY = 20
 
-MOST = 50.0
-"""KiB an analysis by which memory may grow: allocators keep pieces, and a model has more."""
+MOST = 20.0
+"""KiB an analysis by which memory may grow: allocators keep pieces, the least model has more."""
 
 
 def main() -> int:

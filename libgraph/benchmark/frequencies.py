@@ -87,6 +87,8 @@ def _features(network: Network, bases: Bases, inputs: Tensor) -> Mapping[str, Te
 
 def _purity(labels: Sequence[FeatureLabel], basis: Basis) -> float:
     weights = basis.importance[basis.isolated :].double().numpy()
+    if not weights.sum():
+        return float("nan")
     return float(np.average([_of_first_concept(label) for label in labels], weights=weights))
 
 

@@ -161,6 +161,8 @@ def test_purity_and_interactions_within_a_concept():
     ]
     basis = Basis(torch.eye(4), torch.eye(4), torch.tensor([9.0, 2.0, 1.0, 1.0]), 1)
     assert _purity(labels, basis) == pytest.approx((2 * 0.75 + 0.5) / 4)
+    nothing = Basis(torch.eye(4), torch.eye(4), torch.zeros(4), 1)
+    assert np.isnan(_purity(labels, nothing))
     edges = torch.tensor([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
     # Features without a concept have none in common.
     assert _within(edges, labels, labels) == pytest.approx((1 + 5) / 45)
