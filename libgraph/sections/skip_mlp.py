@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.func import jvp
 
@@ -18,6 +18,7 @@ from libgraph.sections.carrying import Carrier
 from libgraph.sections.chunks import chunk_length
 from libgraph.sections.closed_form import SignedForm
 from libgraph.sections.kept_inputs import KeptInputs, growing_products
+from libgraph.sections.mask_tree import MaskTree, pays
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Section, Seen
 from libgraph.sections.unchanging import unchanging
@@ -148,6 +149,24 @@ class SkipMLP(SignedForm):
     def elements_per_signed_effect(self, positions: int, draws: int) -> int:
         """The same of every draw, or its signs."""
         return draws * max(positions, max(self._out.shape))
+
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n s d_out"]:
+        """Pre-activations added up along a tree of masks, x (S ∘ keep) in one product."""
+        reading = [getattr(self, name) for name in self.readers]
+        rows = x.flatten(0, 1)
+        width = sum(factor.shape[1] for factor in reading)
+        if not keep.shape[1] or not pays(len(rows), width, x):
+            return super().masked(x, keep)
+        tree = MaskTree.of(keep)
+        outer = self.outer.T[tree.columns]
+        hidden = x.new_empty(self.d_out, len(rows))
+        for columns, some, read in tree.products(rows, reading):
+            torch.mm(outer[columns], self._hidden(*read).T, out=hidden[columns, some])
+        y = rows @ torch.where(keep, self.skip, 0)
+        y[:, tree.columns] += hidden.T
+        return y.unflatten(0, x.shape[:2])
 
     def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n s m"]:
         """Batched products with the rows of A and S and the columns of B and S."""

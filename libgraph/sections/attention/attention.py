@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from libgraph.sections.attention.gram import inner_gram
 from libgraph.sections.attention.heads import Heads, Pattern, Projections
 from libgraph.sections.attention.kept import attend_to_kept, elements_under_mask
 from libgraph.sections.attention.reach import reach_of_heads
+from libgraph.sections.attention.repeated import look_up, repeated
 from libgraph.sections.attention.signs import effects_under_signs, elements_under_signs
 from libgraph.sections.chunks import chunks
 from libgraph.sections.kept_inputs import KeptInputs, growing_products
@@ -165,6 +166,16 @@ class Attention(Heads):
         moved = at.steep.unsqueeze(3) * lever * features.transpose(1, 2)[:, None, None]
         pulled = (moved.flatten(2, 3) @ p.v).unflatten(2, moved.shape[2:4])
         return pulled - moved.sum(-1, keepdim=True) * at.z.unsqueeze(3)
+
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n t d_out"]:
+        """By tables where activations repeat (`repeated`)."""
+        known = repeated(self, x) if keep.shape[1] else None
+        if known is None:
+            return super().masked(x, keep)
+        own = x[:, -1] @ torch.where(keep, self.skip, 0)
+        return (own + look_up(self, known, keep).T).unsqueeze(1)
 
     def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n t m"]:
         """Heads and residual stream from a few inputs, without queries, keys and values."""

@@ -41,8 +41,8 @@ def _attended(
     section: Heads, kept: KeptInputs, x: Float[Tensor, "p n s k"], queries: slice
 ) -> Float[Tensor, "p n t m"]:
     """The same of some queries, which see none but these positions."""
-    scores = _capped(section, _scores(section, x, kept, queries))
-    hidden = _hidden(section, x.shape[2], queries)
+    scores = capped(section, _scores(section, x, kept, queries))
+    hidden = hidden_keys(section, x.shape[2], queries)
     if hidden is not None:
         scores = scores.masked_fill(hidden.unsqueeze(1), -torch.inf)
     to_prefix, to_inputs = scores.softmax(-1).split([section.before, x.shape[2]], dim=-1)
@@ -82,8 +82,8 @@ def _last_to_kept(section: Heads, kept: KeptInputs) -> Float[Tensor, "p n 1 m"]:
         asked, keys = _of_heads(key.mT @ query, x[:, :, -1:]), x.unsqueeze(1)
     else:
         asked, keys = _of_heads(query, x[:, :, -1:]), _of_heads(key, x)
-    scores = _capped(section, (asked * keys).sum(2))
-    hidden = _hidden(section, x.shape[2], slice(x.shape[2] - 1, x.shape[2]))
+    scores = capped(section, (asked * keys).sum(2))
+    hidden = hidden_keys(section, x.shape[2], slice(x.shape[2] - 1, x.shape[2]))
     if hidden is not None:
         scores = scores.masked_fill(hidden.T, -torch.inf)
     values = _of_heads(_output(section, kept).transpose(1, 2) @ value, x)
@@ -137,12 +137,13 @@ def _by_head(
     return by_head
 
 
-def _capped(section: Heads, scores: Tensor) -> Tensor:
+def capped(section: Heads, scores: Tensor) -> Tensor:
+    """Scores under the soft cap, if there is one."""
     cap = section.soft_cap
     return scores if cap is None else cap * (scores / cap).tanh()
 
 
-def _hidden(section: Heads, positions: int, queries: slice) -> Tensor | None:
+def hidden_keys(section: Heads, positions: int, queries: slice) -> Tensor | None:
     """Which keys each query does not see, if there are any; `(t, s)`."""
     places = torch.arange(section.before + positions, device=section.query.device)
     here = places[section.before :][queries]
