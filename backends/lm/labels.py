@@ -90,11 +90,12 @@ def logit_effects(
         stream = stream - stream.mean(1, keepdim=True)
     count = min(EXAMPLES, vocabulary)
     parts = stream.split(max(1, LARGEST_LOGITS // vocabulary))
-    up, down = (
-        torch.cat([(sign * part @ unembed).topk(count).indices for part in parts])
-        for sign in (1, -1)
-    )
-    return up, down
+    up, down = [], []
+    for part in parts:
+        logits = part @ unembed
+        up.append(logits.topk(count).indices)
+        down.append(logits.topk(count, largest=False).indices)
+    return torch.cat(up), torch.cat(down)
 
 
 @dataclass

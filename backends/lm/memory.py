@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import mmap
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,10 @@ from libgraph.backend import writing
 
 MADV_DONTNEED = 4
 """Of Linux: pages may be dropped, and are read again from their file."""
+
+
+WORTH = 64 * 2**20
+"""Bytes of mapped files that are given back at once: looking for them takes a while."""
 
 
 HASH = 64
@@ -95,16 +100,27 @@ def letting_go(files: Sequence[Path]) -> Callable[[], None]:
     A mapping in which something was written is left alone: what was written would be lost.
     """
     names = {str(path.resolve()) for path in files}
+    left = 0
 
     def let_go() -> None:
+        nonlocal left
         if not sys.platform.startswith("linux"):
             return
         with suppress(OSError, ValueError, AttributeError):
+            if _mapped_bytes() - left < WORTH:
+                return
             library = ctypes.CDLL(None, use_errno=True)
             for start, size in _clean_mappings(names):
                 library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), MADV_DONTNEED)
+            left = _mapped_bytes()
 
     return let_go
+
+
+def _mapped_bytes() -> int:
+    """How much of the process's memory is of files."""
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[2])
+    return pages * mmap.PAGESIZE
 
 
 def _clean_mappings(names: set[str]) -> list[tuple[int, int]]:

@@ -100,9 +100,10 @@ def _power(values: Float[Tensor, "p p s k"]) -> Float[Tensor, "k p p"]:
     """Power at each pair of frequencies, the mean taken out; zero for a constant function."""
     centred = values - values.mean((0, 1))
     noise = ROUNDING * values.square().mean((0, 1)).sum(0)
-    power = torch.fft.fft2(centred, dim=(0, 1), norm="forward").abs().square().sum(2)
-    power = torch.where(power.sum((0, 1)) > noise, power, 0)
-    return power.permute(2, 0, 1)
+    # Side by side in memory, which transforms are several times as fast on.
+    functions = centred.permute(3, 2, 0, 1).contiguous()
+    power = torch.fft.fft2(functions, norm="forward").abs().square().sum(1)
+    return torch.where(power.sum((1, 2), keepdim=True) > noise[:, None, None], power, 0)
 
 
 def _terms(power: Float[Tensor, "p p"], p: int) -> Terms:

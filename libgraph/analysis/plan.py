@@ -43,7 +43,7 @@ FEW = 64
 """Features and masks that are measured, where their costs add up."""
 
 
-ONCE = 0.2
+ONCE = 0.1
 """Seconds from which on nothing is measured a second time."""
 
 

@@ -93,7 +93,7 @@ class SkipMLP(SignedForm):
 
         def effects(features: Tensor, seen: Seen) -> Tensor:
             skip, inner = (factor[None, :, None] for factor in seen)
-            along: Tensor = (inner * slopes) @ self._out + skip
+            along: Tensor = self._moved(inner, slopes) @ self.outer + skip
             return features.transpose(1, 2).unsqueeze(-1) * along
 
         return effects
@@ -112,7 +112,8 @@ class SkipMLP(SignedForm):
             skip, inner = (factor[None, :, None] for factor in seen)
             signed = by_sample * features.transpose(1, 2).unsqueeze(2)
             summed = (signed.flatten(1, 2) @ slopes).unflatten(1, signed.shape[1:3])
-            effect: Tensor = (summed * inner) @ self._out + signed.sum(-1, keepdim=True) * skip
+            constant = signed.sum(-1, keepdim=True) * skip
+            effect: Tensor = self._moved(inner, summed) @ self.outer + constant
             return effect
 
         return effects
@@ -139,16 +140,18 @@ class SkipMLP(SignedForm):
         )
 
     def _linear(self, slopes: Float[Tensor, "n s d_slopes"]) -> LinearMap:
-        each = slopes.unsqueeze(1)
-        return lambda tangents: ((tangents @ self._in) * each) @ self._out + tangents @ self.skip
+        each, read = slopes.unsqueeze(1), self._in
+        return lambda tangents: (
+            self._moved(tangents @ read, each) @ self.outer + tangents @ self.skip
+        )
 
     def elements_per_effect(self, positions: int) -> int:
-        """Slopes times what features see, or outputs, whichever are more."""
-        return positions * max(self._out.shape)
+        """How far units move, or outputs, whichever are more."""
+        return positions * max(self.outer.shape)
 
     def elements_per_signed_effect(self, positions: int, draws: int) -> int:
         """The same of every draw, or its signs."""
-        return draws * max(positions, max(self._out.shape))
+        return draws * max(positions, len(self.readers) * len(self.outer), self.d_out)
 
     def masked(
         self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
@@ -191,6 +194,10 @@ class SkipMLP(SignedForm):
     def _hidden(self, *read: Float[Tensor, "*q d_hidden"]) -> Float[Tensor, "*q d_hidden"]:
         """Hidden units, from products with the factors that read: φ(x A)."""
         return self.activation(*read)
+
+    def _moved(self, read: Tensor, slopes: Tensor) -> Float[Tensor, "... d_hidden"]:
+        """How far hidden units move: what their slopes read, times these."""
+        return read * slopes
 
     def units(self, x: Float[Tensor, "n s d_in"]) -> tuple[Tensor, Tensor, Tensor]:
         """A, the slopes `(n, s, a)` and B of J = S + A diag(d) B, for those who need J's parts."""
@@ -260,6 +267,11 @@ class GatedMLP(SkipMLP):
         """φ(x A) ∘ x G."""
         inner, gate = read
         return self.activation(inner) * gate
+
+    def _moved(self, read: Tensor, slopes: Tensor) -> Float[Tensor, "... d_hidden"]:
+        """Both kinds of slopes move the same units."""
+        (inner, gate), (slope, value) = (part.chunk(2, dim=-1) for part in (read, slopes))
+        return torch.addcmul(inner * slope, gate, value)
 
     def linearize_between(
         self,

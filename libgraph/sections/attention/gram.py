@@ -29,6 +29,14 @@ def inner_gram(section: Heads, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "l
     across = torch.einsum("io,hro->ihr", section.skip, output)
     queries = section.queries(x)
     count = queries.stop - queries.start
+
+    def add(blocks: dict[Block, Tensor]) -> None:
+        for (rows, columns), block in blocks.items():
+            block = block.double().reshape(-1, size)
+            total[place[rows], place[columns]] += block
+            if rows != columns:
+                total[place[columns], place[rows]] += block.T
+
     # Of one query: Γ, then patterns and values of all pairs of heads.
     per_query = max(size * size // heads, heads**2 * x.shape[1], heads * size)
     for samples in chunks(len(x), per_query * count, x):
@@ -37,11 +45,16 @@ def inner_gram(section: Heads, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "l
         n = samples.stop - samples.start
         for chosen in chunks(count, per_query * n, x):
             here = slice(queries.start + chosen.start, queries.start + chosen.stop)
-            for (rows, columns), block in _blocks(section, p, here, inner, across, metric).items():
-                block = block.double().reshape(-1, size)
-                total[place[rows], place[columns]] += block
-                if rows != columns:
-                    total[place[columns], place[rows]] += block.T
+            add(_blocks(section, p, here, inner, across, metric))
+    if section.rotary is not None:
+        # Turning sums back costs the same for any number of queries: as many as have patterns.
+        per_query = heads**2 * x.shape[1]
+        for samples in chunks(len(x), per_query * count, x):
+            p = section.project(x[samples])
+            metric = _metric(p.v, inner)
+            for chosen in chunks(count, per_query * (samples.stop - samples.start), x):
+                here = slice(queries.start + chosen.start, queries.start + chosen.stop)
+                add(_turned_blocks(section, p, here, inner, metric))
     skip = section.skip.double()
     total[:d, :d] += len(x) * count * skip @ skip.T
     return total
@@ -88,35 +101,58 @@ def _blocks(
         ("q", "k"): torch.einsum("gfmh,hmr->gfhr", seen, plain_q),
         ("q", "v"): torch.einsum("ghfe,gher->gfhr", turned, inner),
     }
-    # Products of two heads' patterns, Σ_s a^g a^h, and the values they mix; of patterns as steep as
-    # they are where scores change.
-    a, steep = at.a, at.steep
+    one, two, both = _pairs(section, at.a, at.steep)
+    blocks["v", "v"] = (inner * both.sum((0, 3))[..., None, None]).transpose(1, 2)
+    if section.rotary is not None:
+        return blocks
+    q = p.q[:, :, queries]
+    z_seen = torch.einsum("gher,nhtr->nghte", inner, at.z)
+    mixed, moved = _mixed(p, two, at.z)
+    # Σ_s a^g a^h (v^g − z^g) 𝒬 (v^h − z^h)ᵀ, multiplied out.
+    curved = torch.einsum("nghts,nghs->nght", two, metric)
+    curved = curved - (z_seen * mixed).sum(-1).transpose(1, 2) - (z_seen * moved).sum(-1)
+    weighted = curved.unsqueeze(-1) * q.unsqueeze(2)
+    blocks["k", "k"] = torch.einsum("nghte,nhtr->gehr", weighted, q)
+    if one is not two:
+        moved = _mixed(p, one, at.z)[1]
+    moved = torch.einsum("ngtf,nghte->ghfe", q, moved)
+    blocks["k", "v"] = torch.einsum("ghfe,gher->gfhr", moved, inner)
+    return blocks
+
+
+def _turned_blocks(
+    section: Heads,
+    p: Projections,
+    queries: slice,
+    inner: Float[Tensor, "g h e r"],
+    metric: Float[Tensor, "n g h s"],
+) -> dict[Block, Tensor]:
+    """Blocks of keys where positions rotate."""
+    a, z, steep = section.attend(p, queries)
+    one, two, _ = _pairs(section, a, steep)
+    z_seen = torch.einsum("gher,nhtr->nghte", inner, z)
+    moved = _turned_values(section, p, queries, one, z)
+    return {
+        ("k", "k"): _turned_keys(section, p, queries, two, metric, z, z_seen),
+        ("k", "v"): torch.einsum("ghfe,gher->gfhr", moved, inner),
+    }
+
+
+def _pairs(
+    section: Heads, a: Float[Tensor, "n h t s"], steep: Float[Tensor, "n h t s"]
+) -> tuple[
+    Float[Tensor, "n g h t s"], Float[Tensor, "n g h t s"], Float[Tensor, "n g h t"]
+]:
+    """Products of two heads' patterns: of one as steep as it is where scores change, of two such,
+    and of the patterns themselves, added up over keys."""
     if section.before:
         # What is before the first position is attended to, but no input.
         a, steep = (_without_prefix(rows, section.before) for rows in (a, steep))
-    capped = section.soft_cap is not None
     pairs = a.unsqueeze(2) * a.unsqueeze(1)
     both = pairs.sum(-1)
-    blocks["v", "v"] = (inner * both.sum((0, 3))[..., None, None]).transpose(1, 2)
-    one = steep.unsqueeze(2) * a.unsqueeze(1) if capped else pairs
-    two = steep.unsqueeze(2) * steep.unsqueeze(1) if capped else pairs
-    z_seen = torch.einsum("gher,nhtr->nghte", inner, at.z)
-    if section.rotary is None:
-        q = p.q[:, :, queries]
-        mixed, moved = _mixed(p, two, at.z)
-        # Σ_s a^g a^h (v^g − z^g) 𝒬 (v^h − z^h)ᵀ, multiplied out.
-        curved = torch.einsum("nghts,nghs->nght", two, metric)
-        curved = curved - (z_seen * mixed).sum(-1).transpose(1, 2) - (z_seen * moved).sum(-1)
-        weighted = curved.unsqueeze(-1) * q.unsqueeze(2)
-        blocks["k", "k"] = torch.einsum("nghte,nhtr->gehr", weighted, q)
-        if capped:
-            moved = _mixed(p, one, at.z)[1]
-        moved = torch.einsum("ngtf,nghte->ghfe", q, moved)
-    else:
-        blocks["k", "k"] = _turned_keys(section, p, queries, two, metric, at.z, z_seen)
-        moved = _turned_values(section, p, queries, one, at.z)
-    blocks["k", "v"] = torch.einsum("ghfe,gher->gfhr", moved, inner)
-    return blocks
+    if section.soft_cap is None:
+        return pairs, pairs, both
+    return steep.unsqueeze(2) * a.unsqueeze(1), steep.unsqueeze(2) * steep.unsqueeze(1), both
 
 
 def _without_prefix(rows: Float[Tensor, "n h t s"], before: int) -> Float[Tensor, "n h t s"]:
