@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from libgraph.sections.kept_inputs import KeptInputs, growing_products
+from libgraph.sections.kept_inputs import growing_products
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Section, Seen
 
@@ -78,12 +78,6 @@ class Linear(Section):
     ) -> Float[Tensor, "n s d_out"]:
         """x (A ∘ keep): all outputs in one product."""
         return x @ torch.where(keep, self.matrix, 0)
-
-    def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n s m"]:
-        """Batched products with what is kept of A."""
-        y = kept.x.flatten(1, 2) @ kept.block(self.matrix)
-        by_sample: Tensor = y.unflatten(1, kept.x.shape[1:3])
-        return by_sample
 
     def nested(
         self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]

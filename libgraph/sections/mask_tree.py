@@ -85,24 +85,26 @@ class MaskTree:
         return cls(*_walk(root, masks, order, owner))
 
     def products(
-        self, x: Float[Tensor, "q d_in"], factors: Sequence[Float[Tensor, "d_in _"]]
+        self, x: Float[Tensor, "n s d_in"], factors: Sequence[Float[Tensor, "d_in _"]]
     ) -> Iterator[tuple[slice, slice, list[Float[Tensor, "b _"]]]]:
-        """Products of the inputs that masks keep with every factor, some rows of x at a time.
+        """Products of the inputs that masks keep with every factor, some samples at a time.
 
-        Yields the outputs, in the tree's order, the rows and the products. These last until the
-        next are asked for.
+        Yields the outputs, in the tree's order, the samples and the products, a row for each
+        position of each. These last until the next are asked for.
         """
-        width = sum(factor.shape[1] for factor in factors)
+        positions = x.shape[1]
         block = len(x)
         if x.device.type == "cpu":
-            block = max(1, BLOCK_BYTES // max(1, width * x.element_size()))
+            width = sum(factor.shape[1] for factor in factors)
+            block = max(1, BLOCK_BYTES // max(1, positions * width * x.element_size()))
+        block = min(block, len(x))
         held = [
-            [x.new_empty(min(block, len(x)), factor.shape[1]) for factor in factors]
+            [x.new_empty(block * positions, factor.shape[1]) for factor in factors]
             for _ in range(self.slots)
         ]
         for start in range(0, len(x), block):
-            rows = slice(start, min(start + block, len(x)))
-            planes = x[rows].T.contiguous()
+            samples = slice(start, min(start + block, len(x)))
+            planes = x[samples].flatten(0, 1).T.contiguous()
             slots = [[total[: planes.shape[1]] for total in totals] for totals in held]
             for step in self.steps:
                 kept = planes.index_select(0, step.added).T
@@ -114,7 +116,7 @@ class MaskTree:
                     else:
                         torch.addmm(slots[step.source][index], kept, added, out=total)
                 if step.columns.start < step.columns.stop:
-                    yield step.columns, rows, products
+                    yield step.columns, samples, products
 
 
 def pays(positions: int, width: int, like: Tensor) -> bool:

@@ -12,14 +12,13 @@ from functools import reduce
 from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from libgraph.sections import autodiff
 from libgraph.sections.attention.attention import Attention
 from libgraph.sections.closed_form import SignedForm
 from libgraph.sections.estimate import Estimate
-from libgraph.sections.kept_inputs import KeptInputs
 from libgraph.sections.linear import Linear
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Effects, LinearMap, Section, Seen
@@ -128,9 +127,11 @@ class Parallel(SignedForm):
             total += branch.jacobian_gram(x)
         return total
 
-    def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n t m"]:
-        """The sum of what the branches make of the same inputs."""
-        return reduce(torch.add, (branch.from_kept(kept) for branch in self.branches))
+    def masked(
+        self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "n t d_out"]:
+        """The sum of what the branches make of the same inputs, each in its own way."""
+        return reduce(torch.add, (branch.masked(x, keep) for branch in self.branches))
 
     def nested(
         self, x: Float[Tensor, "n s d_in"], sizes: Sequence[int]
@@ -138,10 +139,6 @@ class Parallel(SignedForm):
         """The sum of what the branches make of the same inputs."""
         branches = (branch.nested(x, sizes) for branch in self.branches)
         return (reduce(torch.add, outputs) for outputs in zip(*branches, strict=True))
-
-    def elements_per_mask(self, positions: int, inputs: int) -> int:
-        """Those of the branch that has most."""
-        return max(branch.elements_per_mask(positions, inputs) for branch in self.branches)
 
     def elements_per_effect(self, positions: int) -> int:
         """What the largest branch has."""

@@ -158,18 +158,18 @@ class SkipMLP(SignedForm):
     ) -> Float[Tensor, "n s d_out"]:
         """Pre-activations added up along a tree of masks, x (S ∘ keep) in one product."""
         reading = [getattr(self, name) for name in self.readers]
-        rows = x.flatten(0, 1)
-        width = sum(factor.shape[1] for factor in reading)
-        if not keep.shape[1] or not pays(len(rows), width, x):
+        rows = x.reshape(-1, 1, self.d_in)
+        if not keep.shape[1] or not pays(len(rows), sum(f.shape[1] for f in reading), x):
             return super().masked(x, keep)
         tree = MaskTree.of(keep)
         outer = self.outer.T[tree.columns]
         hidden = x.new_empty(self.d_out, len(rows))
         for columns, some, read in tree.products(rows, reading):
             torch.mm(outer[columns], self._hidden(*read).T, out=hidden[columns, some])
-        y = rows @ torch.where(keep, self.skip, 0)
+        y = rows.squeeze(1) @ torch.where(keep, self.skip, 0)
         y[:, tree.columns] += hidden.T
-        return y.unflatten(0, x.shape[:2])
+        by_position: Tensor = y.unflatten(0, x.shape[:2])
+        return by_position
 
     def from_kept(self, kept: KeptInputs) -> Float[Tensor, "p n s m"]:
         """Batched products with the rows of A and S and the columns of B and S."""

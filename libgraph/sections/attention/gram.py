@@ -140,9 +140,7 @@ def _turned_blocks(
 
 def _pairs(
     section: Heads, a: Float[Tensor, "n h t s"], steep: Float[Tensor, "n h t s"]
-) -> tuple[
-    Float[Tensor, "n g h t s"], Float[Tensor, "n g h t s"], Float[Tensor, "n g h t"]
-]:
+) -> tuple[Float[Tensor, "n g h t s"], Float[Tensor, "n g h t s"], Float[Tensor, "n g h t"]]:
     """Products of two heads' patterns: of one as steep as it is where scores change, of two such,
     and of the patterns themselves, added up over keys."""
     if section.before:
