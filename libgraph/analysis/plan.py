@@ -287,7 +287,11 @@ class FewSamples:
         """Of a pass that keeps half of the edges, and of one that keeps all."""
         outputs = torch.eye(section.d_out, min(section.d_out, FEW)).to(x)
         seen = section.rebase(encoder=outputs)
-        keep = torch.rand(seen.d_in, seen.d_out, device=x.device) < 0.5
+        # Edges are about products of what is sent and received, so that masks are about nested.
+        generator = torch.Generator().manual_seed(0)
+        sent, received = (torch.rand(d, generator=generator) for d in (seen.d_in, seen.d_out))
+        strength = torch.outer(sent, received).to(x.device)
+        keep = strength > strength.median()
         masked = section.d_out / seen.d_out * _seconds(partial(seen.masked, x, keep))
         return masked, _seconds(partial(section, x))
 
