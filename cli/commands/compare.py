@@ -173,8 +173,8 @@ def _refuse_analysis(request: Request, first: str) -> None:
         )
         if told and parameter.expose_value and name not in FOR_RUNS:
             raise click.UsageError(
-                f"{parameter.opts[-1]} is for a backend, and '{first}' is a run here: finished runs "
-                "are compared as they are."
+                f"{parameter.opts[-1]} is for a backend, and '{first}' is a run here: "
+                "finished runs are compared as they are."
             )
 
 
