@@ -157,24 +157,36 @@ class PlainTable:
         self, headings: Sequence[str], rows: Sequence[Sequence[str]], width: int
     ) -> Iterator[_Block]:
         """All columns beside each other where there is room, else as many as there is room for."""
-        natural, least = [], []
+        natural, bodies, least = [], [], []
         for place, heading in enumerate(headings):
             cells = max((_width(row[place]) for row in rows), default=0)
             folds = place < self.keys or place in self.words
             natural.append(min(max(_width(heading), cells), MOST))
             # A heading is broken between its words, and within one only if that is long.
             word = min(max(map(cell_len, heading.split()), default=0), LEAST)
+            bodies.append(cells)
             least.append(min(natural[-1], LEAST if folds else max(word, cells)))
-        gap, keys = len(GAP), list(range(self.keys))
-        places: list[int] = []
-        for place in range(len(headings)):
-            wanted = [*(places or keys), *([place] if place not in keys else [])]
-            room = width - gap * (len(wanted) - 1)
-            if len(wanted) > self.keys + 1 and sum(least[other] for other in wanted) > room:
-                yield _block(places, natural, least, width)
-                wanted = [*keys, place]
-            places = wanted
-        yield _block(places, natural, least, width)
+        blocks = self._split(least, width)
+        # Where columns go on below in any case, names stay whole if that takes no more of it.
+        whole = [*natural[: self.keys], *least[self.keys :]]
+        unfolded = self._split(whole, width)
+        fit = all(_across(places, whole) <= width for places in unfolded)
+        if len(blocks) == len(unfolded) > 1 and fit:
+            blocks, least = unfolded, whole
+        for places in blocks:
+            yield _block(places, natural, bodies, least, width)
+
+    def _split(self, least: Sequence[int], width: int) -> list[list[int]]:
+        """Places of the columns that stand beside each other, the keys in front of each lot."""
+        keys = list(range(self.keys))
+        blocks = [keys]
+        for place in range(self.keys, len(self.headings)):
+            wanted = [*blocks[-1], place]
+            if len(wanted) > self.keys + 1 and _across(wanted, least) > width:
+                blocks.append([*keys, place])
+            else:
+                blocks[-1] = wanted
+        return blocks
 
     def _lines(
         self, console: Console, block: _Block, cells: Sequence[str], styles: Sequence[str]
@@ -203,17 +215,29 @@ def show(console: Console, table: PlainTable) -> None:
     console.print(table, crop=False)
 
 
+def _across(places: Sequence[int], widths: Sequence[int]) -> int:
+    """Characters in a line that these columns take."""
+    return sum(widths[place] for place in places) + len(GAP) * (len(places) - 1)
+
+
 def _block(
-    places: Sequence[int], natural: Sequence[int], least: Sequence[int], width: int
+    places: Sequence[int],
+    natural: Sequence[int],
+    bodies: Sequence[int],
+    least: Sequence[int],
+    width: int,
 ) -> _Block:
-    """Columns as wide as there is room: the widest give way first."""
+    """Columns as wide as there is room: the widest give way first, headings before cells."""
     widths = [natural[place] for place in places]
     room = width - len(GAP) * (len(places) - 1)
-    while sum(widths) > room:
-        loose = [n for n, place in enumerate(places) if widths[n] > least[place]]
-        if not loose:
-            break
-        widths[max(loose, key=widths.__getitem__)] -= 1
+    # A heading that is broken costs a line, cells that are folded one in every row.
+    for floors in (bodies, least):
+        while sum(widths) > room:
+            floor = [max(floors[place], least[place]) for place in places]
+            loose = [n for n in range(len(places)) if widths[n] > floor[n]]
+            if not loose:
+                break
+            widths[max(loose, key=widths.__getitem__)] -= 1
     return _Block(places, widths)
 
 
@@ -225,4 +249,5 @@ def _folded(console: Console, text: str, width: int) -> list[str]:
     """The lines of a cell, broken between words where that is possible."""
     if _width(text) <= width:
         return text.split("\n")
-    return [line.plain for line in Text(text).wrap(console, max(width, 1), overflow="fold")]
+    lines = Text(text).wrap(console, max(width, 1), overflow="fold")
+    return [line.plain.rstrip() for line in lines]

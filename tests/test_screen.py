@@ -115,6 +115,16 @@ def test_no_number_is_cut_and_no_name_lost(width):
         assert max(map(cell_len, out.splitlines())) <= width
 
 
+def test_headings_are_broken_before_names_are_folded():
+    table = PlainTable(("section", "units", "groups (of)"))
+    table.add_row("hidden1 → hidden2", "32", "97 (2–9)")
+    assert printed(table, 34).splitlines() == [
+        "section            units    groups",
+        "                              (of)",
+        "hidden1 → hidden2     32  97 (2–9)",
+    ]
+
+
 def test_names_are_folded_before_columns_go_below():
     table = PlainTable(("name", "features", "kept"))
     table.add_row("a name of several words", "1000", "10")
@@ -130,6 +140,18 @@ def test_names_are_folded_before_columns_go_below():
     lines = printed(table, 20).splitlines()
     assert lines[:4] == ["name          features", "a name of         1000", "several", "words"]
     assert lines[4:] == ["", "name            kept", "a name of         10", "several words"]
+
+
+def test_names_stay_whole_where_columns_go_below_in_any_case():
+    table = PlainTable(("measure", "where", *("lib", "neuron", "pca", "sparse")), keys=2)
+    table.add_row("edges needed, Δ 0.001", "hidden1 → hidden2", *(["123456"] * 4))
+    assert printed(table, 56).splitlines() == [
+        "measure                where                 lib  neuron",
+        "edges needed, Δ 0.001  hidden1 → hidden2  123456  123456",
+        "",
+        "measure                where                 pca  sparse",
+        "edges needed, Δ 0.001  hidden1 → hidden2  123456  123456",
+    ]
 
 
 @given(

@@ -16,6 +16,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, Validation
 from torch import Tensor
 
 from libgraph.backend import BackendError
+from libgraph.backend.options import wanted
 from libgraph_backends.lm.memory import digest_of
 from libgraph_backends.lm.parts import (
     ACTIVATIONS,
@@ -115,7 +116,7 @@ def read_config(config: Mapping[str, object], where: str) -> HookedConfig:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise BackendError(
-            f"{where} is no configuration of a HookedTransformer: '{name}': {first['msg'].lower()}."
+            f"{where} is no configuration of a HookedTransformer: '{name}': {wanted(first)}."
         ) from None
     for part, is_there in _unsupported(read).items():
         if is_there:

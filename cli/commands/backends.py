@@ -137,10 +137,11 @@ def _default(field: FieldInfo) -> str:
 @pairs_option("Option of the backend")
 @config_option
 def check(name: str, samples: int, as_json: bool, option: dict[str, str]) -> None:
-    """Check that a backend keeps its contract: data, network, derivatives, scores, labels.
+    """Check that a backend keeps its contract.
 
-    Ends with 0 if it does, and with 3 and what is wrong where it does not. Every section is
-    compared with dense Jacobians, which takes long for large models: check a small one.
+    That is what its data, network, derivatives, scores and labels have to be. Ends with 0 if it
+    does, and with 3 and what is wrong where it does not. Every section is compared with dense
+    Jacobians, which takes long for large models: check a small one.
     """
     from libgraph.backend.registry import load_backend
     from libgraph.errors import BackendError

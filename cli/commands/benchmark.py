@@ -13,7 +13,7 @@ from libgraph_cli.running import Values, display
 
 EXAMPLES = """\
 libgraph benchmark
-libgraph benchmark --problems planted --bases topk-lib,dictionary --seeds 10 --json"""
+libgraph benchmark --bases topk-lib,dictionary --seeds 10 --json"""
 
 
 @click.command(cls=GroupedCommand, epilog=EXAMPLES)

@@ -108,7 +108,7 @@ def compare(
     if figure is not None:
         figure_kind(figure)
     if not _is_backend(backend_or_runs):
-        _refuse_analysis(request)
+        _refuse_analysis(request, backend_or_runs[0])
         _show(compare_runs(backend_or_runs, basis=basis), figure, as_json=as_json)
         return
     if basis is not None:
@@ -159,7 +159,7 @@ def _is_backend(names: Sequence[str]) -> bool:
     return name in backends
 
 
-def _refuse_analysis(request: Request) -> None:
+def _refuse_analysis(request: Request, first: str) -> None:
     """Options of an analysis say nothing about runs that are finished."""
     from click.core import ParameterSource
 
@@ -173,7 +173,8 @@ def _refuse_analysis(request: Request) -> None:
         )
         if told and parameter.expose_value and name not in FOR_RUNS:
             raise click.UsageError(
-                f"{parameter.opts[-1]} is for a backend: finished runs are compared as they are."
+                f"{parameter.opts[-1]} is for a backend, and '{first}' is a run here: "
+                "finished runs are compared as they are."
             )
 
 

@@ -25,8 +25,7 @@ from libgraph_cli.options import GroupedCommand, json_option
     "--threshold",
     type=click.FloatRange(0, 1),
     default=0.9,
-    show_default=True,
-    help="|cosine| of two directions from which on features count as matched.",
+    help="|cosine| of two directions from which on features count as matched.  [0.9]",
 )
 @click.option(
     "--figure",

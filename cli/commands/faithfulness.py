@@ -14,7 +14,7 @@ from libgraph_cli.running import Values, display
 
 EXAMPLES = """\
 libgraph faithfulness runs/mod --limit 500
-libgraph faithfulness runs/mod --basis lib --baseline resample --restore 100 --figure f.png"""
+libgraph faithfulness runs/mod --basis lib --restore 100 --figure f.png"""
 
 
 @click.command(cls=GroupedCommand, heading="Bases", epilog=EXAMPLES)

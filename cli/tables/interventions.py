@@ -157,7 +157,7 @@ def print_steered(
         tell(console, (in_line(text), "bold"))
     chosen = result.strongest(top)
     names = subject.class_names(chosen)
-    table = PlainTable(["next", "probability", "steered", "change"], words=[0], left=[0])
+    table = PlainTable(["next", "probability", "steered", "points"], words=[0], left=[0])
     for number, name in zip(chosen, names, strict=True):
         before, after = float(result.base[number]), float(result.steered[number])
         table.add_row(

@@ -80,6 +80,7 @@ def print_prompt(console: Console, prompted: Prompted, top: int) -> None:
 def print_pattern_edges(console: Console, prompted: Prompted, top: int) -> None:
     """Print the edges that move attention most, and by which heads."""
     found = prompted.pattern_edges(top)
+    console.print()
     if not found:
         tell(console, "No kept edge moves attention.")
         return
@@ -144,5 +145,5 @@ def print_expected(console: Console, cost: Expected) -> None:
     print_table(console, "Nodes, before any is left out", table)
     tell(
         console,
-        f"about {in_words(cost.seconds)}, {cost.bytes / 2**20:.0f} MiB of edges at most.",
+        f"About {in_words(cost.seconds)}, {cost.bytes / 2**20:.0f} MiB of edges at most.",
     )

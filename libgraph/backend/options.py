@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,9 @@ from pydantic import (
 )
 
 from libgraph.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class TypedOptions(BaseModel):
@@ -129,15 +132,32 @@ WANTED = {
     "path_type": "a path is needed",
     "tuple_type": "several values are needed",
     "missing": "it has to be given",
+    "greater_than": "it has to be above {gt}",
+    "greater_than_equal": "it has to be at least {ge}",
+    "less_than": "it has to be below {lt}",
+    "less_than_equal": "it has to be at most {le}",
+    "literal_error": "{expected} is needed",
 }
-"""What is said of a value of the wrong type, by pydantic's name of the mistake."""
+"""What is said of a wrong value, by pydantic's name of the mistake."""
+
+
+def wanted(mistake: ErrorDetails) -> str:
+    """What a value should have been, as a part of a sentence without a full stop.
+
+    Args:
+        mistake: one of `ValidationError.errors()`.
+    """
+    message = WANTED.get(mistake["type"])
+    if message is None:
+        return mistake["msg"].removeprefix("Value error, ").rstrip(".")
+    bounds = mistake.get("ctx", {})
+    return message.format(**{k: f"{v:g}" if type(v) is float else v for k, v in bounds.items()})
 
 
 def _what_is_wrong(error: ValidationError, of: str) -> str:
     """One sentence on the first mistake."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "options"
-    message = WANTED.get(first["type"]) or first["msg"].removeprefix("Value error, ").rstrip(".")
     given = "" if first["type"] == "missing" else f", not {first['input']!r}"
     whose = f" of {of}" if of else ""
-    return f"Option '{name}'{whose}: {message}{given}."
+    return f"Option '{name}'{whose}: {wanted(first)}{given}."

@@ -69,7 +69,8 @@ class Subject:
         if latent:
             raise UsageError(
                 f"{what} needs features that are linear in activations, and those at "
-                f"{', '.join(latent[:3])} are latents of dictionaries: ask in another basis."
+                f"{', '.join(latent[:3])} are latents of dictionaries: "
+                "ask in another basis with basis='…'."
             )
 
     @property

@@ -8,6 +8,7 @@ blocks.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ MOST_PANELS = 30
 
 LEAST_WIDTH = 5.4
 """Inches of a figure of panels."""
+
+LETTERS = 14
+"""Letters of a title in an inch."""
 
 FEW = 0.2
 """Share of the parameters below which those that matter are shown on a logarithmic axis."""
@@ -141,8 +145,10 @@ def _draw_panels(
     rows = math.ceil(len(panels) / columns)
     # Few panels are larger: the title above them has to have room.
     grown = max(1.0, LEAST_WIDTH / (2.7 * columns))
-    figure = new_figure(2.7 * grown * columns, height * grown * rows + 0.4)
-    figure.suptitle(title, fontsize=8)
+    width = 2.7 * grown * columns
+    lines = textwrap.wrap(title, int(LETTERS * width))
+    figure = new_figure(width, height * grown * rows + 0.25 + 0.15 * len(lines))
+    figure.suptitle("\n".join(lines), fontsize=8)
     for number, panel in enumerate(panels):
         draw(figure.add_subplot(rows, columns, number + 1), panel)
     save_figure(figure, path)

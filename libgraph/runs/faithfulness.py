@@ -207,7 +207,7 @@ def _apart(place: str, cuts: Sequence[Cut]) -> PlainTable:
             f"{cut.lost_together:+.4f}",
             f"{cut.lost_alone:+.4f}",
             f"{cut.alone[cut.most] - cut.whole:+.4f}",
-            cut.most,
+            "-" if cut.alone[cut.most] == cut.whole else cut.most,
         )
     return table
 

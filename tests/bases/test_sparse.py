@@ -684,13 +684,13 @@ def test_hashes_depend_on_sparse_options_where_there_is_a_sparse_basis():
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"features": 1}, "features' of the sparse basis: .* than or equal to 2, not 1"),
-        ({"power": 0.0}, "power' of the sparse basis: .* greater than 0, not 0.0"),
-        ({"power": -1.0}, "power' .* greater than 0"),
-        ({"power": 1.5}, "power' .* less than or equal to 1, not 1.5"),
+        ({"features": 1}, "features' of the sparse basis: .* at least 2, not 1"),
+        ({"power": 0.0}, "power' of the sparse basis: it has to be above 0, not 0.0"),
+        ({"power": -1.0}, "power' .* has to be above 0"),
+        ({"power": 1.5}, "power' .* has to be at most 1, not 1.5"),
         ({"power": float("nan")}, "power"),
-        ({"steps": -1}, "steps' .* than or equal to 0, not -1"),
-        ({"starts": 0}, "starts' .* than or equal to 1, not 0"),
+        ({"steps": -1}, "steps' .* at least 0, not -1"),
+        ({"starts": 0}, "starts' .* at least 1, not 0"),
     ],
 )
 def test_options_out_of_range(options, parts):

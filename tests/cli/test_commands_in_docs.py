@@ -47,7 +47,7 @@ STEPS = ("--sparse-steps", "5", "--dictionary-steps", "5")
 SHORTER = {
     "analyze": ("--limit", "30", *STEPS),
     "compare": ("--limit", "30", *STEPS, "--draws", "1"),
-    "degeneracy": ("--limit", "30", "--samples", "4"),
+    "degeneracy": ("--limit", "30", "--samples", "4", "--steps", "10", "--draws", "2"),
     "faithfulness": ("--limit", "20", "--draws", "1"),
     "prompt": ("--most-nodes", "20"),
     "train": ("-o", "steps=2"),
@@ -111,9 +111,7 @@ def place(run, tmp_path, examined, language, monkeypatch):
     names = ("modular-addition", "first", "ma", "mod", "a", "b", "c")
     for name in (*names, "step-500", "step-1000"):
         shutil.copytree(examined, tmp_path / "runs" / name)
-    shutil.copytree(examined, tmp_path / "mod")
-    for name in ("runs/lm", "lm"):
-        shutil.copytree(language, tmp_path / name)
+    shutil.copytree(language, tmp_path / "runs" / "lm")
     graph, _ = planted()
     (tmp_path / "graphs").mkdir()
     for name in ("circuit.json", "graphs/my-prompt.json"):

@@ -31,7 +31,7 @@ def test_unknown_backend(run):
 def test_unknown_options(analyze, run):
     fails(analyze("-o", "frac_trian=0.3"), 2, "frac_trian", "frac_train")
     fails(analyze("-o", "frac_train"), 2, "key=value")
-    fails(analyze("-o", "frac_train=2"), 2, "frac_train", "less than 1")
+    fails(analyze("-o", "frac_train=2"), 2, "frac_train", "below 1")
     fails(analyze("--bassis", "lib"), 2, "--bassis", "--basis")
     fails(run("analize"), 2, "analize")
 

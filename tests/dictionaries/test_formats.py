@@ -262,7 +262,7 @@ MISTAKES = {
         {"metadata": {"hook_name": "blocks.7.hook_resid_pre"}},
         "which is no node layer of this analysis: near are blocks.0.hook_resid_pre",
     ),
-    "kind": ({"d_sae": "many"}, "d_sae: Input should be a valid integer"),
+    "kind": ({"d_sae": "many"}, "d_sae: a whole number is needed"),
     "shape": ({"tensors": {"b_enc": torch.zeros(3)}}, "'b_enc' is 3, which does not fit"),
     "nan": ({"tensors": {"b_dec": torch.full((D,), torch.nan)}}, "NaN or infinite"),
     "integers": ({"tensors": {"b_dec": torch.zeros(D, dtype=torch.int32)}}, "of int32 numbers"),

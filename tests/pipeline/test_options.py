@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from typing import Literal
 
 import pytest
+from pydantic import Field
 
 import libgraph as lg
 from libgraph.backend.options import TypedOptions, parse_options
@@ -63,8 +65,13 @@ def test_a_bad_value_is_told_when_options_are_made(model, options, part):
 
 def test_a_stranger_who_does_not_say_whose_options_they_are_is_told_the_name():
     class Mine(lg.TypedOptions):
-        width: int = 3
+        width: int = Field(3, ge=2)
+        kind: Literal["small", "large"] = "small"
 
+    with pytest.raises(UsageError, match=r"'width': it has to be at least 2, not 1\."):
+        Mine(width=1)
+    with pytest.raises(UsageError, match=r"'kind': 'small' or 'large' is needed, not 'x'\."):
+        Mine(kind="x")
     with pytest.raises(UsageError, match=r"Option 'width': a whole number is needed, not 'x'\."):
         Mine(width="x")
     with pytest.raises(UsageError, match="Option 'width' of the backend 'mine'"):

@@ -131,7 +131,7 @@ WRONG = {
     "both directions": ({"attention_dir": "bidirectional"}, {}, "attention in both directions"),
     "classes": ({"d_vocab_out": 7}, {}, "7 outputs for 30 tokens, which are no next tokens"),
     "norms": ({"normalization_type": "Batch"}, {}, "no configuration .*'normalization_type'"),
-    "a number": ({"d_head": "four"}, {}, "no configuration of a HookedTransformer: 'd_head'"),
+    "a number": ({"d_head": "four"}, {}, "no configuration of a HookedTransformer: 'd_head': a"),
     "heads": ({"n_heads": 4}, {}, r"'blocks.0.attn.W_Q' should be 4 × 8 × 4, not 2 × 8 × 4"),
     "folded": ({"normalization_type": "LNPre"}, {}, r"'blocks.0.ln1.w' has no place"),
     "more": ({}, {"blocks.2.ln1.w": torch.ones(8)}, r"'blocks.2.ln1.w' has no place"),

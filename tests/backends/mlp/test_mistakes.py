@@ -110,7 +110,9 @@ def test_training_mistakes(run):
     fails(run("train", "mlp", "-o", "download=true", "--out", "x"), 2, "use it with task=mnist")
     both = ("-o", "task=mnist", "-o", "data=.", "-o", "download=true")
     fails(run("train", "mlp", *both, "--out", "x"), 2, "two places to have MNIST from")
-    fails(run("train", "mlp", "-o", "hidden=0", "--out", "x"), 2, "hidden.0", "greater than 0")
+    fails(
+        run("train", "mlp", "-o", "hidden=0", "--out", "x"), 2, "hidden.0", "it has to be above 0"
+    )
     fails(run("train", "mlp", "-o", "task=modular", "--out", "x"), 2, "'task'")
     data = ("-o", "task=mnist", "-o", "data=nowhere")
     fails(run("train", "mlp", *data, "--out", "x"), 4, "no 'train-images-idx3-ubyte'")
