@@ -12,7 +12,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, cast
 
-from libgraph.dictionaries import circuit_tracer, dictionary_learning, saelens, sparsify
+from libgraph.dictionaries import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    saelens,
+    sparsify,
+)
 from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.errors import UsageError
 from libgraph.files.reading import reading
@@ -37,7 +43,13 @@ class Reader(Protocol):
         """Them."""
 
 
-READERS: tuple[Reader, ...] = (saelens, sparsify, dictionary_learning, circuit_tracer)
+READERS: tuple[Reader, ...] = (
+    saelens,
+    sparsify,
+    dictionary_learning,
+    circuit_tracer,
+    gemma_scope,
+)
 """Of formats that are read without any other package."""
 
 
@@ -52,7 +64,8 @@ def read_dictionaries(folder: Path) -> list[DictionaryWeights]:
         raise UsageError(
             f"'{folder}' holds no dictionary: known are those of SAELens "
             "(sae_weights.safetensors), sparsify (sae.safetensors), dictionary_learning (ae.pt) "
-            "and circuit-tracer (layer_N.safetensors), each with its configuration beside it."
+            "and circuit-tracer (layer_N.safetensors), each with its configuration beside it, and "
+            "of Gemma Scope (params.npz)."
         )
     return found
 

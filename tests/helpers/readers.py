@@ -7,6 +7,7 @@ reads what is in the folder.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 import pickle
@@ -262,6 +263,20 @@ def _learned(folder: Path) -> list[bytes]:
     return [_torch(tensors)]
 
 
+def _scope(folder: Path) -> list[bytes]:
+    (folder / SCOPE).parent.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "W_enc": np.ones((3, 5)), "b_enc": np.zeros(5), "W_dec": np.ones((5, 3)),
+        "b_dec": np.zeros(3), "threshold": np.zeros(5),
+    }  # fmt: skip
+    contents = []
+    for write in (np.savez, np.savez_compressed):
+        file = io.BytesIO()
+        write(file, **arrays)
+        contents.append(file.getvalue())
+    return contents
+
+
 @cache
 def _finished() -> Path:
     """A run of a tiny network."""
@@ -323,6 +338,8 @@ def _given(*contents: bytes) -> Callable[[Path], list[bytes]]:
     return lambda folder: list(contents)
 
 
+SCOPE = "x-res/layer_0/params.npz"
+
 RUN_FILES = (
     "run.json", "metrics.json", "graph.json", "ablation.json", "bases.safetensors",
     "edges.safetensors", "examples.safetensors",
@@ -379,6 +396,7 @@ READERS = {
         read_dictionaries,
     ),
     "sparsify": Reader(_sparsify, "x/cfg.json", read_dictionaries),
+    "Gemma Scope": Reader(_scope, SCOPE, read_dictionaries),
     "dictionary_learning": Reader(_learned, "x/ae.pt", read_dictionaries),
     **{f"{name} of a run": Reader(_of_run(name, checked=True), name, _run) for name in RUN_FILES},
     **{f"old {name}": Reader(_of_run(name, checked=False), name, _run) for name in RUN_FILES},
