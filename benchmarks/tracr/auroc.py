@@ -19,12 +19,13 @@ from typing import Literal
 
 import click
 import torch
-from compiled import names
 from pydantic import BaseModel, RootModel
 from recovery import HELD, Edge, Node, Setting, edge_methods, node_methods
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
+
+from libgraph.benchmark.compiled import names
 
 ROUNDING = 1e-12
 """Effects smaller than this share of the largest in a program are rounding, and count as none."""

@@ -1,7 +1,7 @@
 """Compile RASP programs to transformers with tracr, and keep weights and true edges as fixtures.
 
     python -m pip install -c constraints.txt -e '.[tracr]'    # best in an environment of its own
-    JAX_PLATFORMS=cpu python benchmarks/tracr/compile.py      # into benchmarks/tracr/programs
+    JAX_PLATFORMS=cpu python benchmarks/tracr/compile.py      # into libgraph/benchmark/programs
     JAX_PLATFORMS=cpu python benchmarks/tracr/compile.py reverse sort
 
 Every program gives `NAME.safetensors`, weights in float32 as the compiler makes them, and
@@ -39,7 +39,7 @@ from tracr.compiler import (
 from tracr.craft import bases
 from tracr.rasp import rasp
 
-PROGRAMS = Path(__file__).parent / "programs"
+PROGRAMS = Path(__file__).parents[2] / "libgraph" / "benchmark" / "programs"
 WIDTH = "_selector_width_attn_output"
 """What the compiler adds to a selector width's name for what its head writes."""
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from compiled import Compiled, load
 from jaxtyping import Float
 from torch import Tensor
 
 import libgraph as lg
 from libgraph.backend.data import Data
+from libgraph.benchmark.compiled import Compiled, load
 from libgraph.edges.interactions import interactions
 from libgraph.network.network import Network
 from libgraph.sections import autodiff
@@ -58,19 +58,20 @@ class Truth:
 
 def truth(backend: Compiled) -> Truth:
     """Candidates and what is true of them, from the program's graph."""
-    components = backend.description.components
+    edges: dict[Edge, bool] = {
+        (index, *pair): read
+        for index, reads in enumerate(backend.reads)
+        for pair, read in reads.items()
+    }
     stream = {"tokens", "indices"}
     before = []
-    edges: dict[Edge, bool] = {}
     idle: set[Edge | Node] = set()
-    for index, component in enumerate(components):
+    for index, component in enumerate(backend.description.components):
         before.append(sorted(stream))
         for part in component.parts:
-            for variable in sorted(stream - {part.writes}):
-                edge = (index, variable, part.writes)
-                edges[edge] = variable in part.reads.values()
-                if variable in part.idle:
-                    idle.add(edge)
+            idle |= {
+                (index, name, part.writes) for name in part.idle if name in stream - {part.writes}
+            }
         stream |= {part.writes for part in component.parts}
     before.append(sorted(stream))
     needed = needs(backend, lambda part: part.reads.values())

@@ -30,6 +30,7 @@ from libgraph.benchmark.scores import (
     module_agreement,
 )
 from libgraph.benchmark.toy_models import TOY_MODELS, toy_model
+from libgraph.benchmark.variables import PROGRAMS, compiled, edges_of_variables
 from libgraph.edges.interactions import interactions
 from libgraph.network.basis import Bases
 from libgraph.network.dictionary import Dictionary
@@ -189,6 +190,9 @@ def _cases(options: BenchmarkOptions) -> Iterator[tuple[Any, int]]:
             for model in TOY_MODELS:
                 seeded = replace(model, seed=seed, samples=options.samples)
                 yield (lambda seeded=seeded: toy_model(seeded)), seed
+        if "tracr" in options.problems:
+            for program in PROGRAMS:
+                yield (lambda program=program: compiled(program)), seed
         if "frequencies" in options.problems:
             yield frequencies, seed
 
@@ -207,6 +211,8 @@ def measured(bench: Bench, bases: Bases) -> dict[str, dict[str, float]]:
     known = bench.known
     if known.labelled is not None:
         return keeping_to_concepts(known.network, known.labelled, bench.data, bases, bench.seed)
+    if known.program is not None:
+        return edges_of_variables(known.network, known.program, bench.data, bases)
     found: dict[str, dict[str, float]] = {}
     matches = {}
     for name, features in known.features.items():

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from libgraph.backend.contract import Backend, Batch, Split
+from libgraph.benchmark.compiled import Compiled
 from libgraph.graph.arrays import Pair
 from libgraph.network.network import Network
 
@@ -62,6 +63,7 @@ class Known:
         modules: module of each feature, the same at all node layers; None where there are none.
         labelled: the backend the network is of, where that says what features stand for, instead
             of features that are known.
+        program: that the network was compiled from, where its variables are known, likewise.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Known:
     edges: Mapping[Pair, Bool[np.ndarray, "out in"]] = field(default_factory=dict)
     modules: tuple[int, ...] | None = None
     labelled: Backend | None = None
+    program: Compiled | None = None
 
     @property
     def features_per_dimension(self) -> float:

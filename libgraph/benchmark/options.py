@@ -17,7 +17,7 @@ CONTENDERS = (
 """Bases by what the table calls them: TopK autoencoders in several coordinates, with a penalty of
 Jacobians or of interactions, and dictionaries that begin with what is read, with and without."""
 
-PROBLEMS = ("planted", "separate", "random", "toy", "frequencies")
+PROBLEMS = ("planted", "separate", "random", "toy", "tracr", "frequencies")
 
 
 def _parts(value: object) -> object:

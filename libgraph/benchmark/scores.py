@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import rankdata
 from torch import Tensor
 
 from libgraph.benchmark.known import Known
@@ -76,6 +77,15 @@ def average_precision(scores: Float[np.ndarray, "*n"], truth: Bool[np.ndarray, "
     ends = np.append(np.flatnonzero(np.diff(values)), len(values) - 1)
     precision, recall = hits[ends] / (ends + 1), hits[ends] / max(1, hits[-1])
     return float((np.diff(recall, prepend=0) * precision).sum())
+
+
+def area_under_curve(scores: Float[np.ndarray, "*n"], truth: Bool[np.ndarray, "*n"]) -> float:
+    """The chance that a true one has a larger score than a false one, ties counted half."""
+    true, false = int(truth.sum()), int((~truth).sum())
+    if not true or not false:
+        return float("nan")
+    ranks = rankdata(scores.ravel())[truth.ravel()].sum()
+    return float((ranks - true * (true + 1) / 2) / (true * false))
 
 
 def matched_edges(

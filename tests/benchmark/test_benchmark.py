@@ -8,14 +8,16 @@ import torch
 from click.testing import CliRunner
 from helpers.numbers import assert_close, normal, seeded
 
+from libgraph.bases.neuron import neuron_basis
 from libgraph.benchmark.benchmark import _bench as bench_of
 from libgraph.benchmark.benchmark import benchmark, measured
 from libgraph.benchmark.frequencies import _purity, _within
 from libgraph.benchmark.known import Known
 from libgraph.benchmark.options import BenchmarkOptions
 from libgraph.benchmark.planted import Design, chance_of_edges, planted, spread_directions
-from libgraph.benchmark.scores import average_precision, length_ratios, match
+from libgraph.benchmark.scores import area_under_curve, average_precision, length_ratios, match
 from libgraph.benchmark.toy_models import ToyModel, toy_model
+from libgraph.benchmark.variables import compiled, shares
 from libgraph.errors import UsageError
 from libgraph.graph.features import FeatureLabel
 from libgraph.network.basis import Basis
@@ -184,3 +186,49 @@ def test_frequencies_of_modular_addition():
 def test_what_the_benchmark_does_not_have(option, message):
     with pytest.raises(UsageError, match=message):
         benchmark(**option)
+
+
+def test_area_under_the_curve_is_the_chance_of_the_right_order():
+    rng = np.random.default_rng(1)
+    scores, truth = rng.integers(5, size=40).astype(float), rng.random(40) < 0.4
+    pairs = scores[truth][:, None] - scores[~truth]
+    expected = (pairs > 0).mean() + (pairs == 0).mean() / 2
+    assert area_under_curve(scores, truth) == pytest.approx(expected)
+    assert np.isnan(area_under_curve(scores, np.ones(40, bool)))
+
+
+def test_programs_read_what_they_read_in_the_basis_of_their_variables():
+    """There the shares are 0 and 1, and scores those of docs/tracr.md."""
+    for name, auroc in (("hist", 0.75), ("pair_balance", 1.0), ("frac_prevs", 1.0)):
+        known = compiled(name)
+        bench = bench_of(known, BenchmarkOptions(), 0)
+        layers = known.network.node_layers
+        bases = {layer.name: neuron_basis(layer, bench.statistics[layer.name]) for layer in layers}
+        share = shares(known.program, bases["output"])
+        assert_close(share[:, 1:].sum(0), (share[:, 1:] > 0).any(0).double())
+        assert float(share[:, 0].sum()) == 0
+        scores = measured(bench, bases)
+        assert scores["edge AUROC"] == {name: pytest.approx(auroc)}
+
+
+def test_features_of_several_variables_are_shared_out():
+    program = compiled("hist").program
+    size = len(program.order) + 1
+    decoder = torch.zeros(2, size).double()
+    decoder[0, -1] = 1
+    decoder[1, program.variables["hist.width"]] = 3
+    decoder[1, program.variables["tokens"][:2]] = 2
+    basis = Basis(decoder.T.clone(), decoder, torch.ones(2).double(), 1)
+    found = dict(zip(program.variables, shares(program, basis)[:, 1].tolist(), strict=True))
+    assert found == pytest.approx({"hist": 0, "hist.width": 9 / 17, "indices": 0, "tokens": 8 / 17})
+
+
+def test_every_basis_is_measured_on_programs(monkeypatch):
+    monkeypatch.setattr("libgraph.benchmark.benchmark.PROGRAMS", ("frac_prevs",))
+    found = benchmark(problems="tracr", bases="lib,topk-raw", steps=2, seeds=1)
+    assert {(score.basis, score.measure, score.where) for score in found.scores} == {
+        (basis, measure, "frac_prevs")
+        for basis in ("lib", "topk-raw")
+        for measure in ("edge AUROC", "edge precision")
+    }
+    assert all(0 <= score.mean <= 1 for score in found.scores)

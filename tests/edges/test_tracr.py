@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 from auroc import auroc, measure
-from compiled import PROGRAMS, Compiled, ProgramOptions, load, names
 from recovery import (
     Held,
     Setting,
@@ -20,6 +19,7 @@ from recovery import (
 )
 
 import libgraph as lg
+from libgraph.benchmark.compiled import PROGRAMS, Compiled, ProgramOptions, load, names
 from libgraph.sections import autodiff
 from libgraph.sections.quadrature import Quadrature
 from libgraph.testing import check_backend

@@ -1,7 +1,7 @@
 """Programs compiled by tracr as networks whose variables and true edges are known.
 
-Fixtures lie in `programs/`; `compile.py` makes them and docs/tracr.md says what is in them. Node
-layers lie before each attention layer and each MLP, and at the end. Their coordinates are the
+They lie in `programs/`; benchmarks/tracr/compile.py makes them, docs/tracr.md says what is in them.
+Node layers lie before each attention layer and each MLP, and at the end. Their coordinates are
 directions of the residual stream, each of which belongs to a value of one variable of the program;
 what the compiler calls `one` is the constant.
 """
@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-import libgraph as lg
 from libgraph.backend.contract import Backend, Batch, Split
 from libgraph.backend.options import TypedOptions
+from libgraph.errors import UsageError
 from libgraph.network.basis import Bases, Basis
 from libgraph.network.network import Network, NodeLayer
+from libgraph.sections import Attention, Section, SkipMLP
 from libgraph.sections.attention.heads import AttentionMask
-from libgraph.sections.section import Section
 
 PROGRAMS = Path(__file__).parent / "programs"
 ONE = "one"
@@ -99,7 +99,7 @@ class Embedding(nn.Module):
 class ProgramOptions(TypedOptions):
     """Which program, and which of its inputs."""
 
-    program: str = Field("reverse", description="name of a file in benchmarks/tracr/programs")
+    program: str = Field("reverse", description="name of a file in libgraph/benchmark/programs")
     length: int | None = Field(None, ge=2, description="only inputs of so many tokens; all if none")
 
 
@@ -119,7 +119,7 @@ class Compiled(Backend):
         """
         path = PROGRAMS / f"{self._options.program}.json"
         if not path.is_file():
-            raise lg.UsageError(
+            raise UsageError(
                 f"There is no compiled program '{self._options.program}': "
                 f"choose from {', '.join(names())}."
             )
@@ -137,7 +137,7 @@ class Compiled(Backend):
         pairs = zip(described.inputs, described.outputs, strict=True)
         chosen = [pair for pair in pairs if length in (None, len(pair[0]))]
         if not chosen:
-            raise lg.UsageError(
+            raise UsageError(
                 f"'{described.name}' has no inputs of {length} tokens: "
                 f"take up to {described.longest}."
             )
@@ -161,6 +161,24 @@ class Compiled(Backend):
         variables = self.description.variables
         return {name: [place[i] for i in which] for name, which in variables.items()}
 
+    @cached_property
+    def reads(self) -> list[dict[tuple[str, str], bool]]:
+        """Of each component, for variables (u, v): whether the part that computes v reads u.
+
+        All u in the stream before it and all v that it computes, u ≠ v.
+        """
+        stream, found = {"tokens", "indices"}, []
+        for component in self.description.components:
+            found.append(
+                {
+                    (variable, part.writes): variable in part.reads.values()
+                    for part in component.parts
+                    for variable in sorted(stream - {part.writes})
+                }
+            )
+            stream |= {part.writes for part in component.parts}
+        return found
+
     def network(self) -> Network:
         """Attention layers and MLPs between node layers `0.attention`, `1.mlp`, …, `output`."""
         weights, components = self._weights, self.description.components
@@ -181,14 +199,14 @@ class Compiled(Backend):
         skip[-1] += self._columns(weight(bias))
         if component.kind == "mlp":
             inner = self._rows(weight("inner"), weight("inner_bias"))
-            return lg.sections.SkipMLP(skip, inner, self._columns(weight("outer")))
-        factors = [
+            return SkipMLP(skip, inner, self._columns(weight("outer")))
+        query, key, value = (
             self._rows(weight(name), weight(f"{name}_bias")) for name in ("query", "key", "value")
-        ]
+        )
         output = self._columns(weight("output"))
         mask = AttentionMask(causal=False)
         heads = len(component.parts)
-        return lg.sections.Attention(skip, *factors, output, heads=heads, mask=mask)
+        return Attention(skip, query, key, value, output, heads=heads, mask=mask)
 
     def _rows(self, weight: Tensor, bias: Tensor) -> Float[Tensor, "d h"]:
         """What reads the stream; `one` and the bias are read from the constant."""
