@@ -172,6 +172,15 @@ def read_splits(
             "a smaller n_ctx or a longer text."
         )
     train = rows[:-test]
+    if options.gram_sequences is not None and options.gram_sequences > len(train):
+        log.warning(
+            "Bases are made from %d rows, not from gram_sequences=%d: there are no more, as "
+            "%d of %d are held out. With sequences=… more are taken.",
+            len(train),
+            options.gram_sequences,
+            test,
+            len(rows),
+        )
     return {"train": train, "test": rows[-test:], "bases": train[: options.gram_sequences]}
 
 

@@ -39,6 +39,14 @@ def test_rows_are_packed_and_held_out(bridges, ids):
     assert language_model(bridges["gpt2"], ids).bases_split == "train"
 
 
+def test_more_rows_for_bases_than_there_are_is_said(ids, bridges, caplog):
+    with caplog.at_level("WARNING", "libgraph"):
+        backend = language_model(bridges["gpt2"], ids, gram_sequences=10_000)
+        count = backend.samples("bases")
+    assert count == backend.samples("train")
+    assert f"Bases are made from {count} rows, not from gram_sequences=10000" in caplog.text
+
+
 def test_as_many_rows_as_asked_for(bridges, ids):
     backend = language_model(bridges["gpt2"], ids, sequences=12, test_share=0.5)
     assert (backend.samples("train"), backend.samples("test")) == (6, 6)
