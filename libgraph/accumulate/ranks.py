@@ -102,14 +102,18 @@ def add_ranks(sums: ExactSums) -> ExactSums:
     """The sums over all ranks, from the first on; a rank without a batch takes part with zeros."""
     rank, world = ranks()
     shapes: list[dict[str, torch.Size]] = [{} for _ in range(world)]
+    devices = [""] * world
     with _in_touch():
         dist.all_gather_object(shapes, {name: value.shape for name, value in sums.high.items()})
+        kinds = {value.device.type for value in sums.high.values()}
+        dist.all_gather_object(devices, max(kinds, default="cpu"))
     shape_of = dict(sorted(pair for of_rank in shapes for pair in of_rank.items()))
-    device = next((value.device for value in sums.high.values()), torch.device("cpu"))
+    # What one rank has read from a file may be elsewhere than what another has computed.
+    device = torch.device(max(devices))
     zeros = torch.zeros((), dtype=torch.float64, device=device)
     own = torch.cat(
         [
-            part.get(name, zeros.expand(shape)).flatten()
+            part.get(name, zeros.expand(shape)).to(device).flatten()
             for part in (sums.high, sums.low)
             for name, shape in shape_of.items()
         ]

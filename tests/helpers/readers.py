@@ -133,7 +133,7 @@ def _checkpoint(folder: Path) -> list[bytes]:
 
 def _halfway(folder: Path) -> object:
     where = Halfway(folder, "bases", "abc")
-    return where.begin("x"), where.value("y", lambda: [1.0])
+    return where.begin("x"), where.begin("z"), where.value("y", lambda: [1.0])
 
 
 def _of_halfway(folder: Path, name: str) -> list[bytes]:
@@ -142,7 +142,10 @@ def _of_halfway(folder: Path, name: str) -> list[bytes]:
     where = Halfway(folder, "bases", "abc")
     sums = ExactSums()
     sums.add({"s": torch.ones(3)})
-    where.note(0, "x", sums, 2, ended=False)
+    where.note(where.begin("x")[0], sums, 2, ended=False)
+    single = ExactSums()
+    single.add({"s": torch.ones(())})
+    where.note(where.begin("z")[0], single, 2, ended=True)
     where.value("y", lambda: [1.0])
     where.save()
     return [(folder / name).read_bytes()]
