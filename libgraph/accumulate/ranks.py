@@ -6,7 +6,7 @@ Batches of data are shared out by `accumulate`; whole tasks, such as draws of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -85,6 +85,16 @@ def smallest(number: int) -> int:
     with _in_touch():
         dist.all_gather_object(numbers, number)
     return min(numbers)
+
+
+def largest_of_ranks(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Of each of some numbers, whose names all ranks have, the largest of all ranks."""
+    _, world = ranks()
+    of_ranks: list[Mapping[str, float]] = [numbers] * world
+    if world > 1:
+        with _in_touch():
+            dist.all_gather_object(of_ranks, numbers)
+    return {name: max(each[name] for each in of_ranks) for name in numbers}
 
 
 def share_first(*tensors: Tensor) -> None:

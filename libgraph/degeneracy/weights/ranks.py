@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from libgraph.accumulate.gradient_grams import MOST_PASSES, gradient_grams
 from libgraph.accumulate.halfway import halfway
 from libgraph.accumulate.pieces import Piece
+from libgraph.accumulate.ranks import largest_of_ranks
 from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -231,6 +232,7 @@ def try_moves(
     # The largest changes are beside the sums: an interrupted pass begins anew.
     with halfway(None):
         sums = accumulate(data, measure, stage="moving weights", progress=progress)
+    largest = largest_of_ranks(largest)
     scale = float((sums["square"] / sums["count"]).sqrt()) or 1.0
     trials = {}
     for of_weight in ranks:
