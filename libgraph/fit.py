@@ -210,7 +210,8 @@ def _resume(
         taken, seconds = tensors["taken"].tolist()
     else:
         # Earlier versions saved at evaluations alone.
-        taken, seconds = (float(tensors["history"][-1, names.index(n)]) for n in ("step", "seconds"))
+        last = dict(zip(names, tensors["history"][-1].tolist(), strict=True))
+        taken, seconds = last["step"], last["seconds"]
     if taken > course.steps:
         return nothing
     state: dict[int, dict[str, Tensor]] = {}

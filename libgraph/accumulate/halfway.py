@@ -73,13 +73,8 @@ class Halfway:
         """
         name = self._next(label)
         with suppress(ValidationError):
-            pairs = SINGLE.validate_python(self._values[name]) if name in self._values else {}
-            if pairs:
-                high, low = (
-                    {key: torch.tensor(pair[side], dtype=torch.float64) for key, pair in pairs.items()}
-                    for side in (0, 1)
-                )
-                return name, ExactSums(high, low), 0, True
+            if name in self._values:
+                return name, _from_single(SINGLE.validate_python(self._values[name])), 0, True
         tensors, done, ended = self._read(name)
         return name, ExactSums(_part(tensors, "high/"), _part(tensors, "low/")), done, ended
 
@@ -158,9 +153,7 @@ class Halfway:
     def _path(self, name: str) -> Path:
         return self.directory / f"{self._name}-{hash_of(name)[:16]}.safetensors"
 
-    def _note(
-        self, name: str, tensors: Mapping[str, Tensor], done: int, *, ended: bool
-    ) -> None:
+    def _note(self, name: str, tensors: Mapping[str, Tensor], done: int, *, ended: bool) -> None:
         metadata = {
             "hash": self.digest,
             "name": name,
@@ -199,6 +192,14 @@ class Halfway:
             return dict(document["values"]) if good else {}
         except (UsageError, KeyError, TypeError, ValueError, AttributeError):
             return {}
+
+
+def _from_single(pairs: Mapping[str, Pair]) -> ExactSums:
+    high, low = (
+        {name: torch.tensor(pair[side], dtype=torch.float64) for name, pair in pairs.items()}
+        for side in (0, 1)
+    )
+    return ExactSums(high, low)
 
 
 def _single(sums: ExactSums) -> JsonValue:

@@ -113,7 +113,7 @@ class Chains:
             raise NumericalError("The loss at the centre of the box is NaN or infinite.")
 
     def state(self) -> dict[str, Tensor]:
-        """All that changes from step to step; steps make new tensors, and leave these as they are."""
+        """All that changes from step to step; later steps leave these tensors as they are."""
         tensors = {
             name: getattr(self, name)
             for name in ("curvatures", "squares", "beta", "scale", "x", "losses", "slopes")

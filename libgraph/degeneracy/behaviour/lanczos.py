@@ -155,8 +155,8 @@ def lanczos(
                 along = vectors[:, : step + 1] @ residual.unsqueeze(2)
                 residual = residual - (vectors[:, : step + 1] * along).sum(1)
             length = residual.norm(dim=1, keepdim=True)
-            # Nothing but rounding errors is left where a probe's vectors span all that it reaches; to
-            # leave out so little moves no node by more.
+            # Nothing but rounding errors is left where a probe's vectors span all that it reaches;
+            # to leave out so little moves no node by more.
             scale = tridiagonal.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
             length = torch.where(length > NOTHING * scale, length, 0)
             if step + 1 < steps:
