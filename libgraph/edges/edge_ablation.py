@@ -29,8 +29,9 @@ Place = tuple[int, int, int]
 """Of some samples: number of their batch, where in it they begin, and how many they are."""
 
 REUSE_BYTES = 2**30
-"""Inputs of a layer pair are kept for the next number of edges if they take less than this, and
-outputs of earlier numbers likewise if one number's do."""
+"""Inputs of a layer pair are kept for the next number of edges if they take less than this, or a
+share of the memory budget where one is given; outputs of earlier numbers likewise if one number's
+do."""
 
 TAKEN_OVER = 3
 """Numbers of edges whose outputs are kept."""
@@ -281,7 +282,8 @@ class _PairTrials:
         with torch.no_grad():
             y = self.scoring.network.activations_at(self.index + 1, single.inputs)
         size = y.shape[1] * len(self.edges) * y.element_size()
-        return len(data) * data.batch_size * size < REUSE_BYTES
+        samples = data.backend.samples(data.split)
+        return min(samples, data.limit or samples) * size < self._room
 
     def _unablated(self, place: Place, batch: Batch, like: Tensor) -> Float[Tensor, "n t d"]:
         """Activations after the pair, where gates and errors are taken from them."""
@@ -297,4 +299,10 @@ class _PairTrials:
     def _fits(self, tensor: Tensor) -> bool:
         """Whether such tensors of all batches may be kept."""
         size = tensor.numel() * tensor.element_size()
-        return len(self.scoring.data) * size < REUSE_BYTES
+        return len(self.scoring.data) * size < self._room
+
+    @property
+    def _room(self) -> int:
+        """Bytes for each of those that are kept: inputs, targets, and outputs of some numbers."""
+        memory = self.scoring.data.memory
+        return REUSE_BYTES if memory is None else min(REUSE_BYTES, memory // (2 + TAKEN_OVER))

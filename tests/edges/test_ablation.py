@@ -326,6 +326,20 @@ def test_outputs_whose_inputs_stay_are_not_computed_again(monkeypatch):
     assert sum(computed) < 3 * len(result.score)
 
 
+@pytest.mark.parametrize(("memory", "kept"), [(None, True), (2**30, True), (2**14, False)])
+def test_nothing_is_kept_that_a_budget_has_no_room_for(memory, kept, monkeypatch):
+    case = Case(["attention-full"], method="neuron")
+    computed = []
+    cls = type(case.network.sections[0])
+    masked = cls.masked
+    monkeypatch.setattr(
+        cls, "masked", lambda self, x, keep: computed.append(self.d_out) or masked(self, x, keep)
+    )
+    scoring = Scoring(case.network, case.backend, case.data(100, memory=memory))
+    (result,) = ablate_edges(scoring, case.bases, case.edges, tolerances=(0.01,)).values()
+    assert (sum(computed) < 3 * len(result.score)) == kept
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 100])
 def test_batches_do_not_matter(batch_size):
     case = Case(CHAINS[1], method="lib")

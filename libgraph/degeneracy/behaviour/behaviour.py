@@ -38,7 +38,8 @@ MOST_EXACT = 4000
 
 
 KERNEL_BYTES = 2 * 2**30
-"""Jacobians that JJᵀ is made from take so much; of one weight alone, all samples have to fit."""
+"""Jacobians that JJᵀ is made from take so much, or the memory budget where one is given; of one
+weight alone, all samples have to fit."""
 
 
 STAGE = "behavioural loss"
@@ -107,7 +108,7 @@ def behaviour_spectrum(
     parameters = count_parameters(weights)
     samples, rows = _sizes(network, data)
     largest = max(count_parameters([weight]) for weight in weights)
-    fits = parameters <= rows or largest * rows * 8 <= KERNEL_BYTES
+    fits = parameters <= rows or largest * rows * 8 <= _kernel_bytes(data)
     if min(parameters, rows) > most_exact or not fits:
         product = _product(network, data, weights, samples)
         most = min(parameters, rows)
@@ -193,7 +194,7 @@ def _kernel(
     groups: list[list[Weight]] = [[]]
     for weight in weights:
         held = rows * count_parameters([*groups[-1], weight]) * 8
-        if groups[-1] and held > KERNEL_BYTES:
+        if groups[-1] and held > _kernel_bytes(data):
             groups.append([])
         groups[-1].append(weight)
     total = torch.zeros(rows, rows, dtype=torch.float64, device=data.device)
@@ -265,6 +266,10 @@ def _finite(matrix: Tensor) -> Tensor:
             "The Hessian of the behavioural loss is NaN or infinite: check the weights."
         )
     return matrix
+
+
+def _kernel_bytes(data: Data) -> int:
+    return KERNEL_BYTES if data.memory is None else min(KERNEL_BYTES, data.memory)
 
 
 def _budget(data: Data) -> int:

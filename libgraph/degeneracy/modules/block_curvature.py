@@ -26,12 +26,14 @@ from libgraph.degeneracy.weights.jacobians import (
     output_jacobians,
 )
 from libgraph.errors import NumericalError, TooLarge, UsageError
+from libgraph.files.limits import in_bytes
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import Progress
 from libgraph.sections import Function
 
 JACOBIAN_BYTES = 4 * 2**30
-"""J takes so much at most, however much is free, so that the same command finds the same."""
+"""J takes so much at most, however much is free, so that the same command finds the same; half of
+the memory budget where one is given, as blocks of it are copied."""
 
 
 LEAST_ROWS = 100
@@ -112,11 +114,13 @@ def block_curvature(
     if parameters <= rows:
         hessian = _hessian(network, data, weights, stage, progress) / samples
         return BlockCurvature(hessian, (), samples, samples * outputs, True)
-    fitting = JACOBIAN_BYTES // (8 * parameters)
+    room = JACOBIAN_BYTES if data.memory is None else min(JACOBIAN_BYTES, data.memory // 2)
+    fitting = room // (8 * parameters)
     if fitting < min(rows, LEAST_ROWS):
+        smaller = "" if room == JACOBIAN_BYTES else " or a larger memory='…'"
         raise TooLarge(
-            f"Derivatives by {parameters} parameters leave room for {fitting} rows of them: "
-            "degeneracy by module needs a smaller network."
+            f"Derivatives by {parameters} parameters leave room for {fitting} rows of them in "
+            f"{in_bytes(room)}: degeneracy by module needs a smaller network{smaller}."
         )
     most = min(rows, fitting)
     if exact := samples * outputs <= most:
