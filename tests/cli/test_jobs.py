@@ -103,8 +103,8 @@ def found(run: Path) -> dict[str, object]:
     return content
 
 
-ALL = f"compare {MODEL} --bases lib,pca --draws 3 --out out/r"
-"""Statistics, Grams, interactions, ablations, halves and draws of a null model."""
+ALL = f"compare {MODEL} --bases lib,pca --draws 3 --lesions --out out/r"
+"""Statistics, Grams, interactions, ablations, halves, draws of a null model and lesions."""
 
 
 @pytest.fixture(scope="session")
