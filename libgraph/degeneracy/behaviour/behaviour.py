@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, jvp, vjp, vmap
 
-from libgraph.accumulate.memory import memory_budget
+from libgraph.accumulate.memory import chunk_bytes, memory_budget
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -159,7 +159,7 @@ def behaviour_hessian(
     """2 E[JᵀJ], parameters in the order of `output_jacobians`."""
 
     def measure(batch: Batch) -> Sums:
-        gram = jacobian_gram(network, batch.inputs, weights)
+        gram = jacobian_gram(network, batch.inputs, weights, data.memory)
         return {"gram": gram, "samples": torch.tensor(len(batch.inputs))}
 
     sums = accumulate(data, measure, stage=STAGE, progress=progress)
@@ -202,7 +202,11 @@ def _kernel(
         progress(STAGE, done, len(groups))
         size = count_parameters(group)
         jacobian = torch.zeros(rows, size, dtype=torch.float64, device=data.device)
-        parts = (part for inputs in batches for part in jacobian_rows(network, inputs, group))
+        parts = (
+            part
+            for inputs in batches
+            for part in jacobian_rows(network, inputs, group, data.memory)
+        )
         first = 0
         for part in parts:
             jacobian[first : first + len(part)] = part
@@ -218,7 +222,7 @@ def _product(network: Network, data: Data, weights: Sequence[Weight], samples: i
     first = next(iter(data)).inputs
     with torch.no_grad():
         held = sum(x.numel() * x.element_size() for x in network.activations(first))
-    at_once = max(1, CHUNK_BYTES // held)
+    at_once = max(1, chunk_bytes(CHUNK_BYTES, data.memory) // held)
 
     def product(vectors: Float[Tensor, "m P"]) -> Float[Tensor, "m P"]:
         def measure(batch: Batch) -> Sums:

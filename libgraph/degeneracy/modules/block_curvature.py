@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from libgraph.accumulate.memory import chunk_bytes
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -146,7 +147,7 @@ def _hessian(
 
     def measure(batch: Batch) -> Sums:
         gram = torch.zeros(parameters, parameters, dtype=torch.float64, device=data.device)
-        for rows in jacobian_rows(network, batch.inputs, matrices):
+        for rows in jacobian_rows(network, batch.inputs, matrices, data.memory):
             joined = torch.cat(_by_features(rows, weights), dim=1)
             gram += joined.T @ joined
         return {"gram": gram}
@@ -193,7 +194,7 @@ def _exact_rows(
     """J of all samples, some of them at a time."""
     matrices = [weight.weight for weight in weights]
     for batch in data:
-        yield from jacobian_rows(network, batch.inputs, matrices)
+        yield from jacobian_rows(network, batch.inputs, matrices, data.memory)
 
 
 def _signed_rows(
@@ -210,7 +211,7 @@ def _signed_rows(
     with torch.no_grad():
         outputs = network(next(iter(data)).inputs[:1]).numel()
     held = 8 * draws * max(outputs, count_parameters(matrices))
-    at_once = max(1, CHUNK_BYTES // held)
+    at_once = max(1, chunk_bytes(CHUNK_BYTES, data.memory) // held)
     for batch in data:
         for inputs in batch.inputs[:samples].split(at_once):
             shape = (len(inputs), draws, outputs)
