@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, tuple[str, Mapping[str, object], Mapping[str, object]]] =
     "analyze modular-addition": ("modular-addition", {}, {"limit": 1000, "ablate": False}),
     "analyze lm": (
         "lm",
-        {"sequences": 32, "n_ctx": 64, "layers": "0:1", "cuts": "blocks"},
+        {"sequences": 8, "n_ctx": 32, "layers": "0:1", "cuts": "blocks"},
         {"ablate": False, "signs": 2},
     ),
     "analyze mlp, with ablation": (

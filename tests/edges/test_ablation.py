@@ -304,6 +304,14 @@ def test_an_ablation_goes_on_within_a_layer_pair_to_the_same_bits(
             except KeyboardInterrupt:
                 return None, case.backend.scored
 
+    # Which outputs are computed together decides their last bits, here more than those.
+    for cls in {type(section) for section in Case(CHAINS[1]).network.sections}:
+
+        def masked(self, x, keep, exact=cls.masked):
+            return exact(self, x, keep) * (1 + 1e-3 * keep.shape[1])
+
+        monkeypatch.setattr(cls, "masked", masked)
+
     expected, all_batches = ablated()
     assert all_batches > 50
     none, before = ablated(stop, Halfway(tmp_path, "ablation", "abc"))
@@ -326,7 +334,7 @@ def test_outputs_whose_inputs_stay_are_not_computed_again(monkeypatch):
     assert sum(computed) < 3 * len(result.score)
 
 
-@pytest.mark.parametrize(("memory", "kept"), [(None, True), (2**30, True), (2**14, False)])
+@pytest.mark.parametrize(("memory", "kept"), [(None, True), (2**30, True), (2**13, False)])
 def test_nothing_is_kept_that_a_budget_has_no_room_for(memory, kept, monkeypatch):
     case = Case(["attention-full"], method="neuron")
     computed = []
