@@ -30,6 +30,12 @@ CHECKPOINT = "checkpoint.safetensors"
 Record = dict[str, float]
 """What was measured at one step, by name."""
 
+SAVED_EVERY = 60.0
+"""Seconds of steps that are lost at most, where a process is killed between evaluations."""
+
+WORTH = 1.0
+"""Seconds of steps that are worth to be kept where they are interrupted."""
+
 log = logging.getLogger("libgraph")
 
 
@@ -81,6 +87,8 @@ def fit(
 ) -> list[Record]:
     """Take optimiser steps until `course.steps`, saving a checkpoint at every evaluation.
 
+    Between evaluations one is saved where the last is a minute old, and on an interrupt.
+
     Args:
         parameters: leaves that `optimizer` holds in the same order; changed in place.
         loss: the loss at a step.
@@ -95,27 +103,36 @@ def fit(
     Raises:
         NumericalError: if the loss stops being finite; the last checkpoint is kept.
     """
-    history = _resume(course, parameters, optimizer)
-    start, began = int(history[-1]["step"]) if history else 0, time.monotonic()
+    history, start, before = _resume(course, parameters, optimizer)
+    began = saved = time.monotonic()
     if start:
         log.info("%s goes on after step %d of '%s'.", course.title, start, course.path)
     elif course.path.is_file():
         log.info("'%s' is of another run, or damaged: %s begins anew.", course.path, course.stage)
-    before = history[-1]["seconds"] if history else 0.0
     if course.keep_every and not start:
         _keep(course, 0, parameters)
     for step in range(start, course.steps):
-        optimizer.zero_grad(set_to_none=True)
-        value = loss(step)
-        value.backward()
+        try:
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(step)
+            value.backward()
+        except KeyboardInterrupt:
+            # Nothing is changed yet. Within the optimiser's step some parameters may be.
+            if time.monotonic() - saved >= WORTH and _finite(parameters):
+                seconds = before + time.monotonic() - began
+                _save(course, step, seconds, history, parameters, optimizer)
+            raise
         optimizer.step()
         progress(course.stage, step + 1, course.steps, _last(history))
         if course.keep_every and (step + 1) % course.keep_every == 0:
             _keep(course, step + 1, parameters)
         if (step + 1) % course.evaluate_every and step + 1 < course.steps:
+            if time.monotonic() - saved >= SAVED_EVERY and _finite(parameters):
+                seconds = before + time.monotonic() - began
+                _save(course, step + 1, seconds, history, parameters, optimizer)
+                saved = time.monotonic()
             continue
-        finite = all(bool(parameter.isfinite().all()) for parameter in parameters.values())
-        if not (finite and math.isfinite(float(value.detach()))):
+        if not (_finite(parameters) and math.isfinite(float(value.detach()))):
             where = f"; the last good state is in '{course.path}'" if course.path.is_file() else ""
             raise NumericalError(
                 f"{course.title} is not finite at step {step + 1}: {course.advice}{where}."
@@ -124,8 +141,13 @@ def fit(
         with torch.no_grad():
             record = {"step": step + 1, "loss": float(value.detach()), "seconds": round(seconds, 1)}
             history.append(record | evaluate())
-        _save(course, history, parameters, optimizer)
+        _save(course, step + 1, seconds, history, parameters, optimizer)
+        saved = time.monotonic()
     return history
+
+
+def _finite(parameters: Mapping[str, Tensor]) -> bool:
+    return all(bool(parameter.isfinite().all()) for parameter in parameters.values())
 
 
 def _last(history: Sequence[Record]) -> str:
@@ -142,6 +164,8 @@ def _keep(course: Course, step: int, parameters: Mapping[str, Tensor]) -> None:
 
 def _save(
     course: Course,
+    step: int,
+    seconds: float,
     history: list[Record],
     parameters: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
@@ -149,9 +173,10 @@ def _save(
     tensors = {f"parameter/{name}": value.detach() for name, value in parameters.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{name}": value for name, value in state.items()}
-    names = list(history[0])
+    names = list(history[0]) if history else []
     rows = [[record[name] for name in names] for record in history]
     tensors["history"] = torch.tensor(rows, dtype=torch.float64)
+    tensors["taken"] = torch.tensor([step, seconds], dtype=torch.float64)
     metadata = {"settings": hash_of(course.settings), "history": " ".join(names)}
     digest = digest_of_tensors(tensors, metadata["history"])
     with writing(course.path) as temporary:
@@ -160,24 +185,35 @@ def _save(
 
 def _resume(
     course: Course, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-) -> list[Record]:
-    """Take up the checkpoint, if there is one of this training that is not beyond its steps."""
+) -> tuple[list[Record], int, float]:
+    """Take up the checkpoint, if there is one of this training that is not beyond its steps.
+
+    Returns:
+        What was evaluated, and how many steps were taken in how many seconds.
+    """
+    nothing: tuple[list[Record], int, float] = ([], 0, 0.0)
     try:
         with reading(course.path, UsageError, "The checkpoint "):
             if not course.path.is_file():
-                return []
+                return nothing
             with safe_open(course.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError:
-        return []
+        return nothing
     names = metadata.get("history", "").split()
     if metadata.get("settings") != hash_of(course.settings):
-        return []
+        return nothing
     if metadata.get("sha256") != digest_of_tensors(tensors, metadata.get("history", "")):
-        return []
-    if tensors["history"][-1, names.index("step")] > course.steps:
-        return []
+        return nothing
+    if "taken" in tensors:
+        taken, seconds = tensors["taken"].tolist()
+    else:
+        # Earlier versions saved at evaluations alone.
+        last = dict(zip(names, tensors["history"][-1].tolist(), strict=True))
+        taken, seconds = last["step"], last["seconds"]
+    if taken > course.steps:
+        return nothing
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         kind, _, rest = name.partition("/")
@@ -188,4 +224,6 @@ def _resume(
             index, _, entry = rest.partition("/")
             state.setdefault(int(index), {})[entry] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return [dict(zip(names, row, strict=True)) for row in tensors["history"].tolist()]
+    rows = tensors["history"].tolist()
+    history = [dict(zip(names, row, strict=True)) for row in rows]
+    return history, int(taken), seconds

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.numbers import normal, seeded
 
+from libgraph import fit as module
 from libgraph.errors import NumericalError
 from libgraph.files.weights import read_weights
 from libgraph.fit import CHECKPOINT, Course, fit
@@ -72,6 +73,23 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path, optimizer,
     resumed = Regression(tmp_path / "stopped", optimizer)
     resumed_history = resumed.fit()
     assert resumed.steps_taken == list(range(stop_at // 5 * 5, 20))
+    assert_identical(resumed.values(), straight.values())
+    assert without_seconds(resumed_history) == without_seconds(history)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("stop_at", [3, 7, 10, 19])
+@pytest.mark.parametrize("constant", ["SAVED_EVERY", "WORTH"])
+def test_no_step_is_repeated_that_was_saved(tmp_path, optimizer, stop_at, constant, monkeypatch):
+    """Whether it is time to save after a step, or one is interrupted."""
+    straight = Regression(tmp_path / "straight", optimizer)
+    history = straight.fit()
+    monkeypatch.setattr(module, constant, 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        Regression(tmp_path / "stopped", optimizer).fit(stop_at=stop_at)
+    resumed = Regression(tmp_path / "stopped", optimizer)
+    resumed_history = resumed.fit()
+    assert resumed.steps_taken == list(range(stop_at, 20))
     assert_identical(resumed.values(), straight.values())
     assert without_seconds(resumed_history) == without_seconds(history)
 

@@ -17,8 +17,9 @@ LONGEST_HEADER = 2**16
 READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
+    (3, 0): np.lib.format.read_array_header_2_0,
 }
-"""By version; a third one is for names of fields that ours have not."""
+"""By version; the third one is the second with names of fields in UTF-8, which ours have not."""
 
 
 class _Header(NamedTuple):

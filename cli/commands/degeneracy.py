@@ -7,7 +7,7 @@ import click
 from libgraph.degeneracy.options import DegeneracyOptions
 from libgraph_cli.completing import complete_backends
 from libgraph_cli.options import GroupedCommand, json_option, options_of, request_options
-from libgraph_cli.ranks import refuse_job
+from libgraph_cli.ranks import ranks_joined
 from libgraph_cli.running import Request, Values
 
 EXAMPLES = """\
@@ -33,15 +33,17 @@ def degeneracy(backend: str, options: Values, as_json: bool, request: Request) -
     from libgraph.screen import Screen
     from libgraph_cli.tables.degeneracy import print_degeneracy
 
-    refuse_job("degeneracy")
-    model = request.backend(backend)
-    with (
-        request.directory(f"{backend}-degeneracy") as directory,
-        request.display() as progress,
-    ):
-        figures = measure_degeneracy(
-            model, out=directory, force=request.force, progress=progress, **options
-        )
+    with ranks_joined(options.get("device", "cpu")) as speaks:
+        model = request.backend(backend)
+        with (
+            request.directory(f"{backend}-degeneracy", speaks=speaks) as directory,
+            request.display(speaks=speaks) as progress,
+        ):
+            figures = measure_degeneracy(
+                model, out=directory, force=request.force, progress=progress, **options
+            )
+    if not speaks:
+        return
     if as_json:
         click.echo(figures.text())
         return

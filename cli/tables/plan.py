@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from libgraph.files.limits import in_bytes
 from libgraph.runs.tables import plain_table, print_table
 from libgraph.screen import show, tell
 
@@ -50,4 +51,4 @@ def print_plan(console: Console, plan: Plan) -> None:
     tell(console, f"\nsamples: {samples}")
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in plan.seconds.items())
     tell(console, f"about {sum(plan.seconds.values()):.0f} s: {times}")
-    tell(console, f"about {plan.memory / 2**30:.1f} GiB at most")
+    tell(console, f"about {in_bytes(plan.memory)} at most")

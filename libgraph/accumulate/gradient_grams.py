@@ -25,6 +25,8 @@ def gradient_grams(
     outputs: Callable[..., Float[Tensor, "n t d"]],
     shifts: Sequence[Float[Tensor, "n s k"]],
     number: int,
+    *,
+    room: int = CHUNK_BYTES,
 ) -> list[Float[Tensor, "k k"]]:
     """Σ_x Σ_s Σ_to g gᵀ with g = ∂y_to/∂shift_s, for each of the shifts that outputs depend on.
 
@@ -35,6 +37,7 @@ def gradient_grams(
         outputs: of all shifts, sample by sample.
         shifts: zeros, at which gradients are taken.
         number: of the batch among all, whichever rank has it: each has signs of its own.
+        room: bytes of gradients that are held at once.
     """
     y, pull = vjp(outputs, *shifts)[:2]
     count, positions, size = y.shape
@@ -43,7 +46,7 @@ def gradient_grams(
     generator = torch.Generator().manual_seed(number)
     grams = [x.new_zeros(x.shape[-1], x.shape[-1], dtype=torch.float64) for x in shifts]
     held = sum(x.numel() for x in shifts) * y.element_size()
-    at_once = max(1, CHUNK_BYTES // held)
+    at_once = max(1, room // held)
     for first in range(0, passes, at_once):
         chosen = torch.arange(first, min(first + at_once, passes))
         if exact:

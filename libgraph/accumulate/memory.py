@@ -24,6 +24,11 @@ LARGEST_BATCH = 1024
 """Samples in a batch, at most."""
 
 
+def chunk_bytes(most: int, memory: int | None) -> int:
+    """Bytes of what is held some at a time: `most`, or a quarter of a budget that is given."""
+    return most if memory is None else max(1, min(most, memory // 4))
+
+
 def memory_budget(device: torch.device | str) -> int:
     """Half of the bytes that are free now on the device, or may be taken on the host."""
     place = torch.device(device)

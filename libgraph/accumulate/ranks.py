@@ -6,7 +6,7 @@ Batches of data are shared out by `accumulate`; whole tasks, such as draws of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -87,6 +87,16 @@ def smallest(number: int) -> int:
     return min(numbers)
 
 
+def largest_of_ranks(numbers: Mapping[str, float]) -> dict[str, float]:
+    """Of each of some numbers, whose names all ranks have, the largest of all ranks."""
+    _, world = ranks()
+    of_ranks: list[Mapping[str, float]] = [numbers] * world
+    if world > 1:
+        with _in_touch():
+            dist.all_gather_object(of_ranks, numbers)
+    return {name: max(each[name] for each in of_ranks) for name in numbers}
+
+
 def share_first(*tensors: Tensor) -> None:
     """Replace tensors, which are contiguous, by those of the first rank.
 
@@ -102,14 +112,18 @@ def add_ranks(sums: ExactSums) -> ExactSums:
     """The sums over all ranks, from the first on; a rank without a batch takes part with zeros."""
     rank, world = ranks()
     shapes: list[dict[str, torch.Size]] = [{} for _ in range(world)]
+    devices = [""] * world
     with _in_touch():
         dist.all_gather_object(shapes, {name: value.shape for name, value in sums.high.items()})
+        kinds = {value.device.type for value in sums.high.values()}
+        dist.all_gather_object(devices, max(kinds, default="cpu"))
     shape_of = dict(sorted(pair for of_rank in shapes for pair in of_rank.items()))
-    device = next((value.device for value in sums.high.values()), torch.device("cpu"))
+    # What one rank has read from a file may be elsewhere than what another has computed.
+    device = torch.device(max(devices))
     zeros = torch.zeros((), dtype=torch.float64, device=device)
     own = torch.cat(
         [
-            part.get(name, zeros.expand(shape)).flatten()
+            part.get(name, zeros.expand(shape)).to(device).flatten()
             for part in (sums.high, sums.low)
             for name, shape in shape_of.items()
         ]

@@ -64,6 +64,7 @@ def accumulate(
     measure: Callable[[Item], Sums],
     *,
     stage: str = "",
+    label: str | None = None,
     progress: Progress = silent,
 ) -> dict[str, Tensor]:
     """Add up what `measure` returns for each batch, in float64, over all batches and all ranks.
@@ -78,12 +79,15 @@ def accumulate(
             it gives may depend on the batch's number (`Numbered`), not on those before it. Where
             memory runs out it is called again with each half of the batch.
         stage: name under which progress is reported.
+        label: which of several passes of that name it is, if there may be others between.
         progress: told after every batch.
     """
     total = len(batches) if isinstance(batches, Sized) else None
     rank, world = ranks()
     where = place()
-    number, sums, done, ended = (0, ExactSums(), 0, False) if where is None else where.begin(stage)
+    name, sums, done, ended = "", ExactSums(), 0, False
+    if where is not None:
+        name, sums, done, ended = where.begin(label or stage)
 
     def tell() -> None:
         measured = done * world
@@ -102,14 +106,14 @@ def accumulate(
                 done, adding = done + 1, False
                 tell()
                 if where is not None:
-                    where.note(number, stage, sums, done, ended=False)
+                    where.note(name, sums, done, ended=False)
     except (KeyboardInterrupt, MemoryError):
         # What was interrupted while it was added is in doubt; then the last time counts.
         if where is not None and not adding:
             where.interrupted()
         raise
     if where is not None and not ended:
-        where.note(number, stage, sums, done, ended=True)
+        where.note(name, sums, done, ended=True)
     if world > 1:
         sums = add_ranks(sums)
     return sums.total()

@@ -184,7 +184,7 @@ def _ablation(
         ABLATION,
         partial(save_ablation, name=name),
         partial(load_ablation, name=name, pairs=pairs),
-        reads=("score_dtype", "tolerances", "curves"),
+        reads=("score_dtype", "tolerances", "curves", "memory"),
         after=(interactions,),
         part=name,
         cost=cost,

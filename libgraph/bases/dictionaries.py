@@ -28,6 +28,7 @@ from libgraph.dictionaries.matching import WITH_PASSAGES, dictionary_of_layer, m
 from libgraph.dictionaries.registry import read_dictionaries
 from libgraph.dictionaries.weights import DictionaryWeights, TranscoderWeights
 from libgraph.errors import BackendError, TooLarge, UsageError
+from libgraph.files.limits import in_bytes
 from libgraph.network.basis import Bases, Basis
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import Network, NodeLayer
@@ -250,6 +251,6 @@ def _check_size(network: Network, alive: Mapping[str, Dictionary], data: Data) -
         largest = max(alive, key=lambda name: len(alive[name]))
         raise TooLarge(
             f"Edges between latents ({sizes[largest]} are active at {largest}) take "
-            f"{taken / 1e9:.1f} GB, more than the memory budget of {budget / 1e9:.1f} GB: use a "
+            f"{in_bytes(taken)}, more than the memory budget of {in_bytes(budget)}: use a "
             "larger memory=, fewer node layers, or a smaller dictionary."
         )

@@ -18,6 +18,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from libgraph.accumulate.ranks import ranks
 from libgraph.analysis.analysis import analyze
 from libgraph.backend.contract import Backend
 from libgraph.backend.data import Data
@@ -52,10 +53,11 @@ from libgraph.degeneracy.weights.weights import weights_of
 from libgraph.edges.score import Scoring
 from libgraph.errors import TooLarge
 from libgraph.files.run_directory import RunDirectory
+from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress
-from libgraph.report.graphml import write_graphml
+from libgraph.report.graphml import Attributes, write_graphml
 
 DECADES = 12
 """How far below the largest eigenvalue N_eff is counted, in powers of ten."""
@@ -145,8 +147,17 @@ class _Measurement:
             totals=_totals(weights, units, heads),
             seconds=self.runner.seconds,
         )
-        if self.directory is not None:
-            self._export(figures, self.directory)
+        if self.directory is not None or ranks()[1] > 1:
+            # All ranks of a job take part in the graph, and the first one writes.
+            graph = unit_graph(
+                self.workload.network,
+                self.workload.train,
+                units,
+                self.options.truncation,
+                self.progress,
+            )
+            if self.directory is not None:
+                self._export(figures, *graph, self.directory)
         return figures
 
     # What the parts work on
@@ -253,16 +264,15 @@ class _Measurement:
 
     # Results
 
-    def _export(self, figures: DegeneracyFigures, directory: RunDirectory) -> None:
+    def _export(
+        self,
+        figures: DegeneracyFigures,
+        graph: InteractionGraph,
+        attributes: Attributes,
+        directory: RunDirectory,
+    ) -> None:
         self.progress("writing", 0, 1)
         figures.write(directory.file(FILE))
-        graph, attributes = unit_graph(
-            self.workload.network,
-            self.workload.train,
-            figures.units,
-            self.options.truncation,
-            self.progress,
-        )
         write_graphml(graph, directory.file("graph.graphml"), attributes)
         with may_be_left_out("Figures were"):
             draw_figures(figures, directory.partial)

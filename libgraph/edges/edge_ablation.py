@@ -9,15 +9,13 @@ interaction from then on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 import torch
-from jaxtyping import Float
-from pydantic import JsonValue, TypeAdapter
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from libgraph.accumulate.halfway import remembered
 from libgraph.accumulate.pieces import Piece
 from libgraph.accumulate.ranks import ranks, shared_out
 from libgraph.accumulate.sums import Numbered, Sums, accumulate
@@ -31,8 +29,12 @@ Place = tuple[int, int, int]
 """Of some samples: number of their batch, where in it they begin, and how many they are."""
 
 REUSE_BYTES = 2**30
-"""Inputs of a layer pair are kept for the next number of edges if they take less than this, and
-outputs of earlier numbers likewise if one number's do."""
+"""Inputs of a layer pair are kept for the next number of edges if they take less than this, or a
+share of the memory budget where one is given; outputs of earlier numbers likewise if one number's
+do."""
+
+TAKEN_OVER = 3
+"""Numbers of edges whose outputs are kept."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,6 @@ class EdgeAblation:
     epsilon: float | None
 
 
-PLAIN = TypeAdapter(EdgeAblation)
-"""To and from what JSON can hold."""
-
-SEVERAL = TypeAdapter(list[EdgeAblation])
-"""The same of several layer pairs."""
-
-
 def ablate_edges(
     scoring: Scoring,
     bases: Bases,
@@ -72,6 +67,9 @@ def ablate_edges(
     progress: Progress = silent,
 ) -> dict[tuple[str, str], EdgeAblation]:
     """Bisect the number of edges that each layer pair needs (docs/math.md §4).
+
+    Within a stage of a run that was interrupted it goes on after the last number of edges that was
+    tried, and within that after the last batch.
 
     Args:
         scoring: the network, and what says how good its outputs are.
@@ -92,13 +90,11 @@ def ablate_edges(
         done += trials
         progress(stage, min(done, expected), expected)
 
-    def ablated(index: int) -> JsonValue:
+    def ablated(index: int) -> EdgeAblation:
         a, b, _ = pairs[index]
-        found = edges[a.name, b.name]
-        trials = _PairTrials(scoring, index, bases[a.name], bases[b.name], found, tell)
-        of_pair = trials.ablated(tolerances, curves=curves)
-        plain: JsonValue = PLAIN.dump_python(of_pair, mode="json")
-        return plain
+        found, label = edges[a.name, b.name], f"{stage}, {a.name}->{b.name}"
+        trials = _PairTrials(scoring, index, bases[a.name], bases[b.name], found, label, tell)
+        return trials.ablated(tolerances, curves=curves)
 
     results: dict[tuple[str, str], EdgeAblation] = {}
     names = [(a.name, b.name) for a, b, _ in pairs]
@@ -108,16 +104,9 @@ def ablate_edges(
     for start in range(0, len(pairs), together):
         tell(0)
         chosen = range(start, min(start + together, len(pairs)))
-
-        def found(chosen: range = chosen) -> JsonValue:
-            if scoring.shares_batches:
-                return [ablated(index) for index in chosen]
-            return shared_out([partial(ablated, index) for index in chosen])
-
-        # What other numbers kept is used again within a layer pair, which is kept as a whole.
-        label = ", ".join("->".join(names[index]) for index in chosen)
-        plain = SEVERAL.validate_python(remembered(f"{stage}, {label}", found))
-        results |= {names[index]: each for index, each in zip(chosen, plain, strict=True)}
+        tasks = [partial(ablated, index) for index in chosen]
+        found = [task() for task in tasks] if scoring.shares_batches else shared_out(tasks)
+        results |= {names[index]: each for index, each in zip(chosen, found, strict=True)}
     return results
 
 
@@ -145,7 +134,9 @@ class _PairTrials:
 
     Each output feature keeps its own largest inputs, so what it becomes depends on how many of
     them are kept alone. Of two numbers of edges tried one after the other most outputs keep the
-    same inputs, and are not computed again.
+    same inputs, and are not computed again. A trial of which less than half can be taken over is
+    made afresh: whoever goes on after an interruption need not begin with the first one to come to
+    the same bits.
     """
 
     scoring: Scoring
@@ -153,6 +144,7 @@ class _PairTrials:
     source: Basis
     target: Basis
     edges: Float[Tensor, "out in"]
+    label: str
     tell: Callable[[int], None]
     available: int = field(init=False)
     scores: dict[int, float] = field(init=False, default_factory=dict)
@@ -169,11 +161,13 @@ class _PairTrials:
         self.order = candidates.flatten().argsort(descending=True, stable=True)
         self.sorted = candidates.flatten()[self.order]
         self.constant = constant
+        # Which inputs the trials since the last fresh one kept, that included.
+        self.since: list[Tensor] = []
         # By batch, or part of one: parts of the source layer, activations of the target layer where
-        # it has gates, and which inputs the latest trials kept with what came out of them.
+        # it has gates, and how many of these trials were made, with what came out of the latest.
         self.sources: dict[Place, Tensor] = {}
         self.targets: dict[Place, Tensor] = {}
-        self.latest: dict[Place, list[tuple[Tensor, Tensor]]] = {}
+        self.latest: dict[Place, tuple[int, list[Tensor]]] = {}
 
     def ablated(self, tolerances: Sequence[float], *, curves: bool) -> EdgeAblation:
         """What comes of it at these tolerances Δ."""
@@ -220,44 +214,76 @@ class _PairTrials:
         mask[self.order[:count]] = True
         keep = torch.ones_like(self.edges, dtype=torch.bool)
         keep[:, self.constant :] = mask.reshape(len(self.edges), -1)
+        self._follow(self.source.part_mask(keep.T))
         network = self.scoring.network
 
         def measure(piece: Piece[Batch]) -> Sums:
             batch, place = piece.batch, (piece.number, piece.first, len(piece.batch.inputs))
-            features = self._ablated(place, batch, keep.T)
+            features = self._ablated(place, batch)
             y = self._unablated(place, batch, features)
             outputs = network.from_layer(self.index + 1, self.target.activations(features, y))
             scores = self.scoring.backend.score(outputs, batch.targets)
             return {"score": scores.sum(), "count": torch.tensor(len(scores))}
 
-        return mean_score(accumulate(Numbered(self.scoring.data), measure))
+        label = f"{self.label}, {count} edges"
+        return mean_score(accumulate(Numbered(self.scoring.data), measure, label=label))
 
-    def _ablated(self, place: Place, batch: Batch, keep: Tensor) -> Float[Tensor, "n t out"]:
-        """Output features of one batch, from the inputs that each of them keeps."""
+    def _follow(self, keep: Bool[Tensor, "in out"]) -> None:
+        """Take up the next trial."""
+        known = torch.zeros(keep.shape[1], dtype=torch.bool, device=keep.device)
+        for before in self.since[-TAKEN_OVER:] if self._reuses else ():
+            known |= (before == keep).all(0)
+        if 2 * int(known.sum()) < len(known) or not self._reuses:
+            self.since.clear()
+            self.latest.clear()
+        self.since.append(keep)
+
+    def _ablated(self, place: Place, batch: Batch) -> Float[Tensor, "n t out"]:
+        """Output features of one batch, from the inputs that each of them keeps.
+
+        Of a batch that the trials before were not made of, these are made up for.
+        """
         x = self.sources.get(place)
         if x is None:
             network = self.scoring.network
             x = self.source.parts(network.activations_at(self.index, batch.inputs))
             if self._fits(x):
                 self.sources[place] = x
-        keep = self.source.part_mask(keep)
-        trials = self.latest.get(place, [])
+        made, latest = self.latest.get(place, (0, []))
+        for number in range(made, len(self.since)):
+            latest = [self._outputs(x, number, latest), *latest[: TAKEN_OVER - 1]]
+        if self._reuses:
+            self.latest[place] = len(self.since), latest
+        return latest[0]
+
+    def _outputs(self, x: Tensor, number: int, latest: Sequence[Tensor]) -> Tensor:
+        """Those of a trial; `latest` those of the trials before, the last one first."""
+        keep = self.since[number]
         stale = torch.ones(keep.shape[1], dtype=torch.bool, device=keep.device)
         result: Tensor | None = None
-        for before, outputs in trials:
-            same = stale & (before == keep).all(0)
+        # A bisection goes on between its last sufficient and its last insufficient number.
+        for back, outputs in enumerate(latest, start=1):
+            same = stale & (self.since[number - back] == keep).all(0)
             result = outputs.clone() if result is None else result
             result[..., same] = outputs[..., same]
             stale &= ~same
         if result is None:
-            result = self.section.masked(x, keep)
-        elif bool(stale.any()):
+            return self.section.masked(x, keep)
+        if bool(stale.any()):
             part = self.section.transform(lambda m: m, lambda m: m[..., stale])
             result[..., stale] = part.masked(x, keep[:, stale])
-        # A bisection goes on between its last sufficient and its last insufficient number.
-        if self._fits(result):
-            self.latest[place] = [(keep, result), *trials[:2]]
         return result
+
+    @cached_property
+    def _reuses(self) -> bool:
+        """Whether outputs of all batches may be kept."""
+        data = self.scoring.data
+        single = next(iter(replace(data, limit=1, batch_size=1)))
+        with torch.no_grad():
+            y = self.scoring.network.activations_at(self.index + 1, single.inputs)
+        size = y.shape[1] * len(self.edges) * y.element_size()
+        samples = data.backend.samples(data.split)
+        return min(samples, data.limit or samples) * size < self._room
 
     def _unablated(self, place: Place, batch: Batch, like: Tensor) -> Float[Tensor, "n t d"]:
         """Activations after the pair, where gates and errors are taken from them."""
@@ -273,4 +299,10 @@ class _PairTrials:
     def _fits(self, tensor: Tensor) -> bool:
         """Whether such tensors of all batches may be kept."""
         size = tensor.numel() * tensor.element_size()
-        return len(self.scoring.data) * size < REUSE_BYTES
+        return len(self.scoring.data) * size < self._room
+
+    @property
+    def _room(self) -> int:
+        """Bytes for each of those that are kept: inputs, targets, and outputs of some numbers."""
+        memory = self.scoring.data.memory
+        return REUSE_BYTES if memory is None else min(REUSE_BYTES, memory // (2 + TAKEN_OVER))

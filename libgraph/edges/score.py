@@ -63,7 +63,7 @@ def base_score(network: Network, backend: Backend, data: Data) -> float:
         scores = check_scores(backend.score(activations[-1], batch.targets), len(batch.inputs))
         return {"score": scores.sum(), "count": count, "broken": broken}
 
-    sums = accumulate(data, measure)
+    sums = accumulate(data, measure, label="score of the whole model")
     # Added up, so that all ranks find it out, and do the same about it.
     for layer, broken in zip(network.node_layers, sums["broken"].tolist(), strict=True):
         if broken:

@@ -7,6 +7,7 @@ but for files that the system may drop. Each group counts, from the process's ow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,14 @@ def available_memory() -> int:
     """Bytes that are free on the host and may be taken."""
     free = [int(psutil.virtual_memory().available), *_of_process(), *of_groups(CGROUPS, OWN)]
     return max(0, min(free))
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes to be read: 2.4 GB, 640 MB, 12 kB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.{1 if count < 10 * size or unit == 'GB' else 0}f} {unit}"
+    return f"{math.ceil(count / 1e3)} kB"
 
 
 def _of_process() -> Iterator[int]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libgraph.errors import TooLarge
-from libgraph.files.limits import available_memory
+from libgraph.files.limits import available_memory, in_bytes
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
@@ -48,7 +48,6 @@ def no_edges(
     if taken > free / SHARE:
         raise TooLarge(
             f"{source} has {len(shapes)} layer pairs with room for {taken / 8:.3g} edges: all of "
-            f"them take {taken / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Write fewer "
-            "features."
+            f"them take {in_bytes(taken)}, and {in_bytes(free)} are free. Write fewer features."
         )
     return {pair: np.zeros(shape) for pair, shape in shapes.items()}

@@ -8,14 +8,17 @@ tests the edges that leave it: how much of what happens in the next node layer d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 from torch import Tensor
 
+from libgraph.accumulate.halfway import remembered
+from libgraph.accumulate.ranks import ranks, shared_out
 from libgraph.errors import UsageError
 from libgraph.files.atomic import writing
 from libgraph.graph.arrays import Pair
@@ -23,7 +26,7 @@ from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.interventions.changes import Change, Intervention
 from libgraph.interventions.intervene import intervene
 from libgraph.interventions.subject import Subject
-from libgraph.progress import Progress, renamed, silent
+from libgraph.progress import Progress, silent
 from libgraph.sections.chunks import chunks
 
 SURVEYED = 2048
@@ -37,6 +40,11 @@ NEIGHBOURS = 8
 
 DRAWS = 19
 """Random sets for each module; the smallest p is 1 / 20."""
+
+TOGETHER = 64
+"""Lesions that are measured together, and kept where a run is interrupted."""
+
+TEXTS = TypeAdapter(list[list[str]])
 
 
 class ModuleLesion(BaseModel):
@@ -125,19 +133,20 @@ def survey_lesions(
         for index in range(layer.isolated, layer.size)
     ]
     lesions = [Intervention(f"{n}/{i}", (Change(n, (i,)),)) for n, i in singles]
-    alone = intervene(
-        few, lesions, watched=False, progress=renamed(progress, "lesions of features")
-    )
+    with torch.no_grad():
+        whole = torch.cat(
+            [few.backend.score(few.network(x), targets) for x, targets in few.data]
+        ).double()
+    alone = _mean_scores(few, lesions, "lesions of features", progress)
     scores: dict[str, list[float | None]] = {
         layer.name: [None] * layer.size for layer in graph.layers if layer.rotated
     }
-    for (name, index), score in zip(singles, alone.mean_scores, strict=True):
+    for (name, index), score in zip(singles, alone, strict=True):
         scores[name][index] = score
-    base = alone.base_score or 0.0
-    samples = 0 if alone.base_scores is None else len(alone.base_scores)
+    base = float(whole.mean())
     modules = _modules(few, graph, base, draws, seed, progress)
     return LesionSurvey(
-        samples=samples,
+        samples=len(whole),
         score=base,
         features={name: tuple(values) for name, values in scores.items()},
         modules=tuple(modules),
@@ -181,8 +190,7 @@ def _modules(
         for module, of_module in enumerate(sets)
         for number, chosen in enumerate(of_module)
     ]
-    told = renamed(progress, "lesions of modules")
-    scores = intervene(subject, lesions, watched=False, progress=told).mean_scores
+    scores = _mean_scores(subject, lesions, "lesions of modules", progress)
     sign = 1 if subject.backend.higher_is_better else -1
     found = []
     for module in range(count):
@@ -191,6 +199,33 @@ def _modules(
         as_much = sum(sign * (base - other) >= loss for other in random)
         found.append(ModuleLesion(score=own, random=tuple(random), p=(1 + as_much) / (1 + draws)))
     return found
+
+
+def _mean_scores(
+    subject: Subject, lesions: Sequence[Intervention], stage: str, progress: Progress
+) -> list[float]:
+    """With each of the lesions; some at a time, which ranks of a job share out and a run keeps."""
+    # Known before, so that no rank has to ask the others for it while it is alone.
+    _ = subject.usual
+    parts = [lesions[first : first + TOGETHER] for first in range(0, len(lesions), TOGETHER)]
+    together, scores = ranks()[1], list[float]()
+
+    def of_part(part: Sequence[Intervention]) -> list[str]:
+        # As text that is the same number again, infinite ones too.
+        return [score.hex() for score in intervene(subject, part, watched=False).mean_scores]
+
+    for start in range(0, len(parts), together):
+        progress(stage, len(scores), len(lesions))
+        tasks = [partial(of_part, part) for part in parts[start : start + together]]
+        label = f"{stage}, {len(scores)} and {sum(map(len, parts[start : start + together]))} more"
+        known = TEXTS.validate_python(remembered(label, partial(_in_turn, tasks)))
+        scores += [float.fromhex(text) for of_part in known for text in of_part]
+    progress(stage, len(lesions), len(lesions))
+    return scores
+
+
+def _in_turn(tasks: Sequence[Callable[[], list[str]]]) -> JsonValue:
+    return [[*texts] for texts in shared_out(tasks)]
 
 
 def _members(graph: InteractionGraph, module: int) -> dict[str, tuple[int, ...]]:

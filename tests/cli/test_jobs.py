@@ -103,8 +103,8 @@ def found(run: Path) -> dict[str, object]:
     return content
 
 
-ALL = f"compare {MODEL} --bases lib,pca --draws 3 --out out/r"
-"""Statistics, Grams, interactions, ablations, halves and draws of a null model."""
+ALL = f"compare {MODEL} --bases lib,pca --draws 3 --lesions --out out/r"
+"""Statistics, Grams, interactions, ablations, halves, draws of a null model and lesions."""
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +143,37 @@ def test_a_job_finds_what_one_process_does_to_the_bit(ranks, batch_size, one_pro
     for name, content in expected.items():
         assert run[name] == content, name
     assert not run_condition(tmp_path / "out" / "r").left
+
+
+@pytest.mark.parametrize(
+    ("ranks", "command"),
+    [
+        # All eigenvalues, moves of weights, units, draws of modules.
+        (2, f"degeneracy {MODEL} --samples 20 --draws 3 --batch-size 7 --out out/r"),
+        # By probes, on more parameters than all eigenvalues are found of; and with sampling.
+        pytest.param(
+            3,
+            "degeneracy mlp -o blocks=2 -o width=40 -o layers=2 -o samples=200 --samples 200 "
+            "--probes 2 --steps 5 --draws 3 --batch-size 40 -q --out out/r",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            3,
+            f"degeneracy {MODEL} --volume --samples 20 --draws 3 --batch-size 60 --out out/r",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_degeneracy_of_a_job_is_that_of_one_process_to_the_bit(
+    ranks, command, one_process, tmp_path
+):
+    ended = job(command, ranks, tmp_path)
+    assert ended.codes == [0] * ranks, ended.said
+    expected, run = one_process(command), found(tmp_path / "out" / "r")
+    assert {"degeneracy.json", "graph.graphml", "spectra.png"} < expected.keys()
+    assert run.keys() == expected.keys()
+    for name, content in expected.items():
+        assert run[name] == content, name
 
 
 @pytest.mark.slow

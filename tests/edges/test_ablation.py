@@ -11,6 +11,8 @@ from helpers.sections import AppendOne
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libgraph.accumulate import halfway as halfway_module
+from libgraph.accumulate.halfway import Halfway, halfway
 from libgraph.backend.data import Data
 from libgraph.bases.method import Truncation
 from libgraph.bases.methods import METHODS
@@ -272,6 +274,53 @@ def test_reusing_outputs_changes_nothing(chain, reuse, monkeypatch):
         assert reused[pair].score == pytest.approx(dict(result.score), rel=1e-12)
 
 
+class Stopping(ToyLoss):
+    """A backend that counts batches, and is interrupted before one of them."""
+
+    stop, scored = None, 0
+
+    def score(self, outputs, targets):
+        if self.scored == self.stop:
+            raise KeyboardInterrupt
+        self.scored += 1
+        return super().score(outputs, targets)
+
+
+@pytest.mark.parametrize("reuse", [0, 2**30])
+@pytest.mark.parametrize("stop", [2, 9, 17, 29, 38, 50])
+def test_an_ablation_goes_on_within_a_layer_pair_to_the_same_bits(
+    stop, reuse, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ablation, "REUSE_BYTES", reuse)
+    monkeypatch.setattr(halfway_module, "EVERY", 0.0)
+    monkeypatch.setattr(halfway_module, "WORTH", 0.0)
+
+    def ablated(stop=None, place=None):
+        case = Case(CHAINS[1], Stopping, method="lib")
+        case.backend.stop = stop
+        with halfway(place):
+            try:
+                return case.ablate_edges((0.02, 0.2), batch_size=16), case.backend.scored
+            except KeyboardInterrupt:
+                return None, case.backend.scored
+
+    # Which outputs are computed together decides their last bits, here more than those.
+    for cls in {type(section) for section in Case(CHAINS[1]).network.sections}:
+
+        def masked(self, x, keep, exact=cls.masked):
+            return exact(self, x, keep) * (1 + 1e-3 * keep.shape[1])
+
+        monkeypatch.setattr(cls, "masked", masked)
+
+    expected, all_batches = ablated()
+    assert all_batches > 50
+    none, before = ablated(stop, Halfway(tmp_path, "ablation", "abc"))
+    assert (none, before) == (None, stop)
+    found, after = ablated(None, Halfway(tmp_path, "ablation", "abc"))
+    assert before + after == all_batches
+    assert found == expected
+
+
 def test_outputs_whose_inputs_stay_are_not_computed_again(monkeypatch):
     case = Case(["attention-full"], method="neuron")
     computed = []
@@ -283,6 +332,20 @@ def test_outputs_whose_inputs_stay_are_not_computed_again(monkeypatch):
     (result,) = case.ablate_edges(batch_size=100).values()
     assert computed[0] == 3
     assert sum(computed) < 3 * len(result.score)
+
+
+@pytest.mark.parametrize(("memory", "kept"), [(None, True), (2**30, True), (2**13, False)])
+def test_nothing_is_kept_that_a_budget_has_no_room_for(memory, kept, monkeypatch):
+    case = Case(["attention-full"], method="neuron")
+    computed = []
+    cls = type(case.network.sections[0])
+    masked = cls.masked
+    monkeypatch.setattr(
+        cls, "masked", lambda self, x, keep: computed.append(self.d_out) or masked(self, x, keep)
+    )
+    scoring = Scoring(case.network, case.backend, case.data(100, memory=memory))
+    (result,) = ablate_edges(scoring, case.bases, case.edges, tolerances=(0.01,)).values()
+    assert (sum(computed) < 3 * len(result.score)) == kept
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 100])

@@ -8,9 +8,26 @@ import sys
 import psutil
 import pytest
 
-from libgraph.files.limits import available_memory, of_groups
+from libgraph.files.limits import available_memory, in_bytes, of_groups
 
 GB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 kB"),
+        (1, "1 kB"),
+        (20_480, "21 kB"),
+        (1_048_576, "1.0 MB"),
+        (52_428_800, "52 MB"),
+        (999_000_000, "999 MB"),
+        (1_073_741_824, "1.1 GB"),
+        (8e12, "8000.0 GB"),
+    ],
+)
+def test_bytes_are_told_in_a_unit_that_says_something(count, text):
+    assert in_bytes(count) == text
 
 
 def group(folder, names, most, used, dropped, key):

@@ -40,6 +40,7 @@ from libgraph.bases.method import Truncation
 from libgraph.bases.statistics import node_statistics
 from libgraph.dictionaries.registry import read_dictionaries
 from libgraph.errors import LibgraphError
+from libgraph.files.run_directory import hash_of
 from libgraph.fit import Course, fit
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.progress import silent
@@ -132,9 +133,12 @@ def _checkpoint(folder: Path) -> list[bytes]:
     return [(folder / "checkpoint.safetensors").read_bytes()]
 
 
+HALFWAY_PASS = f"halfway-0of1-{hash_of('x, no. 1')[:16]}.safetensors"
+
+
 def _halfway(folder: Path) -> object:
     where = Halfway(folder, "bases", "abc")
-    return where.begin("x"), where.value("y", lambda: [1.0])
+    return where.begin("x"), where.begin("z"), where.value("y", lambda: [1.0])
 
 
 def _of_halfway(folder: Path, name: str) -> list[bytes]:
@@ -143,7 +147,10 @@ def _of_halfway(folder: Path, name: str) -> list[bytes]:
     where = Halfway(folder, "bases", "abc")
     sums = ExactSums()
     sums.add({"s": torch.ones(3)})
-    where.note(0, "x", sums, 2, ended=False)
+    where.note(where.begin("x")[0], sums, 2, ended=False)
+    single = ExactSums()
+    single.add({"s": torch.ones(())})
+    where.note(where.begin("z")[0], single, 2, ended=True)
     where.value("y", lambda: [1.0])
     where.save()
     return [(folder / name).read_bytes()]
@@ -359,8 +366,8 @@ READERS = {
     ),
     "training checkpoint": Reader(_checkpoint, "checkpoint.safetensors", _fitted),
     "half a stage": Reader(
-        lambda folder: _of_halfway(folder, "halfway-0of1-0.safetensors"),
-        "halfway-0of1-0.safetensors",
+        lambda folder: _of_halfway(folder, HALFWAY_PASS),
+        HALFWAY_PASS,
         _halfway,
     ),
     "values of half a stage": Reader(

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import libgraph as lg
+from libgraph.accumulate import halfway as halfway_module
+from libgraph.accumulate.halfway import Halfway, halfway
+from libgraph.interventions import survey as survey_module
 from libgraph.interventions.changes import Change, Intervention
 from libgraph.interventions.intervene import intervene
 from libgraph.interventions.survey import LesionSurvey, _members, _shuffled, survey_lesions
@@ -43,6 +46,37 @@ def test_scores_are_those_of_single_interventions(surveyed):
         assert module.p == pytest.approx(
             (1 + sum(loss >= losses[0] for loss in losses[1:])) / len(losses)
         )
+
+
+def test_lesions_go_on_where_they_were_to_the_same_bits(surveyed, tmp_path, monkeypatch):
+    run, _, _ = surveyed
+    monkeypatch.setattr(halfway_module, "EVERY", 0.0)
+    monkeypatch.setattr(survey_module, "TOGETHER", 5)
+    calls = []
+
+    def counting(stop):
+        calls.clear()
+
+        def counted(subject, lesions, **options):
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            calls.append(len(lesions))
+            return intervene(subject, lesions, **options)
+
+        monkeypatch.setattr(survey_module, "intervene", counted)
+
+    def survey(place):
+        with halfway(place):
+            return survey_lesions(run.subject(limit=50), run.graph(), draws=3)
+
+    counting(None)
+    expected, whole = survey(None), len(calls)
+    counting(4)
+    with pytest.raises(KeyboardInterrupt):
+        survey(Halfway(tmp_path, "lesions", "abc"))
+    counting(None)
+    assert survey(Halfway(tmp_path, "lesions", "abc")) == expected
+    assert len(calls) == whole - 4
 
 
 def test_random_sets_are_as_large_and_of_about_the_same_ranks(surveyed):

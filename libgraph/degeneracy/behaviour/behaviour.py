@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, jvp, vjp, vmap
 
-from libgraph.accumulate.memory import memory_budget
+from libgraph.accumulate.memory import chunk_bytes, memory_budget
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -38,7 +38,8 @@ MOST_EXACT = 4000
 
 
 KERNEL_BYTES = 2 * 2**30
-"""Jacobians that JJᵀ is made from take so much; of one weight alone, all samples have to fit."""
+"""Jacobians that JJᵀ is made from take so much, or the memory budget where one is given; of one
+weight alone, all samples have to fit."""
 
 
 STAGE = "behavioural loss"
@@ -107,7 +108,7 @@ def behaviour_spectrum(
     parameters = count_parameters(weights)
     samples, rows = _sizes(network, data)
     largest = max(count_parameters([weight]) for weight in weights)
-    fits = parameters <= rows or largest * rows * 8 <= KERNEL_BYTES
+    fits = parameters <= rows or largest * rows * 8 <= _kernel_bytes(data)
     if min(parameters, rows) > most_exact or not fits:
         product = _product(network, data, weights, samples)
         most = min(parameters, rows)
@@ -158,7 +159,7 @@ def behaviour_hessian(
     """2 E[JᵀJ], parameters in the order of `output_jacobians`."""
 
     def measure(batch: Batch) -> Sums:
-        gram = jacobian_gram(network, batch.inputs, weights)
+        gram = jacobian_gram(network, batch.inputs, weights, data.memory)
         return {"gram": gram, "samples": torch.tensor(len(batch.inputs))}
 
     sums = accumulate(data, measure, stage=STAGE, progress=progress)
@@ -193,7 +194,7 @@ def _kernel(
     groups: list[list[Weight]] = [[]]
     for weight in weights:
         held = rows * count_parameters([*groups[-1], weight]) * 8
-        if groups[-1] and held > KERNEL_BYTES:
+        if groups[-1] and held > _kernel_bytes(data):
             groups.append([])
         groups[-1].append(weight)
     total = torch.zeros(rows, rows, dtype=torch.float64, device=data.device)
@@ -201,7 +202,11 @@ def _kernel(
         progress(STAGE, done, len(groups))
         size = count_parameters(group)
         jacobian = torch.zeros(rows, size, dtype=torch.float64, device=data.device)
-        parts = (part for inputs in batches for part in jacobian_rows(network, inputs, group))
+        parts = (
+            part
+            for inputs in batches
+            for part in jacobian_rows(network, inputs, group, data.memory)
+        )
         first = 0
         for part in parts:
             jacobian[first : first + len(part)] = part
@@ -217,7 +222,7 @@ def _product(network: Network, data: Data, weights: Sequence[Weight], samples: i
     first = next(iter(data)).inputs
     with torch.no_grad():
         held = sum(x.numel() * x.element_size() for x in network.activations(first))
-    at_once = max(1, CHUNK_BYTES // held)
+    at_once = max(1, chunk_bytes(CHUNK_BYTES, data.memory) // held)
 
     def product(vectors: Float[Tensor, "m P"]) -> Float[Tensor, "m P"]:
         def measure(batch: Batch) -> Sums:
@@ -265,6 +270,10 @@ def _finite(matrix: Tensor) -> Tensor:
             "The Hessian of the behavioural loss is NaN or infinite: check the weights."
         )
     return matrix
+
+
+def _kernel_bytes(data: Data) -> int:
+    return KERNEL_BYTES if data.memory is None else min(KERNEL_BYTES, data.memory)
 
 
 def _budget(data: Data) -> int:

@@ -7,7 +7,7 @@ slopes how long steps should be.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +111,25 @@ class Chains:
         self.losses, self.slopes = self._look(self.x)
         if not bool(self.losses.isfinite().all()):
             raise NumericalError("The loss at the centre of the box is NaN or infinite.")
+
+    def state(self) -> dict[str, Tensor]:
+        """All that changes from step to step; later steps leave these tensors as they are."""
+        tensors = {
+            name: getattr(self, name)
+            for name in ("curvatures", "squares", "beta", "scale", "x", "losses", "slopes")
+        }
+        numbers = torch.tensor([self.counted, self.odd, self.next], dtype=torch.float64)
+        turn = {} if self.turn is None else {"turn": self.turn}
+        return {**tensors, **turn, "numbers": numbers, "random": self.generator.get_state()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Be as it was when this was its state."""
+        for name, tensor in state.items():
+            if name not in ("numbers", "random"):
+                setattr(self, name, tensor.to(self.x.device))
+        counted, odd, self.next = state["numbers"].tolist()
+        self.counted, self.odd = int(counted), int(odd)
+        self.generator.set_state(state["random"])
 
     def step(self) -> Float[Tensor, " m"]:
         """Move every chain once, then let neighbours change places; the shares that moved."""

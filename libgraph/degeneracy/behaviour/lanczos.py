@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from libgraph.accumulate.halfway import steps as resumable
 from libgraph.bases.method import Truncation
 from libgraph.progress import Progress, silent
 
@@ -122,7 +123,8 @@ def lanczos(
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m k"], Bool[Tensor, " m"]]:
     """Nodes, largest first, and weights of each probe's Gauss quadrature; weights add up to 1.
 
-    Last, whether nothing was left of a probe that further steps could resolve.
+    Last, whether nothing was left of a probe that further steps could resolve. In a stage of a run
+    that was interrupted it goes on after the last step that was kept.
 
     Args:
         product: with the matrix.
@@ -134,25 +136,37 @@ def lanczos(
     steps = min(steps, size)
     vectors = probes.new_zeros(count, steps, size)
     tridiagonal = probes.new_zeros(count, steps, steps)
+    length = probes.new_zeros(count, 1)
     q = probes / probes.norm(dim=1, keepdim=True)
-    for step in range(steps):
-        progress("lanczos", step, steps)
-        vectors[:, step] = q
-        residual = product(q)
-        tridiagonal[:, step, step] = (residual * q).sum(1)
-        # A second time, because the first leaves rounding errors of what it takes away.
-        for _ in range(2):
-            along = vectors[:, : step + 1] @ residual.unsqueeze(2)
-            residual = residual - (vectors[:, : step + 1] * along).sum(1)
-        length = residual.norm(dim=1, keepdim=True)
-        # Nothing but rounding errors is left where a probe's vectors span all that it reaches; to
-        # leave out so little moves no node by more.
-        scale = tridiagonal.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
-        length = torch.where(length > NOTHING * scale, length, 0)
-        if step + 1 == steps:
-            break
-        tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = length.squeeze(1)
-        q = torch.where(length > 0, residual / length, 0)
+    with resumable("lanczos") as kept:
+        if kept.state:
+            before = kept.state["vectors"].to(q)
+            vectors[:, : before.shape[1]] = before
+            tridiagonal, length, q = (
+                kept.state[name].to(q) for name in ("tridiagonal", "length", "q")
+            )
+        for step in range(kept.done, steps):
+            progress("lanczos", step, steps)
+            vectors[:, step] = q
+            residual = product(q)
+            tridiagonal[:, step, step] = (residual * q).sum(1)
+            # A second time, because the first leaves rounding errors of what it takes away.
+            for _ in range(2):
+                along = vectors[:, : step + 1] @ residual.unsqueeze(2)
+                residual = residual - (vectors[:, : step + 1] * along).sum(1)
+            length = residual.norm(dim=1, keepdim=True)
+            # Nothing but rounding errors is left where a probe's vectors span all that it reaches;
+            # to leave out so little moves no node by more.
+            scale = tridiagonal.diagonal(dim1=1, dim2=2).amax(1, keepdim=True)
+            length = torch.where(length > NOTHING * scale, length, 0)
+            if step + 1 < steps:
+                tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = length.squeeze(1)
+                q = torch.where(length > 0, residual / length, 0)
+            # Of vectors those up to here, which stay as they are.
+            state = {"tridiagonal": tridiagonal.clone(), "length": length, "q": q}
+            # When all is done they have done their work.
+            left = 0 if step + 1 == steps else step + 1
+            kept.note(step + 1, {"vectors": vectors[:, :left], **state})
     progress("lanczos", steps, steps)
     values, along = torch.linalg.eigh(tridiagonal)
     ended = (length == 0).squeeze(1) | (steps == size)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 
+from libgraph.accumulate.halfway import steps as resumable
 from libgraph.backend.data import Data
 from libgraph.degeneracy.behaviour.chains import Chains, Loss, Sampling
 from libgraph.degeneracy.weights.jacobians import (
@@ -90,16 +91,25 @@ def local_volume(
     order = wanted.argsort(descending=True)
     chains = Chains(loss, centre, wanted[order], sampling, hessian, at_once)
     steps, warm = sampling.steps, sampling.steps // 3
-    drawn, accepted = [], torch.zeros_like(chains.beta)
-    for step in range(steps):
-        progress("volume", step, steps)
-        if step < warm:
-            chains.adapt(chains.step(), step / warm)
-        else:
-            accepted += chains.step()
-            drawn.append(chains.losses)
+    accepted = torch.zeros_like(chains.beta)
+    drawn = chains.losses.new_zeros(steps - warm, *chains.losses.shape)
+    with resumable("volume") as kept:
+        if kept.state:
+            state = {name: tensor.to(drawn.device) for name, tensor in kept.state.items()}
+            before, accepted = state.pop("drawn"), state.pop("accepted")
+            drawn[: len(before)] = before
+            chains.restore({**state, "random": kept.state["random"]})
+        for step in range(kept.done, steps):
+            progress("volume", step, steps)
+            if step < warm:
+                chains.adapt(chains.step(), step / warm)
+            else:
+                accepted = accepted + chains.step()
+                drawn[step - warm] = chains.losses
+            past = {"drawn": drawn[: max(step + 1 - warm, 0)], "accepted": accepted}
+            kept.note(step + 1, {**chains.state(), **past})
     progress("volume", steps, steps)
-    growth = _growth(torch.stack(drawn), chains.beta, chains.epsilons, sampling.half_width)
+    growth = _growth(drawn, chains.beta, chains.epsilons, sampling.half_width)
     back = order.argsort()
     columns = (column.cpu()[back] for column in (*growth, accepted / len(drawn)))
     return VolumeCurve(wanted, *columns)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from libgraph.accumulate.memory import chunk_bytes
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -26,12 +27,14 @@ from libgraph.degeneracy.weights.jacobians import (
     output_jacobians,
 )
 from libgraph.errors import NumericalError, TooLarge, UsageError
+from libgraph.files.limits import in_bytes
 from libgraph.network.network import Network, NodeLayer
 from libgraph.progress import Progress
 from libgraph.sections import Function
 
 JACOBIAN_BYTES = 4 * 2**30
-"""J takes so much at most, however much is free, so that the same command finds the same."""
+"""J takes so much at most, however much is free, so that the same command finds the same; half of
+the memory budget where one is given, as blocks of it are copied."""
 
 
 LEAST_ROWS = 100
@@ -112,11 +115,13 @@ def block_curvature(
     if parameters <= rows:
         hessian = _hessian(network, data, weights, stage, progress) / samples
         return BlockCurvature(hessian, (), samples, samples * outputs, True)
-    fitting = JACOBIAN_BYTES // (8 * parameters)
+    room = JACOBIAN_BYTES if data.memory is None else min(JACOBIAN_BYTES, data.memory // 2)
+    fitting = room // (8 * parameters)
     if fitting < min(rows, LEAST_ROWS):
+        smaller = "" if room == JACOBIAN_BYTES else " or a larger memory='…'"
         raise TooLarge(
-            f"Derivatives by {parameters} parameters leave room for {fitting} rows of them: "
-            "degeneracy by module needs a smaller network."
+            f"Derivatives by {parameters} parameters leave room for {fitting} rows of them in "
+            f"{in_bytes(room)}: degeneracy by module needs a smaller network{smaller}."
         )
     most = min(rows, fitting)
     if exact := samples * outputs <= most:
@@ -142,7 +147,7 @@ def _hessian(
 
     def measure(batch: Batch) -> Sums:
         gram = torch.zeros(parameters, parameters, dtype=torch.float64, device=data.device)
-        for rows in jacobian_rows(network, batch.inputs, matrices):
+        for rows in jacobian_rows(network, batch.inputs, matrices, data.memory):
             joined = torch.cat(_by_features(rows, weights), dim=1)
             gram += joined.T @ joined
         return {"gram": gram}
@@ -189,7 +194,7 @@ def _exact_rows(
     """J of all samples, some of them at a time."""
     matrices = [weight.weight for weight in weights]
     for batch in data:
-        yield from jacobian_rows(network, batch.inputs, matrices)
+        yield from jacobian_rows(network, batch.inputs, matrices, data.memory)
 
 
 def _signed_rows(
@@ -206,7 +211,7 @@ def _signed_rows(
     with torch.no_grad():
         outputs = network(next(iter(data)).inputs[:1]).numel()
     held = 8 * draws * max(outputs, count_parameters(matrices))
-    at_once = max(1, CHUNK_BYTES // held)
+    at_once = max(1, chunk_bytes(CHUNK_BYTES, data.memory) // held)
     for batch in data:
         for inputs in batch.inputs[:samples].split(at_once):
             shape = (len(inputs), draws, outputs)

@@ -7,14 +7,18 @@ a weight that reads a node layer by its input features, one that only writes by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import JsonValue, TypeAdapter
 from torch import Tensor
 
+from libgraph.accumulate.halfway import remembered
+from libgraph.accumulate.ranks import ranks, shared_out
 from libgraph.backend.data import Data
 from libgraph.bases.method import Truncation
 from libgraph.degeneracy.behaviour.lanczos import SHARP
@@ -34,6 +38,8 @@ from libgraph.network.network import Network
 from libgraph.progress import Progress, silent
 
 STAGE = "degeneracy by module"
+
+ROWS = TypeAdapter(list[list[float]])
 
 
 @dataclass(frozen=True)
@@ -131,16 +137,30 @@ def _random_sums(
     counting: Counting,
     progress: Progress,
 ) -> Float[Tensor, "draws E"]:
-    """Σ_m d_m(ε) of partitions at random, one row each."""
+    """Σ_m d_m(ε) of partitions at random, one row each; ranks of a job share them out."""
     rng = np.random.default_rng(counting.seed)
-    sums = []
-    for draw in range(counting.draws):
-        progress(f"{STAGE}, random partitions", draw, counting.draws)
-        shuffled = {name: _shuffled(modules, rng) for name, modules in membership.items()}
-        drawn = blocks.by_module([weight.modules_under(shuffled) for weight in weights])
-        sums.append(torch.stack([module.effective for module in drawn]).sum(0))
+    together, sums = ranks()[1], list[list[float]]()
+
+    def drawn(shuffled: Mapping[str, IndexArray]) -> list[float]:
+        modules = blocks.by_module([weight.modules_under(shuffled) for weight in weights])
+        row: list[float] = torch.stack([module.effective for module in modules]).sum(0).tolist()
+        return row
+
+    for start in range(0, counting.draws, together):
+        progress(f"{STAGE}, random partitions", start, counting.draws)
+        tasks = [
+            partial(drawn, {name: _shuffled(modules, rng) for name, modules in membership.items()})
+            for _ in range(min(together, counting.draws - start))
+        ]
+        label = f"partitions from {start}, {len(tasks)} at once"
+        known = remembered(label, partial(_rows, tasks))
+        sums += ROWS.validate_python(known)
     progress(f"{STAGE}, random partitions", counting.draws, counting.draws)
-    return torch.stack(sums)
+    return torch.tensor(sums, dtype=torch.float64, device=blocks.tolerances.device)
+
+
+def _rows(tasks: Sequence[Callable[[], list[float]]]) -> JsonValue:
+    return [[*row] for row in shared_out(tasks)]
 
 
 @dataclass

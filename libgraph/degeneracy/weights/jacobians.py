@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vjp, vmap
 
+from libgraph.accumulate.memory import chunk_bytes
 from libgraph.degeneracy.weights.weights import Weight, watching
 from libgraph.network.network import Network
 
@@ -65,22 +66,30 @@ def output_jacobians(
 
 
 def jacobian_rows(
-    network: Network, inputs: Tensor, weights: Sequence[Weight]
+    network: Network, inputs: Tensor, weights: Sequence[Weight], memory: int | None = None
 ) -> Iterator[Float[Tensor, "rows P"]]:
-    """`output_jacobians` in float64, of a few samples at a time."""
+    """`output_jacobians` in float64, of a few samples at a time, or of one.
+
+    Args:
+        network: whose outputs are differentiated.
+        inputs: of the samples.
+        weights: by whose entries.
+        memory: the budget, if one is given.
+    """
+    room = chunk_bytes(CHUNK_BYTES, memory)
     with torch.no_grad():
         outputs = network(inputs[:1]).numel()
     held = outputs * count_parameters(weights) * 8
-    for samples in inputs.split(max(1, CHUNK_BYTES // held)):
+    for samples in inputs.split(max(1, room // held)):
         yield output_jacobians(network, samples, weights).double()
 
 
 def jacobian_gram(
-    network: Network, inputs: Tensor, weights: Sequence[Weight]
+    network: Network, inputs: Tensor, weights: Sequence[Weight], memory: int | None = None
 ) -> Float[Tensor, "P P"]:
     """JᵀJ summed over these samples, in float64, from a few of them at a time."""
     gram = torch.zeros((), dtype=torch.float64)
-    for rows in jacobian_rows(network, inputs, weights):
+    for rows in jacobian_rows(network, inputs, weights, memory):
         gram = gram.to(rows.device) + rows.T @ rows
     return gram
 

@@ -18,9 +18,11 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import pad
 
-from libgraph.accumulate.gradient_grams import MOST_PASSES, gradient_grams
+from libgraph.accumulate.gradient_grams import CHUNK_BYTES, MOST_PASSES, gradient_grams
 from libgraph.accumulate.halfway import halfway
+from libgraph.accumulate.memory import chunk_bytes
 from libgraph.accumulate.pieces import Piece
+from libgraph.accumulate.ranks import largest_of_ranks
 from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -124,8 +126,10 @@ def weight_ranks(
     if not weights:
         return []
 
+    room = chunk_bytes(CHUNK_BYTES, data.memory)
+
     def measure(piece: Piece[Batch]) -> Sums:
-        return _sums(network, weights, piece.batch.inputs, piece.seed)
+        return _sums(network, weights, piece.batch.inputs, piece.seed, room)
 
     sums = accumulate(Numbered(data), measure, stage="ranks of weights", progress=progress)
     result = []
@@ -148,7 +152,9 @@ def weight_ranks(
     return result
 
 
-def _sums(network: Network, weights: Sequence[Weight], inputs: Tensor, number: int) -> Sums:
+def _sums(
+    network: Network, weights: Sequence[Weight], inputs: Tensor, number: int, room: int
+) -> Sums:
     sums: dict[str, Tensor] = {}
     # One a product: what is used several times has several.
     shifts: list[tuple[Weight, Tensor]] = []
@@ -173,7 +179,7 @@ def _sums(network: Network, weights: Sequence[Weight], inputs: Tensor, number: i
 
     # The gradients are taken while nothing is recorded otherwise.
     with torch.enable_grad():
-        grams = gradient_grams(outputs, [shift for _, shift in shifts], number)
+        grams = gradient_grams(outputs, [shift for _, shift in shifts], number, room=room)
     for (weight, _), gram in zip(shifts, grams, strict=True):
         add(f"{weight.name} gradients", gram)
     return sums
@@ -231,6 +237,7 @@ def try_moves(
     # The largest changes are beside the sums: an interrupted pass begins anew.
     with halfway(None):
         sums = accumulate(data, measure, stage="moving weights", progress=progress)
+    largest = largest_of_ranks(largest)
     scale = float((sums["square"] / sums["count"]).sqrt()) or 1.0
     trials = {}
     for of_weight in ranks:

@@ -16,7 +16,15 @@ Packed = dict[str, str]
 
 
 def packed(values: ArrayLike, kind: str) -> Packed:
-    """An array, flattened, as `f4`, `i4`, `u1` or `i1`."""
+    """An array, flattened, as `f4`, `i4`, `u1` or `i1`.
+
+    Numbers that single precision does not reach to are its largest ones, as infinite ones cannot be
+    drawn.
+    """
+    values = np.asarray(values)
+    if kind == "f4" and values.dtype == np.float64:
+        most = np.finfo(np.float32).max
+        values = np.where(np.isfinite(values), values.clip(-most, most), values)
     array = np.ascontiguousarray(values, dtype=f"<{kind}")
     return {kind: base64.b64encode(array.tobytes()).decode("ascii")}
 

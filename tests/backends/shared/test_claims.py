@@ -53,7 +53,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("from_pipe", [False, True])
 def test_arrays_that_are_not_there(tmp_path, name, version, from_pipe):
     content = npy(ARRAYS[name], version=version)
@@ -74,12 +74,14 @@ def test_a_header_that_says_it_is_long(tmp_path, version):
 @pytest.mark.parametrize("from_pipe", [False, True])
 @pytest.mark.parametrize("order", "CF")
 @pytest.mark.parametrize("dtype", ["<i8", ">u2", "u1", "<f4", "?"])
-def test_arrays_that_are_there(tmp_path, from_pipe, order, dtype):
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_arrays_that_are_there(tmp_path, from_pipe, order, dtype, version):
     for shape in ((3, 4), (), (5,), (0, 3), (2, 0, 4)):
         array = np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype))
         array = np.asarray(array, order=order)
         path = tmp_path / "a.npy"
-        np.save(path, array)
+        with path.open("wb") as file:
+            np.lib.format.write_array(file, array, (version, 0))
         found = read_array(io.BytesIO(path.read_bytes()) if from_pipe else path)
         assert found is not None
         assert found.dtype == array.dtype
