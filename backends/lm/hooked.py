@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 from torch import Tensor
 
-from libgraph.backend import BackendError
-from libgraph.backend.options import wanted
+from libgraph.backend import BackendError, mistake_in_words
 from libgraph_backends.lm.memory import digest_of
 from libgraph_backends.lm.parts import (
     ACTIVATIONS,
@@ -116,7 +115,8 @@ def read_config(config: Mapping[str, object], where: str) -> HookedConfig:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise BackendError(
-            f"{where} is no configuration of a HookedTransformer: '{name}': {wanted(first)}."
+            f"{where} is no configuration of a HookedTransformer: '{name}': "
+            f"{mistake_in_words(first)}."
         ) from None
     for part, is_there in _unsupported(read).items():
         if is_there:

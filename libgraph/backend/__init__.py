@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from libgraph.backend.options import Sizes as Sizes
     from libgraph.backend.options import TypedOptions as TypedOptions
     from libgraph.backend.options import by_commas as by_commas
+    from libgraph.backend.options import mistake_in_words as mistake_in_words
     from libgraph.backend.state import own_state as own_state
     from libgraph.backend.streams import stream as stream
     from libgraph.errors import BackendError as BackendError
@@ -53,7 +54,7 @@ else:
     _MODULES = {
         "libgraph.backend.contract": ("Backend", "Batch", "Encode", "Json", "Outcome", "Split"),
         "libgraph.backend.data": ("Data",),
-        "libgraph.backend.options": ("Sizes", "TypedOptions", "by_commas"),
+        "libgraph.backend.options": ("Sizes", "TypedOptions", "by_commas", "mistake_in_words"),
         "libgraph.backend.state": ("own_state",),
         "libgraph.backend.streams": ("stream",),
         "libgraph.errors": (

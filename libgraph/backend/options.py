@@ -141,7 +141,7 @@ WANTED = {
 """What is said of a wrong value, by pydantic's name of the mistake."""
 
 
-def wanted(mistake: ErrorDetails) -> str:
+def mistake_in_words(mistake: ErrorDetails) -> str:
     """What a value should have been, as a part of a sentence without a full stop.
 
     Args:
@@ -160,4 +160,4 @@ def _what_is_wrong(error: ValidationError, of: str) -> str:
     name = ".".join(str(part) for part in first["loc"]) or "options"
     given = "" if first["type"] == "missing" else f", not {first['input']!r}"
     whose = f" of {of}" if of else ""
-    return f"Option '{name}'{whose}: {wanted(first)}{given}."
+    return f"Option '{name}'{whose}: {mistake_in_words(first)}{given}."

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from libgraph.backend.options import wanted
+from libgraph.backend.options import mistake_in_words
 from libgraph.errors import UsageError
 
 MOST_BYTES = 2**20
@@ -31,4 +31,4 @@ def read_configuration(path: Path, kind: type[Known]) -> Known:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(f"'{path}': {where}: {wanted(first)}.") from None
+        raise UsageError(f"'{path}': {where}: {mistake_in_words(first)}.") from None
