@@ -107,7 +107,10 @@ def letting_go(files: Sequence[Path]) -> Callable[[], None]:
         if not sys.platform.startswith("linux"):
             return
         with suppress(OSError, ValueError, AttributeError):
-            if _mapped_bytes() - left < WORTH:
+            mapped = _mapped_bytes()
+            # What was left may be gone since, by somebody else's hand.
+            left = min(left, mapped)
+            if mapped - left < WORTH:
                 return
             library = ctypes.CDLL(None, use_errno=True)
             for start, size in _clean_mappings(names):
