@@ -321,14 +321,20 @@ def test_an_ablation_goes_on_within_a_layer_pair_to_the_same_bits(
     assert found == expected
 
 
-def test_outputs_whose_inputs_stay_are_not_computed_again(monkeypatch):
-    case = Case(["attention-full"], method="neuron")
+def outputs_computed(case, monkeypatch):
+    """How many outputs every masked pass is asked for, as they come."""
     computed = []
     cls = type(case.network.sections[0])
     masked = cls.masked
     monkeypatch.setattr(
         cls, "masked", lambda self, x, keep: computed.append(self.d_out) or masked(self, x, keep)
     )
+    return computed
+
+
+def test_outputs_whose_inputs_stay_are_not_computed_again(monkeypatch):
+    case = Case(["attention-full"], method="neuron")
+    computed = outputs_computed(case, monkeypatch)
     (result,) = case.ablate_edges(batch_size=100).values()
     assert computed[0] == 3
     assert sum(computed) < 3 * len(result.score)
@@ -337,12 +343,7 @@ def test_outputs_whose_inputs_stay_are_not_computed_again(monkeypatch):
 @pytest.mark.parametrize(("memory", "kept"), [(None, True), (2**30, True), (2**13, False)])
 def test_nothing_is_kept_that_a_budget_has_no_room_for(memory, kept, monkeypatch):
     case = Case(["attention-full"], method="neuron")
-    computed = []
-    cls = type(case.network.sections[0])
-    masked = cls.masked
-    monkeypatch.setattr(
-        cls, "masked", lambda self, x, keep: computed.append(self.d_out) or masked(self, x, keep)
-    )
+    computed = outputs_computed(case, monkeypatch)
     scoring = Scoring(case.network, case.backend, case.data(100, memory=memory))
     (result,) = ablate_edges(scoring, case.bases, case.edges, tolerances=(0.01,)).values()
     assert (sum(computed) < 3 * len(result.score)) == kept
