@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from libgraph.sections.carrying import Carrier
-from libgraph.sections.chunks import chunk_length
+from libgraph.sections.chunks import chunk_length, chunks
 from libgraph.sections.closed_form import SignedForm
 from libgraph.sections.kept_inputs import KeptInputs, growing_products
 from libgraph.sections.mask_tree import MaskTree, pays
@@ -97,6 +97,36 @@ class SkipMLP(SignedForm):
             return features.transpose(1, 2).unsqueeze(-1) * along
 
         return effects
+
+    def interactions(
+        self,
+        x: Float[Tensor, "n s d_in"],
+        features: Float[Tensor, "n s k"],
+        decoder: Float[Tensor, "k d_in"],
+        quadrature: Quadrature,
+    ) -> Float[Tensor, "d_out k"]:
+        """Σ_t f_j² (Ŝ_ji + Σ_a d_a Â_ja B_ai)², factors multiplied out where positions are more.
+
+        For a feature Â_ja B_ai are as many numbers as an output has units, d_a Â_ja as many as
+        positions have: the fewer are made.
+        """
+        rows = x.shape[:-1].numel()
+        if len(self.readers) > 1 or rows <= self.d_out:
+            return super().interactions(x, features, decoder, quadrature)
+        slopes = self._slopes(x.reshape(-1, 1, self.d_in), quadrature)
+        features = features.reshape(rows, -1)
+        skip, inner = self.seen(decoder)
+        units = len(self.outer)
+        total = x.new_zeros(len(decoder), self.d_out, dtype=torch.float64)
+        for chosen in chunks(len(decoder), units * self.d_out, x):
+            factor = inner[chosen].T.unsqueeze(2) * self.outer.unsqueeze(1)
+            constant, by_feature = skip[chosen].flatten(), factor.flatten(1)
+            for some in chunks(rows, len(constant), x):
+                along = torch.addmm(constant, slopes[some], by_feature)
+                effect = along.unflatten(1, factor.shape[1:])
+                effect.mul_(features[some, chosen].unsqueeze(2))
+                total[chosen] += effect.square_().sum(0)
+        return total.T
 
     def signed_effects(
         self,

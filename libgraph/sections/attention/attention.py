@@ -116,18 +116,20 @@ class Attention(Heads):
             q_hat, k_hat, v_hat = (factor.transpose(0, 1) for factor in factors)
             features = self.after_prefix(features)
             own = features[:, queries]
-            through = x.new_zeros(())
+            through: Tensor | None = None
             for weight, p, at in path:
-                attended = at.a @ features.unsqueeze(1)
+                # All of this is as large as anything here: added up in place, read in cache.
+                moved = self._levered(p, at, queries, features, k_hat)
                 asked = (q_hat @ at.gamma.flatten(-2)).unflatten(-1, (own.shape[1], -1))
-                through = through + weight * (
-                    own[:, None, :, :, None] * asked.transpose(2, 3)
-                    + attended.unsqueeze(-1) * v_hat.unsqueeze(1)
-                    + self._levered(p, at, queries, features, k_hat)
-                )
+                moved.addcmul_(own[:, None, :, :, None], asked.transpose(2, 3))
+                attended = at.a @ features.unsqueeze(1)
+                moved.addcmul_(attended.unsqueeze(-1), v_hat.unsqueeze(1))
+                moved = moved if weight == 1.0 else moved.mul_(weight)
+                through = moved if through is None else through.add_(moved)
+            assert through is not None
             joined = through.permute(0, 2, 3, 1, 4).flatten(3)
-            effect = joined @ self.output + own.unsqueeze(-1) * skip
-            return effect.transpose(1, 2)
+            effect = joined @ self.output
+            return effect.addcmul_(own.unsqueeze(-1), skip).transpose(1, 2)
 
         return effects
 
@@ -157,15 +159,16 @@ class Attention(Heads):
             carried = (features[:, None, :, :, None] * p.v.unsqueeze(3)).flatten(-2)
             pulled: Tensor = (at.steep @ carried).unflatten(-1, (features.shape[-1], -1))
             attended = at.steep @ features.unsqueeze(1)
+            pulled.addcmul_(attended.unsqueeze(-1), at.z.unsqueeze(3), value=-1)
             lever = p.q[:, :, queries] @ k_hat.transpose(1, 2)
-            return lever.unsqueeze(-1) * (pulled - attended.unsqueeze(-1) * at.z.unsqueeze(3))
+            return pulled.mul_(lever.unsqueeze(-1))
         # Turning keys leave no lever that all positions share: weights by query, feature and key.
         positions = torch.arange(features.shape[1], device=features.device)
         turned = self.turn(k_hat.unsqueeze(2), positions)
         lever = torch.einsum("hkse,nhte->nhtks", turned, p.q[:, :, queries])
         moved = at.steep.unsqueeze(3) * lever * features.transpose(1, 2)[:, None, None]
         pulled = (moved.flatten(2, 3) @ p.v).unflatten(2, moved.shape[2:4])
-        return pulled - moved.sum(-1, keepdim=True) * at.z.unsqueeze(3)
+        return pulled.addcmul_(moved.sum(-1, keepdim=True), at.z.unsqueeze(3), value=-1)
 
     def masked(
         self, x: Float[Tensor, "n s d_in"], keep: Bool[Tensor, "d_in d_out"]

@@ -211,18 +211,33 @@ class Heads(SignedForm, Attending):
 
         Under a soft cap a is what is steep.
         """
-        keys = p.k.transpose(-1, -2).unsqueeze(3)
-        parts = []
-        # Some coordinates of the keys at a time: all of them would be queries × keys × d_head.
-        for part in chunks(keys.shape[2], a.numel(), a):
-            keyed = a.unsqueeze(2) * keys[:, :, part]
-            mixed = (keyed.flatten(2, 3) @ p.v).unflatten(2, keyed.shape[2:4])
-            parts.append(mixed - keyed.sum(-1, keepdim=True) * z.unsqueeze(2))
-        gamma: Tensor = p.plain_q.shape[-1] ** -0.5 * torch.cat(parts, dim=2)
+        width = p.k.shape[-1]
+        # Some coordinates of the keys at a time, weighed by queries or multiplied by values,
+        # whichever are fewer: queries × keys × d_head or keys × d_head² would be all of them.
+        few_queries = a.shape[-2] <= width
+        elements = a.numel() if few_queries else p.v.numel()
+        make = self._weighed_keys if few_queries else self._keys_by_values
+        parts = [make(p.k[..., part], p.v, a, z) for part in chunks(width, elements, a)]
+        gamma: Tensor = torch.cat(parts, dim=2).mul_(width**-0.5)
         if self.rotary is None:
             return gamma
         back = -torch.arange(queries.start, queries.stop, device=a.device)
         return self.turn(gamma.movedim(2, -1), back.unsqueeze(-1)).movedim(-1, 2)
+
+    @staticmethod
+    def _weighed_keys(k: Tensor, v: Tensor, a: Tensor, z: Tensor) -> Float[Tensor, "n h f t e"]:
+        """Σ_s (a_ts k_s) v_s − Σ_s (a_ts k_s) z_t of some coordinates of the keys."""
+        keyed = a.unsqueeze(2) * k.transpose(-1, -2).unsqueeze(3)
+        mixed = (keyed.flatten(2, 3) @ v).unflatten(2, keyed.shape[2:4])
+        return mixed.addcmul_(keyed.sum(-1, keepdim=True), z.unsqueeze(2), value=-1)
+
+    @staticmethod
+    def _keys_by_values(k: Tensor, v: Tensor, a: Tensor, z: Tensor) -> Float[Tensor, "n h f t e"]:
+        """Σ_s a_ts (k_s v_s) − (Σ_s a_ts k_s) z_t of some coordinates of the keys."""
+        pairs = (k.unsqueeze(-1) * v.unsqueeze(-2)).flatten(-2)
+        mixed = (a @ pairs).unflatten(-1, (k.shape[-1], -1))
+        mixed.addcmul_((a @ k).unsqueeze(-1), z.unsqueeze(-2), value=-1)
+        return mixed.transpose(2, 3)
 
     def _every_head(self, factor: Float[Tensor, "d_in g"]) -> Float[Tensor, "d_in h"]:
         """Keys or values of each head, shared ones repeated."""
