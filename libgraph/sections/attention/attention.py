@@ -90,9 +90,10 @@ class Attention(Heads):
 
     def jacobian_gram(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "d_in d_in"]:
         """𝓛 (Σ_ts X_ts 𝒬 X_tsᵀ) 𝓛ᵀ, `𝓛 = [I | Q | K | V]`, `𝒬 = [S; O][S; O]ᵀ`."""
-        eye = torch.eye(self.d_in, dtype=x.dtype, device=x.device)
-        left = torch.cat([eye, self.query, *self.key_and_value], dim=1).double()
-        return left @ inner_gram(self, x) @ left.T
+        factors = torch.cat([self.query, *self.key_and_value], dim=1).double()
+        inner, d = inner_gram(self, x), self.d_in
+        half = inner[:d] + factors @ inner[d:]
+        return half[:, :d] + half[:, d:] @ factors.T
 
     def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
         """Ŝ `(k, d_out)` and Q̂, K̂, V̂ `(k, h, e)`."""

@@ -15,27 +15,19 @@ from torch import Tensor
 from libgraph.sections.attention.heads import Heads, Projections
 from libgraph.sections.chunks import chunks
 
-Block = tuple[str, str]
-
 
 def inner_gram(section: Heads, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "l l"]:
     """Σ_ts X_ts 𝒬 X_tsᵀ over a batch, in float64; l = d_in + 3 heads·d_head."""
-    d, size, heads = section.d_in, section.query.shape[1], section.heads
-    total = x.new_zeros(d + 3 * size, d + 3 * size, dtype=torch.float64)
-    place = {"x": slice(0, d)}
-    place |= {name: slice(d + i * size, d + (i + 1) * size) for i, name in enumerate("qkv")}
+    size, heads = section.query.shape[1], section.heads
     output = section.output.unflatten(0, (heads, -1))
     inner = torch.einsum("geo,hro->gher", output, output)
-    across = torch.einsum("io,hro->ihr", section.skip, output)
     queries = section.queries(x)
     count = queries.stop - queries.start
+    sums: dict[str, Tensor] = {}
 
-    def add(blocks: dict[Block, Tensor]) -> None:
-        for (rows, columns), block in blocks.items():
-            block = block.double().reshape(-1, size)
-            total[place[rows], place[columns]] += block
-            if rows != columns:
-                total[place[columns], place[rows]] += block.T
+    def add(parts: dict[str, Tensor]) -> None:
+        for name, part in parts.items():
+            sums[name] = sums[name] + part if name in sums else part.double()
 
     # Of one query: Γ, then patterns and values of all pairs of heads.
     per_query = max(size * size // heads, heads**2 * x.shape[1], heads * size)
@@ -45,7 +37,7 @@ def inner_gram(section: Heads, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "l
         n = samples.stop - samples.start
         for chosen in chunks(count, per_query * n, x):
             here = slice(queries.start + chosen.start, queries.start + chosen.stop)
-            add(_blocks(section, p, here, inner, across, metric))
+            add(_sums(section, p, here, inner, metric))
     if section.rotary is not None:
         # Turning sums back costs the same for any number of queries: as many as have patterns.
         per_query = heads**2 * x.shape[1]
@@ -54,9 +46,40 @@ def inner_gram(section: Heads, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "l
             metric = _metric(p.v, inner)
             for chosen in chunks(count, per_query * (samples.stop - samples.start), x):
                 here = slice(queries.start + chosen.start, queries.start + chosen.stop)
-                add(_turned_blocks(section, p, here, inner, metric))
-    skip = section.skip.double()
-    total[:d, :d] += len(x) * count * skip @ skip.T
+                add(_turned_sums(section, p, here, inner, metric))
+    return _assembled(section, sums, inner.double(), len(x) * count)
+
+
+def _assembled(
+    section: Heads, sums: dict[str, Tensor], inner: Float[Tensor, "g h e r"], count: int
+) -> Float[Tensor, "l l"]:
+    """The blocks from sums over queries: what factors do to these is done once for all.
+
+    `x` is the residual stream; q, k and v run over heads.
+    """
+    d, size, heads = section.d_in, section.query.shape[1], section.heads
+    skip, output = section.skip.double(), section.output.double().unflatten(0, (heads, -1))
+    across = torch.einsum("io,hro->ihr", skip, output)
+    by_pair = inner * sums["both"][..., None, None]
+    blocks = {
+        ("x", "x"): count * skip @ skip.T,
+        ("x", "q"): torch.einsum("ihr,hfr->ihf", across, sums["gamma"]),
+        ("x", "k"): torch.einsum("ihr,hre->ihe", across, sums["own_q"]),
+        ("x", "v"): across * sums["own"].unsqueeze(-1),
+        ("q", "q"): sums["qq"],
+        ("q", "k"): sums["qk"],
+        ("q", "v"): torch.einsum("ghfe,gher->gfhr", sums["turned"], inner),
+        ("k", "k"): sums["kk"],
+        ("k", "v"): torch.einsum("ghfe,gher->gfhr", sums["moved"], inner),
+        ("v", "v"): by_pair.transpose(1, 2),
+    }
+    total = skip.new_zeros(d + 3 * size, d + 3 * size)
+    place = {"x": slice(0, d)}
+    place |= {name: slice(d + i * size, d + (i + 1) * size) for i, name in enumerate("qkv")}
+    for (rows, columns), block in blocks.items():
+        flat = block.reshape(place[rows].stop - place[rows].start, -1)
+        total[place[rows], place[columns]] = flat
+        total[place[columns], place[rows]] = flat.T
     return total
 
 
@@ -74,15 +97,14 @@ def _metric(
     )
 
 
-def _blocks(
+def _sums(
     section: Heads,
     p: Projections,
     queries: slice,
     inner: Float[Tensor, "g h e r"],
-    across: Float[Tensor, "i h r"],
     metric: Float[Tensor, "n g h s"],
-) -> dict[Block, Tensor]:
-    """Blocks of the sum for some queries: `x` is the residual stream, q, k, v run over heads."""
+) -> dict[str, Tensor]:
+    """What some queries add to the sums that the blocks are made of."""
     at = section.pattern(p, queries)
     gamma = at.gamma.permute(1, 2, 0, 3, 4).flatten(2, 3).contiguous()
     own, own_w, plain_q = (
@@ -91,20 +113,18 @@ def _blocks(
     # Σ_e over the values' own coordinates, 𝒬_gh applied: to w_tt of h and to z of h.
     own_seen = torch.einsum("gher,hmr->gmeh", inner, own_w)
     seen = torch.einsum("gfme,gmeh->gfmh", gamma, own_seen)
-    turned = torch.einsum("hm,gfme->ghfe", own, gamma)
-    own_q = torch.einsum("hmr,hme->hre", own_w, plain_q)
-    blocks = {
-        ("x", "q"): torch.einsum("ihr,hfr->ihf", across, gamma.sum(2)),
-        ("x", "k"): torch.einsum("ihr,hre->ihe", across, own_q),
-        ("x", "v"): across * own.sum(1).unsqueeze(-1),
-        ("q", "q"): _query_query(gamma, inner),
-        ("q", "k"): torch.einsum("gfmh,hmr->gfhr", seen, plain_q),
-        ("q", "v"): torch.einsum("ghfe,gher->gfhr", turned, inner),
-    }
     one, two, both = _pairs(section, at.a, at.steep)
-    blocks["v", "v"] = (inner * both.sum((0, 3))[..., None, None]).transpose(1, 2)
+    sums = {
+        "gamma": gamma.sum(2),
+        "own": own.sum(1),
+        "own_q": torch.einsum("hmr,hme->hre", own_w, plain_q),
+        "turned": torch.einsum("hm,gfme->ghfe", own, gamma),
+        "qq": _query_query(gamma, inner),
+        "qk": torch.einsum("gfmh,hmr->gfhr", seen, plain_q),
+        "both": both.sum((0, 3)),
+    }
     if section.rotary is not None:
-        return blocks
+        return sums
     q = p.q[:, :, queries]
     z_seen = torch.einsum("gher,nhtr->nghte", inner, at.z)
     mixed, moved = _mixed(p, two, at.z)
@@ -112,29 +132,27 @@ def _blocks(
     curved = torch.einsum("nghts,nghs->nght", two, metric)
     curved = curved - (z_seen * mixed).sum(-1).transpose(1, 2) - (z_seen * moved).sum(-1)
     weighted = curved.unsqueeze(-1) * q.unsqueeze(2)
-    blocks["k", "k"] = torch.einsum("nghte,nhtr->gehr", weighted, q)
+    sums["kk"] = torch.einsum("nghte,nhtr->gehr", weighted, q)
     if one is not two:
         moved = _mixed(p, one, at.z)[1]
-    moved = torch.einsum("ngtf,nghte->ghfe", q, moved)
-    blocks["k", "v"] = torch.einsum("ghfe,gher->gfhr", moved, inner)
-    return blocks
+    sums["moved"] = torch.einsum("ngtf,nghte->ghfe", q, moved)
+    return sums
 
 
-def _turned_blocks(
+def _turned_sums(
     section: Heads,
     p: Projections,
     queries: slice,
     inner: Float[Tensor, "g h e r"],
     metric: Float[Tensor, "n g h s"],
-) -> dict[Block, Tensor]:
-    """Blocks of keys where positions rotate."""
+) -> dict[str, Tensor]:
+    """What keys add to them where positions rotate."""
     a, z, steep = section.attend(p, queries)
     one, two, _ = _pairs(section, a, steep)
     z_seen = torch.einsum("gher,nhtr->nghte", inner, z)
-    moved = _turned_values(section, p, queries, one, z)
     return {
-        ("k", "k"): _turned_keys(section, p, queries, two, metric, z, z_seen),
-        ("k", "v"): torch.einsum("ghfe,gher->gfhr", moved, inner),
+        "kk": _turned_keys(section, p, queries, two, metric, z, z_seen),
+        "moved": _turned_values(section, p, queries, one, z),
     }
 
 
@@ -197,14 +215,16 @@ def _turned_keys(
     back = -torch.arange(pairs.shape[-1], device=q.device)
     block = q.new_zeros(heads, e, heads, e)
     for g in range(heads):
-        products = (q[g].unsqueeze(-1) * q.unsqueeze(2)).flatten(2)
+        # Each pair of heads is met once only.
+        products = (q[g].unsqueeze(-1) * q[g:].unsqueeze(2)).flatten(2)
         # Keys first: (h, s, m) @ (h, m, e·r).
-        by_key = curved[:, g].permute(1, 3, 0, 2).flatten(2)
+        by_key = curved[:, g, g:].permute(1, 3, 0, 2).flatten(2)
         for keys in chunks(len(back), heads * e * e, q):
             unturned = (by_key[:, keys] @ products).unflatten(-1, (e, e))
             once = section.turn(unturned.transpose(-1, -2), back[keys].unsqueeze(-1))
             twice = section.turn(once.transpose(-1, -2), back[keys].unsqueeze(-1))
-            block[g] += twice.sum(1).transpose(0, 1)
+            block[g, :, g:] += twice.sum(1).transpose(0, 1)
+        block[g + 1 :, :, g] = block[g, :, g + 1 :].permute(1, 2, 0)
     return block
 
 

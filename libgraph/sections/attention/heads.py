@@ -151,9 +151,10 @@ class Heads(SignedForm, Attending):
         if self.rotary is None:
             return e
         angles = positions.to(self.rotary).unsqueeze(-1) * self.rotary
-        cos, sin = angles.cos(), angles.sin()
-        a, b = e[..., ::2], e[..., 1::2]
-        return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
+        planes = torch.view_as_complex(e.unflatten(-1, (-1, 2)).contiguous())
+        # To turn a plane is to multiply by a number: one pass, where its parts would take seven.
+        turned = planes * torch.polar(torch.ones_like(angles), angles)
+        return torch.view_as_real(turned).flatten(-2)
 
     def project(self, x: Float[Tensor, "n s d_in"]) -> Projections:
         """Queries, keys and values of all positions, those of the prefix first (queries 0)."""
@@ -227,7 +228,7 @@ class Heads(SignedForm, Attending):
     @staticmethod
     def _weighed_keys(k: Tensor, v: Tensor, a: Tensor, z: Tensor) -> Float[Tensor, "n h f t e"]:
         """Σ_s (a_ts k_s) v_s − Σ_s (a_ts k_s) z_t of some coordinates of the keys."""
-        keyed = a.unsqueeze(2) * k.transpose(-1, -2).unsqueeze(3)
+        keyed = a.unsqueeze(2) * k.transpose(-1, -2).contiguous().unsqueeze(3)
         mixed = (keyed.flatten(2, 3) @ v).unflatten(2, keyed.shape[2:4])
         return mixed.addcmul_(keyed.sum(-1, keepdim=True), z.unsqueeze(2), value=-1)
 
