@@ -1,14 +1,17 @@
-"""What a section carries on as it is: copies of coordinates, not products with zeros and ones.
+"""What a section need not multiply: coordinates that it carries on, and others that it ignores.
 
 In its own coordinates a residual stream goes on unchanged, and of the matrix S that does so all is
-zeros and ones but the row of biases. Features see it mixed; then it is a product like any other.
+zeros and ones but the row of biases; what reads the normalised stream has zeros for the other one.
+Features see both mixed; then these are products like any other.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +23,13 @@ SMALLEST = 64
 
 PIECES = 8
 """Stretches of coordinates that may go on together; with more a product is as fast."""
+
+
+MOST_READ = 0.8
+"""Share of the coordinates up to which it pays to leave the others out of a product."""
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -79,35 +89,89 @@ class Stretches:
         return y + x[..., self.mixed, None] * factor[self.mixed]
 
 
+def rows_read(factor: Float[Tensor, "d_in d_out"]) -> tuple[slice, ...] | None:
+    """The rows that are not zero, the longest stretch of them first; None if they are too many."""
+    read = (factor != 0).any(1).int()
+    if not 0 < int(read.sum()) <= MOST_READ * len(factor):
+        return None
+    steps = torch.diff(torch.nn.functional.pad(read, (1, 1)))
+    starts, stops = ((sign * steps > 0).nonzero()[:, 0].tolist() for sign in (1, -1))
+    stretches = sorted(map(slice, starts, stops), key=lambda rows: rows.start - rows.stop)
+    return tuple(stretches) if len(stretches) <= PIECES else None
+
+
+class Memory(Generic[Found]):
+    """Remembers what was found in a matrix, as long as it is the same matrix.
+
+    Args:
+        find: says what there is in a matrix, or None.
+    """
+
+    def __init__(self, find: Callable[[Tensor], Found | None]) -> None:
+        self._find = find
+        self._known: tuple[weakref.ref[Tensor], int, Found | None] | None = None
+
+    def __reduce__(self) -> tuple[type[Memory[Found]], tuple[Callable[[Tensor], Found | None]]]:
+        # A copy of the section has another matrix.
+        return Memory, (self._find,)
+
+    def of(self, factor: Float[Tensor, "d_in d_out"]) -> Found | None:
+        """What was found in this matrix; nothing in a small one, or where all entries count."""
+        # Of a matrix that is differentiated, or that stands for many, all do.
+        if len(factor) < SMALLEST or not is_constant(factor):
+            return None
+        if self._known is not None:
+            matrix, version, found = self._known
+            if matrix() is factor and version == factor._version:
+                return found
+        found = self._find(factor)
+        self._known = weakref.ref(factor), factor._version, found
+        return found
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """Whether it is plain numbers: not differentiated, and not many tensors that look like one."""
+    if tensor.requires_grad or tensor.is_inference():
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
 class Carrier:
-    """Remembers what the matrix of a section copies, as long as it is the same matrix."""
+    """Products with a matrix that mostly copies."""
 
     def __init__(self) -> None:
-        self._known: tuple[weakref.ref[Tensor], int, Stretches | None] | None = None
-
-    def __reduce__(self) -> tuple[type[Carrier], tuple[()]]:
-        # A copy of the section has another matrix.
-        return Carrier, ()
+        self.copies = Memory(Stretches.of)
 
     def __call__(
         self, x: Float[Tensor, "*n d_in"], factor: Float[Tensor, "d_in d_out"]
     ) -> Float[Tensor, "*n d_out"]:
         """x @ factor."""
-        stretches = self._stretches(factor)
+        stretches = self.copies.of(factor)
         return x @ factor if stretches is None else stretches(x, factor)
 
-    def _stretches(self, factor: Tensor) -> Stretches | None:
-        # Of a matrix that is differentiated, or that stands for many, all entries count.
-        if len(factor) < SMALLEST or factor.requires_grad or factor.is_inference():
-            return None
-        try:
-            factor.data_ptr()
-        except RuntimeError:
-            return None
-        if self._known is not None:
-            matrix, version, stretches = self._known
-            if matrix() is factor and version == factor._version:
-                return stretches
-        stretches = Stretches.of(factor)
-        self._known = weakref.ref(factor), factor._version, stretches
-        return stretches
+
+class Reader:
+    """Products with a matrix that does not read all coordinates."""
+
+    def __init__(self) -> None:
+        self.read = Memory(rows_read)
+
+    def __call__(
+        self, x: Float[Tensor, "*n d_in"], factor: Float[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "*n d_out"]:
+        """x @ factor."""
+        stretches = self.read.of(factor)
+        if stretches is None:
+            return x @ factor
+        longest, *others = stretches
+        y = x[..., longest] @ factor[longest]
+        for rows in others:
+            # Of one coordinate, such as the constant, a product is a sum.
+            single = rows.stop - rows.start == 1
+            part, of_part = x[..., rows], factor[rows]
+            y = torch.addcmul(y, part, of_part) if single else y + part @ of_part
+        return y

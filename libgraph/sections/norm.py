@@ -142,6 +142,7 @@ class Division(Section):
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
         self.carry = Carrier()
+        self.place = Carrier()
         self.register_buffer("variance", variance)
         self.register_buffer("stream", stream)
         self.register_buffer("outer", outer)
@@ -154,7 +155,7 @@ class Division(Section):
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + (x e + ε)^{-1/2} (x L) B."""
         scale = (x @ self.variance + self.epsilon).rsqrt()
-        return self.carry(x, self.skip) + scale * (x @ self.stream) @ self.outer
+        return self.carry(x, self.skip) + self.place(scale * (x @ self.stream), self.outer)
 
     def transform(self, left: LinearMap, right: LinearMap) -> Division:
         """The same with S, e, L and B changed at their outer ends."""

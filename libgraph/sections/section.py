@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from libgraph.sections import autodiff
+from libgraph.sections.carrying import Reader
 from libgraph.sections.chunks import chunks
 from libgraph.sections.estimate import Estimate
 from libgraph.sections.holding import attends, patterns_held
@@ -78,6 +79,7 @@ class Section(nn.Module, ABC):
         self.d_out = d_out
         # Follows the section's dtype and device, also where it has no tensor of its own.
         self.register_buffer("_like", torch.empty(0), persistent=False)
+        self._products: dict[str, Reader] = {}
 
     # Must
 
@@ -333,7 +335,10 @@ class Section(nn.Module, ABC):
 
     def product(self, x: Float[Tensor, "*n d_read"], name: str) -> Float[Tensor, "*n d_written"]:
         """x times a weight; a watcher sees it, and may change what comes out."""
-        z = x @ self.factor(name)
+        factor = self.factor(name)
+        # Some sections make the matrix from what they hold: a new one each time.
+        own = name in self._buffers and self._buffers[name] is factor
+        z = self._products.setdefault(name, Reader())(x, factor) if own else x @ factor
         return z if self.watcher is None else self.watcher(self, name, x, z)
 
 

@@ -39,6 +39,24 @@ def test_a_prefix_is_attended_to_like_positions_that_are_the_same_for_all_sample
     assert_close(inside.rebase(decoder)(f), inside(f @ decoder))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("positions", [1, 2, 70])
+def test_values_are_mixed_as_by_patterns(causal, positions, dtype):
+    seed, mask = seeded(5), AttentionMask(causal=causal)
+    factors = [normal(seed, 3, width) for width in (2, 8, 8, 8)]
+    section = Attention(*factors, normal(seed, 8, 2), heads=2, mask=mask).to(dtype)
+    x = normal(seed, 2, positions, 3).to(dtype)
+    p, queries = section.project(x), section.queries(x)
+    by_pattern = section.attend(p, queries)[1]
+    assert_close(section.attended(p, queries), by_pattern, 64 * torch.finfo(dtype).eps)
+    # As what is differentiated as well, forwards and backwards.
+    tangent = normal(seed, 2, positions, 3).to(dtype)
+    _, forwards = torch.func.jvp(section, (x,), (tangent,))
+    step = section.linearize(x)(tangent.unsqueeze(1)).squeeze(1)
+    assert_close(forwards, step, 1e4 * torch.finfo(dtype).eps)
+
+
 def test_small_chunks_attend_to_samples_apart(monkeypatch):
     sizes = []
     attend = Attention.attend

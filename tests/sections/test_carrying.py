@@ -7,7 +7,7 @@ import torch
 from helpers.numbers import normal, seeded
 
 from libgraph.sections import SkipMLP, carrying
-from libgraph.sections.carrying import Carrier, Stretches
+from libgraph.sections.carrying import Carrier, Reader, Stretches, rows_read
 from libgraph.sections.norm import split_norm
 
 
@@ -59,6 +59,35 @@ def test_what_is_no_copy_is_multiplied():
     assert Stretches.of(scattered) is None
 
 
+@pytest.mark.parametrize(
+    ("rows", "stretches"),
+    [
+        ([2, 3, 4], (slice(2, 5),)),
+        ([0, 2, 3, 9], (slice(2, 4), slice(0, 1), slice(9, 10))),
+        ([5, 7, 8], (slice(7, 9), slice(5, 6))),
+        ([], None),
+        (range(9), None),
+    ],
+)
+def test_rows_that_are_read(rows, stretches):
+    factor, x = torch.zeros(10, 4, dtype=torch.float64), normal(seeded(5), 2, 3, 10)
+    factor[list(rows)] = normal(seeded(6), len(rows), 4)
+    assert rows_read(factor) == stretches
+    read = Reader()
+    assert torch.allclose(read(x, factor), x @ factor, rtol=1e-14, atol=1e-14)
+    factor[1] = 1
+    assert torch.allclose(read(x, factor), x @ factor, rtol=1e-14, atol=1e-14)
+    assert torch.allclose(
+        copy.deepcopy(read)(x, 2 * factor), 2 * x @ factor, rtol=1e-14, atol=1e-14
+    )
+
+
+def test_many_stretches_are_one_product():
+    factor = torch.zeros(60, 4)
+    factor[::3] = 1
+    assert rows_read(factor) is None
+
+
 def test_a_changed_matrix_is_looked_at_again():
     carry, factor, x = Carrier(), matrix(0, 1, 2), normal(seeded(3), 4, 6)
     assert torch.equal(carry(x, factor), x[:, :3])
@@ -71,6 +100,8 @@ def test_a_changed_matrix_is_looked_at_again():
 
 def test_derivatives_by_the_matrix_are_whole():
     carry, factor, x = Carrier(), matrix(0, 1, 2), normal(seeded(4), 4, 6)
+    by_rows = torch.func.grad(lambda m: Reader()(x, m).square().sum())(factor)
+    assert torch.allclose(by_rows, 2 * x.T @ x[:, :3])
     carry(x, factor)
     gradient = torch.func.grad(lambda m: carry(x, m).square().sum())(factor)
     assert torch.allclose(gradient, 2 * x.T @ x[:, :3])
@@ -89,11 +120,11 @@ def test_sections_carry_on():
     y = division(variance(x))
     expected = torch.nn.functional.layer_norm(x[..., :8], (8,))
     assert torch.allclose(y, torch.cat([expected, x], dim=-1), rtol=1e-12)
-    assert variance.carry._stretches(variance.skip) is not None
-    assert division.carry._stretches(division.skip) is not None
+    assert variance.carry.copies.of(variance.skip) is not None
+    assert division.carry.copies.of(division.skip) is not None
     skip = matrix(0, 1, 2, 3, 4, 5)
     skip[5] = normal(seeded(6), 6)
     mlp = SkipMLP(skip, normal(seeded(7), 6, 4), normal(seeded(8), 4, 6))
     z = normal(seeded(9), 2, 3, 6)
-    assert mlp.carry._stretches(skip) is not None
+    assert mlp.carry.copies.of(skip) is not None
     assert torch.allclose(mlp(z), z @ skip + torch.relu(z @ mlp.inner) @ mlp.outer, rtol=1e-12)

@@ -13,6 +13,7 @@ so that sums of its products need head-sized blocks (`gram`), never a Jacobian.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Float
@@ -53,8 +54,7 @@ class Attention(Heads):
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n t d_out"]:
         """Attend; queries are computed only for the positions that go on."""
         queries = self.queries(x)
-        _, z, _ = self.attend(self.project(x), queries)
-        attended = z.transpose(1, 2).flatten(-2)
+        attended = self.attended(self.project(x), queries).transpose(1, 2).flatten(-2)
         own = self.carry(x[:, queries.start - self.before :], self.skip)
         return own + self.product(attended, "output")
 
@@ -117,17 +117,17 @@ class Attention(Heads):
             q_hat, k_hat, v_hat = (factor.transpose(0, 1) for factor in factors)
             features = self.after_prefix(features)
             own = features[:, queries]
-            through: Tensor | None = None
-            for weight, p, at in path:
+
+            def through_heads(weight: float, p: Projections, at: Pattern) -> Tensor:
                 # All of this is as large as anything here: added up in place, read in cache.
                 moved = self._levered(p, at, queries, features, k_hat)
                 asked = (q_hat @ at.gamma.flatten(-2)).unflatten(-1, (own.shape[1], -1))
                 moved.addcmul_(own[:, None, :, :, None], asked.transpose(2, 3))
                 attended = at.a @ features.unsqueeze(1)
                 moved.addcmul_(attended.unsqueeze(-1), v_hat.unsqueeze(1))
-                moved = moved if weight == 1.0 else moved.mul_(weight)
-                through = moved if through is None else through.add_(moved)
-            assert through is not None
+                return moved if weight == 1.0 else moved.mul_(weight)
+
+            through = reduce(Tensor.add_, (through_heads(*point) for point in path))
             joined = through.permute(0, 2, 3, 1, 4).flatten(3)
             effect = joined @ self.output
             return effect.addcmul_(own.unsqueeze(-1), skip).transpose(1, 2)
@@ -195,9 +195,9 @@ class Attention(Heads):
         queries = self.queries(x)
         factors = [self.skip, self.query, self.key, self.value]
         for skip, *projected in growing_products(x, factors, sizes):
-            _, z, _ = self.attend(self.by_head(*projected), queries)
+            attended = self.attended(self.by_head(*projected), queries)
             own = skip[:, queries.start - self.before :]
-            yield own + z.transpose(1, 2).flatten(-2) @ self.output
+            yield own + attended.transpose(1, 2).flatten(-2) @ self.output
 
     def elements_per_mask(self, positions: int, inputs: int) -> int:
         """Patterns of all heads."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-from libgraph.sections.carrying import Carrier
+from libgraph.sections.carrying import Carrier, is_constant
 from libgraph.sections.chunks import chunks
 from libgraph.sections.closed_form import SignedForm
 from libgraph.sections.holding import Attending
@@ -198,6 +198,22 @@ class Heads(SignedForm, Attending):
         z = (a.transpose(-1, -2) * p.v).sum(2, keepdim=True) if single else a @ p.v
         return a, z, a if slope is None else a * slope
 
+    def attended(self, p: Projections, queries: slice) -> Float[Tensor, "n h t e"]:
+        """z alone; where it can be done, without having all patterns in memory."""
+        mask, compared = self.mask, (p.q, p.k, p.v)
+        if (
+            self.soft_cap is not None
+            or mask.window is not None
+            or mask.last_only
+            or self.before
+            # Derivatives of any kind are taken of the formula.
+            or not all(
+                vectors.device.type == "cpu" and is_constant(vectors) for vectors in compared
+            )
+        ):
+            return self.attend(p, queries)[1]
+        return scaled_dot_product_attention(*compared, is_causal=mask.causal, scale=1.0)
+
     def pattern(self, p: Projections, queries: slice) -> Pattern:
         """Patterns and what the Jacobian needs of them, for the queries at these positions."""
         a, z, steep = self.attend(p, queries)
@@ -229,14 +245,14 @@ class Heads(SignedForm, Attending):
     def _weighed_keys(k: Tensor, v: Tensor, a: Tensor, z: Tensor) -> Float[Tensor, "n h f t e"]:
         """Σ_s (a_ts k_s) v_s − Σ_s (a_ts k_s) z_t of some coordinates of the keys."""
         keyed = a.unsqueeze(2) * k.transpose(-1, -2).contiguous().unsqueeze(3)
-        mixed = (keyed.flatten(2, 3) @ v).unflatten(2, keyed.shape[2:4])
+        mixed: Tensor = (keyed.flatten(2, 3) @ v).unflatten(2, keyed.shape[2:4])
         return mixed.addcmul_(keyed.sum(-1, keepdim=True), z.unsqueeze(2), value=-1)
 
     @staticmethod
     def _keys_by_values(k: Tensor, v: Tensor, a: Tensor, z: Tensor) -> Float[Tensor, "n h f t e"]:
         """Σ_s a_ts (k_s v_s) − (Σ_s a_ts k_s) z_t of some coordinates of the keys."""
         pairs = (k.unsqueeze(-1) * v.unsqueeze(-2)).flatten(-2)
-        mixed = (a @ pairs).unflatten(-1, (k.shape[-1], -1))
+        mixed: Tensor = (a @ pairs).unflatten(-1, (k.shape[-1], -1))
         mixed.addcmul_((a @ k).unsqueeze(-1), z.unsqueeze(-2), value=-1)
         return mixed.transpose(2, 3)
 

@@ -81,8 +81,7 @@ class NormedAttention(Section):
         """Attend."""
         plain = self.plain
         queries = plain.queries(x)
-        _, z, _ = plain.attend(self._project(x), queries)
-        attended = z.transpose(1, 2).flatten(-2)
+        attended = plain.attended(self._project(x), queries).transpose(1, 2).flatten(-2)
         return x[:, queries.start - plain.before :] @ plain.skip + self.product(attended, "output")
 
     def transform(self, left: LinearMap, right: LinearMap) -> NormedAttention:
