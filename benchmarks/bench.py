@@ -263,7 +263,7 @@ def bench_gpt2(runs: int) -> list[dict[str, Any]]:
     x = block_inputs(16, 128, 768)
     network = Sequences(sections, x).network().double()
     truncation = Truncation.parse("rel:1e-10")
-    memory = 4 * 2**30
+    memory = 2**30
 
     def data(x: Tensor) -> Data:
         one = batch_size(network, x[:1], memory)

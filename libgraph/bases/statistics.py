@@ -49,11 +49,14 @@ def node_statistics(
         NumericalError: naming the first node layer whose activations are not finite.
         DataError: if the split is empty.
     """
-    names = [layer.name for layer in network.node_layers]
+    shifts: dict[str, Tensor] = {}
+    positions: dict[str, int] = {}
     with torch.no_grad():
-        first = list(network.activations(next(iter(data)).inputs))
-    shifts = {name: x.flatten(0, 1).double().mean(0) for name, x in zip(names, first, strict=True)}
-    positions = {name: x.shape[1] for name, x in zip(names, first, strict=True)}
+        # One node layer after the other: all of them together are far more than a batch.
+        first = network.activations(next(iter(data)).inputs)
+        for layer, x in zip(network.node_layers, first, strict=True):
+            shifts[layer.name] = x.flatten(0, 1).double().mean(0)
+            positions[layer.name] = x.shape[1]
 
     def measure(batch: Batch) -> Sums:
         sums = {"count": torch.tensor(len(batch.inputs), dtype=torch.float64)}

@@ -55,12 +55,15 @@ def base_score(network: Network, backend: Backend, data: Data) -> float:
     """
 
     def measure(batch: Batch) -> Sums:
-        activations = list(network.activations(batch.inputs))
-        broken = torch.stack([~x.isfinite().all() for x in activations])
+        flags = []
+        # One node layer after the other, of which the last one stays.
+        for x in network.activations(batch.inputs):
+            flags.append(~x.isfinite().all())
+        broken = torch.stack(flags)
         count = torch.tensor(len(batch.inputs))
         if bool(broken.any()):
             return {"score": torch.zeros(()), "count": count, "broken": broken}
-        scores = check_scores(backend.score(activations[-1], batch.targets), len(batch.inputs))
+        scores = check_scores(backend.score(x, batch.targets), len(batch.inputs))
         return {"score": scores.sum(), "count": count, "broken": broken}
 
     sums = accumulate(data, measure, label="score of the whole model")
