@@ -12,6 +12,7 @@ from torch import Tensor
 from libgraph.backend.contract import Backend
 from libgraph.errors import BackendError
 from libgraph.network.basis import Bases, Basis
+from libgraph.network.cross_layer import carrying
 from libgraph.network.network import Network
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress
@@ -55,7 +56,7 @@ def find_examples(workload: Workload, bases: Bases, progress: Progress) -> Examp
     Raises:
         BackendError: if the backend shows something else than texts or pictures.
     """
-    network = workload.network
+    network = carrying(workload.network, bases)
     first = next(iter(workload.data("train", most=1)))
     with torch.no_grad():
         lengths = {
@@ -192,7 +193,7 @@ class _Moved:
 
 def _effects(workload: Workload, bases: Bases, inputs: Tensor) -> Mapping[str, _Moved]:
     """By node layer, where the outputs are left in their own coordinates and are not too many."""
-    network = workload.network
+    network = carrying(workload.network, bases)
     outputs = network.node_layers[-1]
     if outputs.rotated or outputs.size > MOST_OUTPUTS:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from libgraph.graph.features import FeatureLabel
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.network.basis import Bases
+from libgraph.network.cross_layer import CrossLayer, carrying, of_model, origins
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.transcoder import Transcoder
 from libgraph.pipeline.options import AnalysisOptions
@@ -26,6 +28,9 @@ ERROR = "error"
 
 PASSES = "passes the latents by"
 """Ends the labels of features of the stream beside a transcoder's latents."""
+
+CARRIED = "carried from"
+"""Stands before the feature that a carried latent is at its own node layer."""
 
 
 def labelled_graph(
@@ -48,8 +53,10 @@ def labelled_graph(
     """
     progress("modules", 0, 2)
     cast = {name: basis.to(workload.train.dtype) for name, basis in bases.items()}
-    labels = dict(workload.backend.labels(partial(_features, workload, cast), bases))
+    seen = of_model(bases, workload.network.node_layers)
+    labels = dict(workload.backend.labels(partial(_features, workload, cast), seen))
     labels |= _output_labels(workload)
+    labels |= _carried(labels, bases)
     for name, basis in bases.items():
         if isinstance(basis, Dictionary) and name in labels:
             before, after = labels[name][: basis.error_place], list(labels[name][basis.isolated :])
@@ -70,6 +77,34 @@ def labelled_graph(
     return graph.with_partition(partition)
 
 
+def _carried(
+    labels: Mapping[str, Sequence[FeatureLabel]], bases: Bases
+) -> dict[str, Sequence[FeatureLabel]]:
+    """Labels of node layers with carried latents, which say where these are from.
+
+    What a latent writes there it says itself; where it writes nothing it has its own node layer's.
+    """
+    found: dict[str, Sequence[FeatureLabel]] = {}
+    for name, places in origins(bases).items():
+        if name not in labels:
+            continue
+        first = len(bases[name]) - len(places)
+        carried = [
+            labels[name][first + number]
+            if isinstance(bases[name], CrossLayer)
+            else labels[layer][feature]
+            for number, (layer, feature) in enumerate(places)
+        ]
+        found[name] = [
+            *labels[name][:first],
+            *(
+                FeatureLabel(f"{label.text} | {CARRIED} {layer}/{feature}", label.concepts)
+                for label, (layer, feature) in zip(carried, places, strict=True)
+            ),
+        ]
+    return found
+
+
 def _output_labels(workload: Workload) -> dict[str, list[FeatureLabel]]:
     """Names of the outputs, where these are left in their own coordinates."""
     outputs, names = workload.network.node_layers[-1], workload.backend.output_names()
@@ -85,7 +120,7 @@ def _output_labels(workload: Workload) -> dict[str, list[FeatureLabel]]:
 
 def _features(workload: Workload, bases: Bases, inputs: Tensor) -> dict[str, Tensor]:
     """Features `(n, positions, features)` of every rotated node layer, from raw inputs."""
-    network, data = workload.network, workload.train
+    network, data = carrying(workload.network, bases), workload.train
     if inputs.is_floating_point():
         inputs = inputs.to(data.dtype)
     with torch.no_grad():

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate.memory import memory_budget
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
+from libgraph.bases.cross_layer import check_cross_layer, check_size, with_cross_layer
 from libgraph.bases.lib import lib, lib_basis
 from libgraph.bases.method import BasisMethod, MakeBases, Setting, Truncation
 from libgraph.bases.methods import digest_of
@@ -26,10 +26,14 @@ from libgraph.bases.statistics import Statistics
 from libgraph.dictionaries.circuit_tracer import CONFIGURATION
 from libgraph.dictionaries.matching import WITH_PASSAGES, dictionary_of_layer, matched
 from libgraph.dictionaries.registry import read_dictionaries
-from libgraph.dictionaries.weights import DictionaryWeights, TranscoderWeights
-from libgraph.errors import BackendError, TooLarge, UsageError
-from libgraph.files.limits import in_bytes
+from libgraph.dictionaries.weights import (
+    CrossLayerWeights,
+    DictionaryWeights,
+    TranscoderWeights,
+)
+from libgraph.errors import BackendError, UsageError
 from libgraph.network.basis import Bases, Basis
+from libgraph.network.cross_layer import carrying
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import Network, NodeLayer
 from libgraph.network.transcoder import Transcoder
@@ -47,7 +51,7 @@ def method_of_folder(folder: Path) -> BasisMethod:
         UsageError: if it holds none, or one cannot be read.
     """
     found = read_dictionaries(folder)
-    files = sorted({path for each in found for path in _files(each.path)})
+    files = sorted({path for each in found for path in _files(each)})
     return BasisMethod(
         partial(dictionaries, found=found),
         prepare=lambda setting: _prepared(found, setting),
@@ -58,10 +62,13 @@ def method_of_folder(folder: Path) -> BasisMethod:
     )
 
 
-def _files(path: Path) -> list[Path]:
+def _files(found: DictionaryWeights) -> list[Path]:
+    path = found.path
     if path.is_file():
-        configuration = path.with_name(CONFIGURATION)
-        return [path, *([configuration] if configuration.is_file() else [])]
+        beside = [path.with_name(CONFIGURATION)]
+        if isinstance(found, CrossLayerWeights):
+            beside.append(path.with_name(path.name.replace("enc", "dec")))
+        return [path, *(each for each in beside if each.is_file())]
     return [inside for inside in path.iterdir() if inside.is_file()]
 
 
@@ -115,9 +122,22 @@ def dictionaries(
         for layer in network.node_layers
         if layer.name in by_layer
     }
-    alive = only_active(network, whole, statistics, data, renamed(progress, "latents"))
+    crosses = check_cross_layer(by_layer, network)
+    sums = latent_sums(network, whole, data, renamed(progress, "latents"))
+    if not crosses:
+        tell_errors(sums, whole, statistics)
+    alive = _alive(whole, sums, data)
+    check_size(network, {name: len(basis) for name, basis in alive.items()}, data)
     bases = dict(start or lib(network, statistics, data, truncation, progress))
-    return {**bases, **alive, **_carrying(network, alive, bases, statistics, truncation)}
+    bases |= alive | _carrying(network, alive, bases, statistics, truncation)
+    if not crosses:
+        return bases
+    squares = {name: sums[f"{name} squares"] / sums[f"{name} count"] for name in whole}
+    bases = with_cross_layer(network, bases, crosses, squares, data)
+    carrier, latent = carrying(network, bases), {name: bases[name] for name in crosses}
+    errors = latent_sums(carrier, latent, data, renamed(progress, "errors of latents"))
+    tell_errors(errors, whole, statistics)
+    return bases
 
 
 def _carrying(
@@ -176,6 +196,24 @@ def only_active(
         UsageError: if all latents of a dictionary are dead.
         TooLarge: if edges between latents do not fit the memory budget.
     """
+    sums = latent_sums(network, whole, data, progress)
+    tell_errors(sums, whole, statistics)
+    found = _alive(whole, sums, data)
+    check_size(network, {name: len(basis) for name, basis in found.items()}, data)
+    return found
+
+
+def latent_sums(
+    network: Network, whole: Mapping[str, Dictionary], data: Data, progress: Progress
+) -> dict[str, Tensor]:
+    """By node layer, sums over positions: `squares` of latents, that of the `error`, and `count`.
+
+    Args:
+        network: with the latents that bases carry, if they do.
+        whole: dictionaries of some of its node layers.
+        data: what is added up over.
+        progress: told of the pass.
+    """
     cast = {name: basis.to(data.device, data.dtype) for name, basis in whole.items()}
 
     def measure(batch: Batch) -> Sums:
@@ -196,11 +234,17 @@ def only_active(
             sums[f"{layer.name} count"] = torch.tensor(float(len(rows)))
         return sums
 
-    sums = accumulate(data, measure, stage="latents", progress=progress)
-    found = {}
+    return accumulate(data, measure, stage="latents", progress=progress)
+
+
+def tell_errors(
+    sums: Mapping[str, Tensor],
+    whole: Mapping[str, Dictionary],
+    statistics: Mapping[str, Statistics],
+) -> None:
+    """Say where a dictionary explains less than the mean does; `sums` are of `latent_sums`."""
     for name, basis in whole.items():
-        count = float(sums[f"{name} count"])
-        error = float(sums[f"{name} error"]) / count
+        error = float(sums[f"{name} error"]) / float(sums[f"{name} count"])
         variance = _variance_explained(basis, statistics[name])
         if error > variance:
             log.warning(
@@ -210,14 +254,20 @@ def only_active(
                 name,
                 error / max(variance, torch.finfo(torch.float64).tiny),
             )
-        squares = (sums[f"{name} squares"] / count).cpu()
+
+
+def _alive(
+    whole: Mapping[str, Dictionary], sums: Mapping[str, Tensor], data: Data
+) -> dict[str, Dictionary]:
+    found = {}
+    for name, basis in whole.items():
+        squares = (sums[f"{name} squares"] / sums[f"{name} count"]).cpu()
         found[name] = _sorted(basis, squares).to(torch.device(data.device))
         if len(found[name]) == basis.always:
             raise UsageError(
                 f"No latent of the dictionary at {name} is active on this data: it is of another "
                 "model, or of another place."
             )
-    _check_size(network, found, data)
     return found
 
 
@@ -239,18 +289,3 @@ def _variance_explained(basis: Dictionary, statistics: Statistics) -> float:
 def mean_squares(statistics: Statistics) -> Float[Tensor, " d"]:
     """Of every coordinate of a node layer."""
     return statistics.covariance.diagonal() + statistics.mean.square()
-
-
-def _check_size(network: Network, alive: Mapping[str, Dictionary], data: Data) -> None:
-    """Sums of all layer pairs are held at once: two numbers of 8 bytes each, and a batch's own."""
-    sizes = {layer.name: layer.size for layer in network.node_layers}
-    sizes |= {name: len(basis) for name, basis in alive.items()}
-    taken = sum(24 * sizes[a.name] * sizes[b.name] for a, b, _ in network.pairs)
-    budget = data.memory if data.memory is not None else memory_budget(data.device)
-    if taken > budget:
-        largest = max(alive, key=lambda name: len(alive[name]))
-        raise TooLarge(
-            f"Edges between latents ({sizes[largest]} are active at {largest}) take "
-            f"{in_bytes(taken)}, more than the memory budget of {in_bytes(budget)}: use a "
-            "larger memory=, fewer node layers, or a smaller dictionary."
-        )

@@ -1,7 +1,7 @@
 """Transcoders of circuit-tracer: `layer_N.safetensors` of every block beside `config.yaml`.
 
-Latents are those above zero, or above thresholds, of h Wᵀ + b. Cross-layer ones, whose latents
-write into the MLPs of all later blocks, are refused by name.
+Latents are those above zero, or above thresholds, of h Wᵀ + b. Cross-layer ones are in other files
+(`libgraph.dictionaries.cross_layer`) beside the same configuration.
 """
 
 from __future__ import annotations
@@ -11,18 +11,16 @@ from pathlib import Path
 
 import yaml
 
+from libgraph.dictionaries import cross_layer
 from libgraph.dictionaries.configuration import MOST_BYTES
-from libgraph.dictionaries.weights import DictionaryWeights, Tensors, relu, transcoder_of
+from libgraph.dictionaries.weights import DictionaryWeights, Tensors, threshold_gate, transcoder_of
 from libgraph.errors import UsageError
 from libgraph.files.reading import reading
 from libgraph.files.weights import read_weights
-from libgraph.network.dictionary import Threshold
 
 CONFIGURATION = "config.yaml"
 
 LAYER = re.compile(r"layer_(\d+)\.safetensors")
-
-CROSS_LAYER = re.compile(r"W_(?:enc|dec)_\d+\.safetensors")
 
 NAMES = {
     "encoder": "~W_enc",
@@ -36,8 +34,8 @@ NAMES = {
 
 def holds(folder: Path) -> bool:
     """Whether transcoders of circuit-tracer are in this folder."""
-    return (folder / CONFIGURATION).is_file() and any(
-        LAYER.fullmatch(path.name) or CROSS_LAYER.fullmatch(path.name) for path in folder.iterdir()
+    return (folder / CONFIGURATION).is_file() and (
+        cross_layer.holds(folder) or any(LAYER.fullmatch(path.name) for path in folder.iterdir())
     )
 
 
@@ -45,46 +43,27 @@ def read(folder: Path) -> list[DictionaryWeights]:
     """The transcoders of a folder, by block.
 
     Raises:
-        UsageError: if they are cross-layer ones, or naming what is missing, of another shape, or
-            not known.
+        UsageError: naming what is missing, of another shape, or not known.
     """
     configuration = _configuration(folder / CONFIGURATION)
-    kind = configuration.get("model_kind", "transcoder_set")
-    cross = any(CROSS_LAYER.fullmatch(path.name) for path in folder.iterdir())
-    if cross or "cross_layer" in kind:
-        raise UsageError(
-            f"'{folder}' is a cross-layer transcoder: its latents write into the MLPs of all later "
-            "blocks, which the node layers between do not hold. Give a transcoder for each block, "
-            "layer_N.safetensors."
-        )
     places = []
     for name in ("feature_input_hook", "feature_output_hook"):
         if name not in configuration:
             raise UsageError(f"'{folder / CONFIGURATION}' does not say its {name}.")
         places.append(configuration[name])
+    crosses = cross_layer.KIND in configuration.get("model_kind", "")
+    if crosses or cross_layer.holds(folder):
+        return [*cross_layer.read(folder, *places)]
     found: list[DictionaryWeights] = []
     for path in sorted(folder.iterdir(), key=_number):
         if _number(path) < 0:
             continue
         tensors = Tensors(path, read_weights(path), NAMES)
         latents = tensors.matrix("encoder").shape[1]
-        gate = _gate(path, tensors, latents)
+        gate = threshold_gate(tensors, latents)
         hook, output = (f"blocks.{_number(path)}.{place}" for place in places)
         found.append(transcoder_of(tensors, hook, output, gate))
     return found
-
-
-def _gate(path: Path, tensors: Tensors, latents: int) -> Threshold:
-    """ReLU, or JumpReLU, which here lets negative numbers pass where its threshold is negative."""
-    if "threshold" not in tensors:
-        return relu(latents)
-    threshold = tensors.vector("threshold", latents)
-    if bool((threshold < 0).any()):
-        raise UsageError(
-            f"'{path}' has thresholds below zero: latents would be negative where they are active, "
-            "which is not read here."
-        )
-    return Threshold(threshold)
 
 
 def _number(path: Path) -> int:

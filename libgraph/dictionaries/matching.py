@@ -248,4 +248,5 @@ def _transcoder(
         base=base,
         written=there,
         passing=by,
+        numbers=torch.arange(weights.latents),
     )

@@ -84,6 +84,23 @@ class TranscoderWeights(DictionaryWeights):
     skip: Float[Tensor, "d m"] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class CrossLayerWeights(TranscoderWeights):
+    """The latents of one block in a cross-layer transcoder, which write into later blocks' MLPs too.
+
+    Decoder and shift are of its own block's MLP.
+
+    Args:
+        block: its number.
+        blocks: how many the transcoder has.
+        decoders: reads all of D `(k, blocks - block, m)`, its own block's first; they are large.
+    """
+
+    block: int
+    blocks: int
+    decoders: Callable[[], Float[Tensor, "k b m"]]
+
+
 def dictionary_of(
     tensors: Tensors, hook: str, gate: Gate, *, subtracts_shift: bool
 ) -> DictionaryWeights:
@@ -225,3 +242,20 @@ def gated(
 def relu(latents: int) -> Threshold:
     """The gate of latents that are positive."""
     return Threshold(torch.zeros(latents, dtype=torch.float64))
+
+
+def threshold_gate(tensors: Tensors, latents: int) -> Threshold:
+    """ReLU, or JumpReLU where there is a `threshold`.
+
+    Raises:
+        UsageError: if one is below zero, where some tools let negative numbers pass.
+    """
+    if "threshold" not in tensors:
+        return relu(latents)
+    threshold = tensors.vector("threshold", latents)
+    if bool((threshold < 0).any()):
+        raise UsageError(
+            f"'{tensors.path}' has thresholds below zero: latents would be negative where they are "
+            "active, which is not read here."
+        )
+    return Threshold(threshold)

@@ -80,6 +80,7 @@ def ablate_edges(
         stage: name under which progress is reported.
         progress: told after every number of edges tried, of about log2(d_in·d_out) per layer pair.
     """
+    scoring = scoring.carrying(bases)
     pairs = scoring.network.pairs
     sizes = [max(a.size * b.size, edges[a.name, b.name].numel()) for a, b, _ in pairs]
     expected = (1 + curves) * sum(size.bit_length() for size in sizes)

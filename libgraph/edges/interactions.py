@@ -24,7 +24,8 @@ from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
 from libgraph.edges.latent_pairs import LatentPairs
 from libgraph.graph.arrays import Pair
-from libgraph.network.basis import Bases
+from libgraph.network.basis import Bases, Basis
+from libgraph.network.cross_layer import carrying
 from libgraph.network.network import Network
 from libgraph.progress import Progress, silent
 from libgraph.sections.estimate import Estimate
@@ -93,11 +94,14 @@ def estimate_interactions(
         for name, by_layer in bases.items()
         for layer, basis in by_layer.items()
     }
+    # Latents of earlier node layers go beside the activations in bases that carry some.
+    networks = {name: carrying(network, by_layer) for name, by_layer in bases.items()}
+    carriers = {name: each for name, each in networks.items() if each is not network}
     latent = {
         (name, a.name): LatentPairs(section, cast[name, a.name], cast[name, b.name], quadrature)
         for name in bases
-        for a, b, section in network.pairs
-        if not (cast[name, a.name].linear and cast[name, b.name].linear)
+        for a, b, section in networks[name].pairs
+        if _is_latent(cast[name, a.name]) or _is_latent(cast[name, b.name])
     }
     sections = {
         (name, a.name): section.rebase(encoder=cast[name, b.name].encoder)
@@ -112,12 +116,16 @@ def estimate_interactions(
         number, first, batch = piece
         sums: dict[str, Tensor] = {}
         activations = pairwise(network.activations(batch.inputs))
+        beside = {
+            name: pairwise(each.activations(batch.inputs)) for name, each in carriers.items()
+        }
         for (a, b, _), (x, y), chance in zip(network.pairs, activations, chances, strict=True):
             phi = chance.of(number, first, y)
             sums[f"{a.name} samples"] = torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)
+            with_latents = {name: next(path) for name, path in beside.items()}
             for name in bases:
                 if (name, a.name) in latent:
-                    found = latent[name, a.name].sums(x, y)
+                    found = latent[name, a.name].sums(*with_latents.get(name, (x, y)))
                     sums[f"{name} {a.name} {b.name}"] = found.edges
                     sums[f"{name} {a.name} {b.name} missed"] = found.missed
                     sums[f"{name} {a.name} {b.name} change"] = found.change
@@ -151,6 +159,11 @@ def estimate_interactions(
                 torch.zeros_like(edge) if variance is None else variance.sqrt() / samples
             )
     return Interactions(edges, errors, missed)
+
+
+def _is_latent(basis: Basis) -> bool:
+    """Whether some features have effects only where they are active."""
+    return not basis.linear or basis.always < len(basis)
 
 
 def measured(

@@ -47,7 +47,7 @@ class _Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class LatentPairs:
-    """Two neighbouring node layers, at least one of which has a dictionary.
+    """Two neighbouring node layers, at least one of which has latents.
 
     Args:
         section: between them, in neither's features.
@@ -78,10 +78,10 @@ class LatentPairs:
     # Features on either side
 
     def _most_rows(self, x: Tensor) -> int:
-        return _always(self.source) + (_most_active(self.source, x) + 1)
+        return self.source.always + (_most_active(self.source, x) + 1)
 
     def _most_columns(self, y: Tensor) -> int:
-        return _always(self.target) + _most_active(self.target, y)
+        return self.target.always + _most_active(self.target, y)
 
     def _add_at_positions(
         self, found: _Sums, x: Float[Tensor, "n 1 d_in"], y: Float[Tensor, "n 1 d_out"]
@@ -89,7 +89,7 @@ class LatentPairs:
         """Every position takes its own active latents."""
         source = self.source
         f = _latents(source, x)[:, 0]
-        first = _always(source)
+        first = source.always
         active = _chosen(f[:, first:])
         fixed = torch.arange(first, device=x.device).expand(len(f), -1)
         places = torch.cat([fixed, active.places + first], dim=1)
@@ -183,14 +183,9 @@ class _Columns(NamedTuple):
 
 
 def _columns(target: Basis, y: Float[Tensor, "*n d_out"]) -> _Columns:
-    first = _always(target)
+    first = target.always
     active = _chosen(_latents(target, y)[..., first:])
     return _Columns(first, active.places + first, active.values > 0)
-
-
-def _always(basis: Basis) -> int:
-    """How many leading features interact whatever the activation is."""
-    return basis.always if isinstance(basis, Dictionary) else len(basis)
 
 
 def _latents(basis: Basis, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
@@ -209,7 +204,7 @@ def _chosen(z: Float[Tensor, "*n k"]) -> _Chosen:
 
 def _most_active(basis: Basis, x: Float[Tensor, "n s d"]) -> int:
     """How many latents are active at a position of the first samples at most; a guess for more."""
-    if not isinstance(basis, Dictionary):
+    if basis.always == len(basis):
         return 0
     few = x[: chunk_length(x.shape[1] * len(basis), x)]
-    return int((basis.latents(few)[..., basis.always :] > 0).sum(-1).max())
+    return int((_latents(basis, few)[..., basis.always :] > 0).sum(-1).max())

@@ -36,6 +36,7 @@ def ablate_nodes(
     and numbers are measured in one pass over the data, and numbers between the last that is not
     enough for a tolerance Δ and the first that is in a few more. Source: docs/math.md §4.
     """
+    scoring = scoring.carrying(bases)
     sizes = {
         layer: sizes_to_try(len(basis), points) for layer, basis in bases.items() if basis.rotated
     }

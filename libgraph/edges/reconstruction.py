@@ -45,7 +45,7 @@ class LayerReconstruction(Reconstruction):
     """Of one node layer.
 
     Args:
-        latents: that are features.
+        latents: that are features, of its own.
         dead: latents that were never active where the basis was made.
         active: mean number at a position.
         explained: share of the variance about the mean, of activations or of what a transcoder's
@@ -82,6 +82,7 @@ def reconstructions(
         stage: name under which progress is reported.
         progress: told after every batch.
     """
+    scoring = scoring.carrying(bases)
     network, backend, data = scoring.network, scoring.backend, scoring.data
     cast = {
         name: basis.to(data.device, data.dtype)
@@ -144,7 +145,7 @@ def reconstructions(
         error = float(sums[f"{name} error"]) / rows
         layers[name] = LayerReconstruction(
             *found(f"{name} "),
-            latents=len(basis) - basis.always,
+            latents=len(range(len(basis))[basis.own_latents]),
             dead=basis.dead,
             active=float(sums[f"{name} active"]) / rows,
             explained=1 - error / variance if variance > 0 else 1.0,
@@ -162,7 +163,7 @@ def _kept(
     for part in chunks(len(rows), len(basis), rows):
         f = basis.latents(rows[part])
         kept[part] = basis.imitated(rows[part], f)
-        active += (f[:, basis.always :] > 0).sum()
+        active += (f[:, basis.own_latents] > 0).sum()
         error += basis.missed(rows[part], f).double().square().sum()
     return kept.view_as(x), active, error
 

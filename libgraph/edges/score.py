@@ -14,6 +14,8 @@ from libgraph.backend.checks import check_scores
 from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
 from libgraph.errors import NumericalError
+from libgraph.network.basis import Bases
+from libgraph.network.cross_layer import carrying
 from libgraph.network.network import Network, not_finite
 
 
@@ -31,6 +33,11 @@ class Scoring:
     backend: Backend
     data: Data
 
+    def carrying(self, bases: Bases) -> Scoring:
+        """The same where bases carry latents beside activations, which scores do not see."""
+        network = carrying(self.network, bases)
+        return self if network is self.network else _Carrying(network, self.backend, self.data, self)
+
     @cached_property
     def base_score(self) -> float:
         """Mean score of the whole model, computed once.
@@ -44,6 +51,18 @@ class Scoring:
     def shares_batches(self) -> bool:
         """Whether there are batches for all ranks of a job; otherwise these share out tasks."""
         return len(self.data) >= ranks()[1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Carrying(Scoring):
+    """With latents beside activations, and the score of the network without."""
+
+    plain: Scoring
+
+    @cached_property
+    def base_score(self) -> float:
+        """Of the model itself."""
+        return self.plain.base_score
 
 
 def base_score(network: Network, backend: Backend, data: Data) -> float:

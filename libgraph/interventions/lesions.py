@@ -22,6 +22,7 @@ from libgraph.errors import UsageError
 from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.network.basis import Bases
+from libgraph.network.cross_layer import carrying
 from libgraph.network.network import Network
 from libgraph.progress import Progress, silent
 
@@ -96,6 +97,7 @@ def lesion_modules(
         raise UsageError(
             "This graph has no modules yet: attach find_communities(graph) by with_partition."
         )
+    network = carrying(network, bases)
     with torch.no_grad():
         cast = {name: basis.to(data.dtype) for name, basis in bases.items()}
         means = _means(network, cast, data, progress)

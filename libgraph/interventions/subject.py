@@ -19,6 +19,7 @@ from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
 from libgraph.errors import DataError, UsageError
 from libgraph.network.basis import Bases, Basis
+from libgraph.network.cross_layer import carrying
 from libgraph.network.network import Network, NodeLayer
 
 MOST_DONORS = 1024
@@ -45,7 +46,7 @@ class Subject:
     """A network with its data and the features of one basis.
 
     Args:
-        network: in the dtype and on the device of the data.
+        network: in the dtype and on the device of the data; with the latents that bases carry.
         backend: scores its outputs.
         bases: of its node layers, in any precision.
         data: samples that are asked about, usually the test split.
@@ -59,6 +60,7 @@ class Subject:
     reference: Data
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "network", carrying(self.network, self.bases))
         missing = [layer for layer in self.layers if layer not in self.bases]
         if missing:
             raise UsageError(f"The bases have no node layer {', '.join(missing)}.")

@@ -41,6 +41,11 @@ class Basis:
         """Whether features are x C; those of a `Dictionary` are not."""
         return True
 
+    @property
+    def always(self) -> int:
+        """How many leading features have effects whatever they are; others only where active."""
+        return len(self)
+
     def features(
         self, x: Float[Tensor, "*n d"], chosen: Tensor | slice = slice(None)
     ) -> Float[Tensor, "*n k"]:

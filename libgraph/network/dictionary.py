@@ -113,6 +113,11 @@ class Dictionary(Basis):
         return self.isolated
 
     @property
+    def own_latents(self) -> slice:
+        """Where the latents are that are read at this node layer."""
+        return slice(self.always, len(self))
+
+    @property
     def error_place(self) -> int:
         """Which feature is the error."""
         return self.isolated - 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from libgraph.network.basis import Basis
@@ -28,12 +28,14 @@ class Transcoder(Dictionary):
         base: B `(d, m)`: x B = s + c is what stands at the written coordinates without latents.
         written: coordinates o that latents, and the part that they imitate, write into.
         passing: coordinates that hold what stands there without that part.
+        numbers: which of the file's latents are features, in their order; None if not known.
     """
 
     carried: int
     base: Float[Tensor, "d m"]
     written: slice
     passing: slice
+    numbers: Int[Tensor, " k"] | None = None
 
     @property
     def always(self) -> int:
@@ -43,6 +45,13 @@ class Transcoder(Dictionary):
     def to(self, *where: Any) -> Self:
         """The same on another device or in another precision."""
         return replace(super().to(*where), base=self.base.to(*where))
+
+    def of(self, chosen: Tensor, importance: Float[Tensor, " m"]) -> Self:
+        """Some of the latents alone, which go by the numbers that they had."""
+        numbers = self.numbers
+        if numbers is not None:
+            numbers = numbers[chosen.to(numbers.device)]
+        return replace(super().of(chosen, importance), numbers=numbers)
 
     def activations(
         self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]

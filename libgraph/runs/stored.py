@@ -22,6 +22,7 @@ from libgraph.files.atomic import read_json, read_parts, write_json
 from libgraph.files.tensors import read_tensors, write_tensors
 from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases, Basis
+from libgraph.network.cross_layer import CarriedLatents, CrossLayer
 from libgraph.network.dictionary import Dictionary, Gate, Threshold, TopK
 from libgraph.network.network import NodeLayer
 from libgraph.network.transcoder import Transcoder
@@ -29,7 +30,10 @@ from libgraph.runs.run import Ablation, arrow
 
 PARTS = ("encoder", "decoder", "importance")
 
-GATE_PARTS = ("isolated", "dead", "threshold", "k", "others", "carried", "base", "places")
+GATE_PARTS = (
+    *("isolated", "dead", "threshold", "k", "others"),
+    *("carried", "base", "places", "numbers", "own"),
+)
 """Those of a dictionary beside them."""
 
 ERROR = "/error"
@@ -62,6 +66,8 @@ def save_bases(path: Path, bases: Mapping[str, Bases]) -> None:
 
 def _gate_tensors(basis: Basis) -> dict[str, Tensor]:
     """What a dictionary has beside a basis: a threshold for each latent, or k and competitors."""
+    if isinstance(basis, CarriedLatents):
+        return {"carried": torch.tensor(basis.carried)}
     if not isinstance(basis, Dictionary):
         return {}
     tensors = {"dead": torch.tensor(basis.dead), "isolated": torch.tensor(basis.isolated)}
@@ -77,12 +83,14 @@ def _gate_tensors(basis: Basis) -> dict[str, Tensor]:
 
 def _passage_tensors(basis: Transcoder) -> dict[str, Tensor]:
     """What a transcoder has beside a dictionary."""
-    places = [(place.start, place.stop) for place in (basis.written, basis.passing)]
-    return {
-        "carried": torch.tensor(basis.carried),
-        "base": basis.base,
-        "places": torch.tensor(places),
-    }
+    slices = [basis.written, basis.passing]
+    tensors = {"carried": torch.tensor(basis.carried), "base": basis.base}
+    if basis.numbers is not None:
+        tensors["numbers"] = basis.numbers
+    if isinstance(basis, CrossLayer):
+        slices.append(basis.kept)
+        tensors["own"] = torch.tensor(basis.own)
+    return {**tensors, "places": torch.tensor([(place.start, place.stop) for place in slices])}
 
 
 def load_bases(
@@ -121,8 +129,10 @@ def stored_basis(
     """
     encoder, decoder, importance = (tensors[start + part] for part in PARTS)
     k, dead = tensors.get(f"{start}k"), tensors.get(f"{start}dead")
+    carried = tensors.get(f"{start}carried")
     if dead is None:
-        return Basis(encoder, decoder, importance, isolated, rotated)
+        plain = Basis(encoder, decoder, importance, isolated, rotated)
+        return plain if carried is None else CarriedLatents(**vars(plain), carried=int(carried))
     gate: Gate = (
         Threshold(tensors[f"{start}threshold"])
         if k is None
@@ -130,17 +140,20 @@ def stored_basis(
     )
     isolated = int(tensors[f"{start}isolated"])
     found = Dictionary(encoder, decoder, importance, isolated, gate=gate, dead=int(dead))
-    carried = tensors.get(f"{start}carried")
     if carried is None:
         return found
-    written, passing = (slice(*place) for place in tensors[f"{start}places"].tolist())
-    return Transcoder(
+    written, passing, *kept = (slice(*place) for place in tensors[f"{start}places"].tolist())
+    transcoder = Transcoder(
         **vars(found),
         carried=int(carried),
         base=tensors[f"{start}base"],
         written=written,
         passing=passing,
+        numbers=tensors.get(f"{start}numbers"),
     )
+    if not kept:
+        return transcoder
+    return CrossLayer(**vars(transcoder), own=int(tensors[f"{start}own"]), kept=kept[0])
 
 
 def save_interactions(path: Path, interactions: Interactions) -> None:

@@ -127,3 +127,43 @@ def bases_of(backend, folder, **options):
         progress=silent,
     )
     return made["t"]
+
+
+CROSS_LAYER_CONFIGURATION = """model_name: someone/model
+model_kind: cross_layer_transcoder
+feature_input_hook: hook_resid_mid
+feature_output_hook: hook_mlp_out
+"""
+
+
+def save_cross_layer(folder, width, blocks=3, latents=6, *, jumps=True, scale=0.3, change=None):
+    """A cross-layer transcoder in circuit-tracer's layout, random; what it holds, by name.
+
+    Args:
+        folder: made if it is not there.
+        width: of the stream.
+        blocks: how many.
+        latents: of each block.
+        jumps: whether latents have thresholds.
+        scale: of what latents write.
+        change: takes the tensors of one file and its name, and gives those that are written.
+    """
+    generator, found = seeded(1), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(blocks):
+        encoder = {
+            f"W_enc_{i}": normal(generator, latents, width),
+            f"b_enc_{i}": 0.3 * normal(generator, latents),
+            f"b_dec_{i}": scale * normal(generator, width),
+        }
+        threshold = 0.2 * normal(generator, latents).abs()
+        if jumps:
+            encoder[f"threshold_{i}"] = threshold
+        decoder = {f"W_dec_{i}": scale * normal(generator, latents, blocks - i, width)}
+        for name, tensors in ((f"W_enc_{i}", encoder), (f"W_dec_{i}", decoder)):
+            written = tensors if change is None else change(name, tensors)
+            if written is not None:
+                save_file(written, folder / f"{name}.safetensors")
+        found |= encoder | decoder
+    (folder / "config.yaml").write_text(CROSS_LAYER_CONFIGURATION)
+    return found
