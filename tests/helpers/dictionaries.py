@@ -131,12 +131,14 @@ def bases_of(backend, folder, **options):
 
 CROSS_LAYER_CONFIGURATION = """model_name: someone/model
 model_kind: cross_layer_transcoder
-feature_input_hook: hook_resid_mid
+feature_input_hook: {reads}
 feature_output_hook: hook_mlp_out
 """
 
 
-def save_cross_layer(folder, width, blocks=3, latents=6, *, jumps=True, scale=0.3, change=None):
+def save_cross_layer(
+    folder, width, blocks=3, latents=6, *, jumps=True, reads="hook_resid_mid", change=None
+):
     """A cross-layer transcoder in circuit-tracer's layout, random; what it holds, by name.
 
     Args:
@@ -145,7 +147,7 @@ def save_cross_layer(folder, width, blocks=3, latents=6, *, jumps=True, scale=0.
         blocks: how many.
         latents: of each block.
         jumps: whether latents have thresholds.
-        scale: of what latents write.
+        reads: the place in each block that encoders read at.
         change: takes the tensors of one file and its name, and gives those that are written.
     """
     generator, found = seeded(1), {}
@@ -154,16 +156,16 @@ def save_cross_layer(folder, width, blocks=3, latents=6, *, jumps=True, scale=0.
         encoder = {
             f"W_enc_{i}": normal(generator, latents, width),
             f"b_enc_{i}": 0.3 * normal(generator, latents),
-            f"b_dec_{i}": scale * normal(generator, width),
+            f"b_dec_{i}": 0.3 * normal(generator, width),
         }
         threshold = 0.2 * normal(generator, latents).abs()
         if jumps:
             encoder[f"threshold_{i}"] = threshold
-        decoder = {f"W_dec_{i}": scale * normal(generator, latents, blocks - i, width)}
+        decoder = {f"W_dec_{i}": 0.3 * normal(generator, latents, blocks - i, width)}
         for name, tensors in ((f"W_enc_{i}", encoder), (f"W_dec_{i}", decoder)):
             written = tensors if change is None else change(name, tensors)
             if written is not None:
                 save_file(written, folder / f"{name}.safetensors")
         found |= encoder | decoder
-    (folder / "config.yaml").write_text(CROSS_LAYER_CONFIGURATION)
+    (folder / "config.yaml").write_text(CROSS_LAYER_CONFIGURATION.format(reads=reads))
     return found
