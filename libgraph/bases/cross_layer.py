@@ -83,7 +83,7 @@ def check_cross_layer(
         log.warning(
             "Latents of blocks before %s, %d of them, write into the MLPs of this analysis and are "
             "no part of it: what they write counts as error.",
-            [*found][0],
+            next(iter(found)),
             first.block,
         )
     if last.block + 1 < last.blocks:
@@ -95,18 +95,25 @@ def check_cross_layer(
     return found
 
 
-def check_size(network: Network, latents: Mapping[str, int], data: Data) -> None:
+def check_size(
+    network: Network,
+    latents: Mapping[str, int],
+    data: Data,
+    others: Mapping[str, int] | None = None,
+) -> None:
     """Raise unless edges fit into memory: two numbers of 8 bytes for each, and a batch's own.
 
     Args:
         network: whose layer pairs they are of.
-        latents: how many features there are where they are not as many as coordinates.
+        latents: how many features there are where some are latents, by node layer.
         data: with the budget.
+        others: how many there are elsewhere, where they are not as many as coordinates.
 
     Raises:
         TooLarge: naming the node layer with most latents.
     """
-    sizes = {layer.name: layer.size for layer in network.node_layers} | latents
+    sizes = {layer.name: layer.size for layer in network.node_layers}
+    sizes |= {**(others or {}), **latents}
     taken = sum(24 * sizes[a.name] * sizes[b.name] for a, b, _ in network.pairs)
     budget = data.memory if data.memory is not None else memory_budget(data.device)
     if taken > budget:
@@ -228,4 +235,5 @@ def _check_carried(
             going += len(basis) - basis.always
         if layer.name == last:
             going = 0
-    check_size(network, sizes, data)
+    latents = {name: sizes.pop(name) for name in weights}
+    check_size(network, latents, data, sizes)

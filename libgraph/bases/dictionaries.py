@@ -33,7 +33,7 @@ from libgraph.dictionaries.weights import (
 )
 from libgraph.errors import BackendError, UsageError
 from libgraph.network.basis import Bases, Basis
-from libgraph.network.cross_layer import carrying
+from libgraph.network.cross_layer import CrossLayer, carrying
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import Network, NodeLayer
 from libgraph.network.transcoder import Transcoder
@@ -134,8 +134,9 @@ def dictionaries(
         return bases
     squares = {name: sums[f"{name} squares"] / sums[f"{name} count"] for name in whole}
     bases = with_cross_layer(network, bases, crosses, squares, data)
-    carrier, latent = carrying(network, bases), {name: bases[name] for name in crosses}
-    errors = latent_sums(carrier, latent, data, renamed(progress, "errors of latents"))
+    latent = {name: each for name, each in bases.items() if isinstance(each, CrossLayer)}
+    told = renamed(progress, "errors of latents")
+    errors = latent_sums(carrying(network, bases), latent, data, told)
     tell_errors(errors, whole, statistics)
     return bases
 

@@ -65,9 +65,7 @@ def _blocks(folder: Path) -> int:
     return blocks
 
 
-def _of_block(
-    folder: Path, block: int, blocks: int, reads: str, writes: str
-) -> CrossLayerWeights:
+def _of_block(folder: Path, block: int, blocks: int, reads: str, writes: str) -> CrossLayerWeights:
     path = folder / f"W_enc_{block}.safetensors"
     encoder = read_weights(path)
     names = {

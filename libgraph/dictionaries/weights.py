@@ -86,7 +86,7 @@ class TranscoderWeights(DictionaryWeights):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossLayerWeights(TranscoderWeights):
-    """The latents of one block in a cross-layer transcoder, which write into later blocks' MLPs too.
+    """Latents of one block in a cross-layer transcoder, which write into later blocks' MLPs too.
 
     Decoder and shift are of its own block's MLP.
 

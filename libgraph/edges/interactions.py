@@ -116,9 +116,7 @@ def estimate_interactions(
         number, first, batch = piece
         sums: dict[str, Tensor] = {}
         activations = pairwise(network.activations(batch.inputs))
-        beside = {
-            name: pairwise(each.activations(batch.inputs)) for name, each in carriers.items()
-        }
+        beside = {name: pairwise(each.activations(batch.inputs)) for name, each in carriers.items()}
         for (a, b, _), (x, y), chance in zip(network.pairs, activations, chances, strict=True):
             phi = chance.of(number, first, y)
             sums[f"{a.name} samples"] = torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)

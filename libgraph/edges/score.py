@@ -36,7 +36,9 @@ class Scoring:
     def carrying(self, bases: Bases) -> Scoring:
         """The same where bases carry latents beside activations, which scores do not see."""
         network = carrying(self.network, bases)
-        return self if network is self.network else _Carrying(network, self.backend, self.data, self)
+        return (
+            self if network is self.network else _Carrying(network, self.backend, self.data, self)
+        )
 
     @cached_property
     def base_score(self) -> float:

@@ -7,7 +7,7 @@ node layers on the way. Source: docs/math.md §10.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.network.basis import Bases, Basis
-from libgraph.network.dictionary import Dictionary, Gate, Threshold
+from libgraph.network.dictionary import Gate, Threshold
 from libgraph.network.network import Network, NodeLayer
 from libgraph.network.transcoder import Transcoder
 from libgraph.sections.beside import Beside

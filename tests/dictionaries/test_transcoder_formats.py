@@ -217,13 +217,6 @@ def test_what_is_no_configuration(tmp_path, text):
         read_dictionaries(tmp_path)
 
 
-def test_cross_layer_transcoders_are_refused_by_name(tmp_path):
-    (tmp_path / "config.yaml").write_text("model_kind: cross_layer_transcoder")
-    save_file({"W_enc_0": torch.zeros(3, 3)}, tmp_path / "W_enc_0.safetensors")
-    with pytest.raises(UsageError, match="cross-layer transcoder: its latents write into the MLPs"):
-        read_dictionaries(tmp_path)
-
-
 def test_circuit_tracer_says_which_hook_is_missing(tmp_path):
     circuit_tracer(tmp_path, configuration=["feature_input_hook: hook_resid_mid"])
     with pytest.raises(UsageError, match=r"config.yaml' does not say its feature_output_hook"):

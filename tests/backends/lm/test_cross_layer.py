@@ -1,9 +1,10 @@
-"""A cross-layer transcoder of a small transformer of three blocks, from its files to a saved run."""
+"""A cross-layer transcoder of a small transformer of three blocks, from files to a saved run."""
 
 import pytest
 import torch
 import transformers
-from helpers.dictionaries import bases_of, save_cross_layer
+from helpers.commands import fails
+from helpers.dictionaries import bases_of, save_cross_layer, save_transcoder
 from helpers.language_models import CONTEXT, VOCABULARY
 from helpers.numbers import assert_close
 from torch.func import jacrev
@@ -15,9 +16,11 @@ from libgraph.edges.interactions import estimate_interactions
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.reconstruction import reconstructions
 from libgraph.edges.score import Scoring
+from libgraph.errors import TooLarge, UsageError
 from libgraph.network.cross_layer import CarriedLatents, CrossLayer, carrying
 from libgraph.sections.quadrature import Quadrature
 from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.libraries import quiet
 from libgraph_backends.lm.options import LMOptions
 
 WIDTH, BLOCKS = 8, 3
@@ -216,12 +219,12 @@ def test_interactions_add_up_to_the_change_of_pre_activations(backend, bases, ki
         after = f"{block + 1}.resid_pre" if block + 1 < BLOCKS else f"{block}.resid_post"
         assert missed[f"{block}.mlp", after] < 1e-12
         if kind == "relu":
-            # What is read of the stream itself has its mean, of which the model's LIB knows nothing.
+            # The stream itself has a mean, which the model does not read, and LIB leaves out.
             assert missed[f"{block}.ln2.normalized", f"{block}.mlp"] < 1e-8
 
 
 @pytest.fixture(scope="module")
-def run(backend, folder, w, tmp_path_factory):
+def analysed(backend, folder, w, tmp_path_factory):
     return lg.analyze(
         backend,
         basis=str(folder),
@@ -301,9 +304,7 @@ def replaced(model, bases, w, reads, inputs, blocks):
     return logits
 
 
-def test_figures_are_those_of_the_library_with_imitations_in_place(
-    backend, bases, w, kind
-):
+def test_figures_are_those_of_the_library_with_imitations_in_place(backend, bases, w, kind):
     data = Data(backend, "test", 4, 4)
     (batch,) = data
     network = backend.network()
@@ -323,31 +324,78 @@ def test_figures_are_those_of_the_library_with_imitations_in_place(
     assert found.together.score == pytest.approx(score([0, 1, 2]), rel=1e-6)
 
 
-def test_a_run_says_all_of_it_and_reads_back(run, backend, folder, w):
+def test_a_run_says_all_of_it_and_reads_back(analysed, backend, folder, w):
     name = folder.name
-    assert [*run.metrics.bases[name].dictionaries.layers] == MLPS
-    saved = lg.open_run(run.directory)
+    assert [*analysed.metrics.bases[name].dictionaries.layers] == MLPS
+    saved = lg.open_run(analysed.directory)
     assert {type(each) for each in saved.bases(name).values()} >= {CrossLayer, CarriedLatents}
     (batch,) = Data(backend, "test", 4, 4)
     wide = by_name(carrying(backend.network(), saved.bases(name)), batch.inputs)
-    for layer, basis in run.bases(name).items():
+    for layer, basis in analysed.bases(name).items():
         stored = saved.bases(name)[layer]
         assert type(stored) is type(basis)
         assert torch.equal(stored.features(wide[layer]), basis.features(wide[layer]))
         if isinstance(basis, CrossLayer):
             assert (stored.own, stored.kept) == (basis.own, basis.kept)
             assert torch.equal(stored.numbers, basis.numbers)
-    for pair, matrix in run.edges(name).items():
+    for pair, matrix in analysed.edges(name).items():
         assert torch.equal(saved.edges(name)[pair], matrix)
-    labels = run.graph(name).layer("2.mlp").labels
-    basis = run.bases(name)["2.mlp"]
-    first = run.bases(name)["0.mlp"].own_latents.start
+    labels = analysed.graph(name).layer("2.mlp").labels
+    basis = analysed.bases(name)["2.mlp"]
+    first = analysed.bases(name)["0.mlp"].own_latents.start
     assert labels[basis.own_latents.stop].text.endswith(f" | carried from 0.mlp/{first}")
     # LIB beside it is the model's own.
-    assert len(run.bases("lib")["2.mlp"].encoder) == 3 * WIDTH + 1
+    assert len(analysed.bases("lib")["2.mlp"].encoder) == 3 * WIDTH + 1
 
 
-def test_latents_can_be_switched_off_where_they_write(run, folder, w):
-    basis = run.bases(folder.name)["2.mlp"]
+def test_latents_can_be_switched_off_where_they_write(analysed, folder, w):
+    basis = analysed.bases(folder.name)["2.mlp"]
     for place in (basis.own_latents.start, basis.own_latents.stop):
-        assert run.intervene({f"2.mlp/{place}": 0.0}) is not None
+        assert analysed.intervene({f"2.mlp/{place}": 0.0}) is not None
+
+
+def test_blocks_that_it_lacks_are_named(backend, tmp_path):
+    save_cross_layer(tmp_path, WIDTH, 2)
+    with pytest.raises(
+        UsageError, match=r"has blocks 0 to 1, none of them at 2\.mlp: .*layers=0:2"
+    ):
+        lg.analyze(backend, basis=str(tmp_path), limit=2, ablate=False)
+
+
+def test_nothing_else_may_be_beside_it(backend, tmp_path):
+    save_cross_layer(tmp_path / "a", WIDTH)
+    save_transcoder(
+        tmp_path / "b", d_in=WIDTH, metadata={"hook_name": "blocks.1.hook_resid_pre"},
+        architecture="standard",
+        tensors={"W_enc": torch.ones(WIDTH, 9), "W_dec": torch.ones(9, WIDTH),
+                 "b_dec": torch.ones(WIDTH)},
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"is a cross-layer transcoder, and .* is beside it"):
+        lg.analyze(backend, basis=str(tmp_path), limit=2, ablate=False)
+
+
+def test_more_latents_than_memory_holds_are_refused(backend, folder, w):
+    with pytest.raises(TooLarge, match=r"Edges between latents \(27 are active at 2\.mlp\) take"):
+        bases_of(backend, folder, limit=20, memory=100_000)
+
+
+@pytest.mark.slow
+def test_the_command_takes_it(run, model, ids, tmp_path):
+    save_cross_layer(tmp_path / "clt", WIDTH)
+    with quiet():
+        model.save_pretrained(tmp_path / "model")
+    options = ("lm", "-o", f"model={tmp_path / 'model'}", "-o", f"text={ids}", "-o", "n_ctx=5")
+    code, out, err = run(
+        "analyze", *options, "-o", "cuts=mlps", "--basis", tmp_path / "clt", "--no-ablation",
+        "--limit", "6", "--out", tmp_path / "run", "--quiet",
+    )  # fmt: skip
+    assert code == 0, err
+    assert all(name in out for name in MLPS)
+    assert {"graph.png", "graph.graphml", "report.html"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+    code, out, err = run("ablate", tmp_path / "run", "2.mlp/16")
+    assert code == 0, err
+    (tmp_path / "clt" / "W_dec_1.safetensors").unlink()
+    failed = run("analyze", *options, "-o", "cuts=mlps", "--basis", tmp_path / "clt")
+    fails(failed, 2, "has no 'W_dec_1.safetensors'")
