@@ -64,8 +64,9 @@ def read_dictionaries(folder: Path) -> list[DictionaryWeights]:
         raise UsageError(
             f"'{folder}' holds no dictionary: known are those of SAELens "
             "(sae_weights.safetensors), sparsify (sae.safetensors), dictionary_learning (ae.pt) "
-            "and circuit-tracer (layer_N.safetensors), each with its configuration beside it, and "
-            "of Gemma Scope (params.npz)."
+            "and circuit-tracer (layer_N.safetensors, or W_enc_N.safetensors and "
+            "W_dec_N.safetensors), each with its configuration beside it, and of Gemma Scope "
+            "(params.npz)."
         )
     return found
 

@@ -15,7 +15,8 @@ from libgraph.errors import BackendError
 from libgraph.sections.chains import Chain
 from libgraph.sections.linear import Linear
 from libgraph.sections.parallel import Parallel
-from libgraph.sections.section import LinearMap, Section
+from libgraph.sections.quadrature import Quadrature
+from libgraph.sections.section import Effects, LinearMap, Section, Seen
 from libgraph.sections.skip_mlp import SkipMLP
 
 
@@ -81,6 +82,26 @@ class Beside(Section):
             return self._joined(moved, going, moved @ self.reading * open_)
 
         return along
+
+    def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:
+        """What the inner section's effects need, and what decoders have of latents that go on."""
+        if self.reading.shape[1]:
+            return super().seen(decoder)
+        return (*self.inner.seen(self._state(decoder)), self._latents(decoder))
+
+    def effects(self, x: Float[Tensor, "n s d_in"], quadrature: Quadrature) -> Effects:
+        """The inner section's own, beside f_j times its latents; by derivatives if some join."""
+        if self.reading.shape[1]:
+            return super().effects(x, quadrature)
+        inner = self.inner.effects(self._state(x), quadrature)
+
+        def effects(features: Tensor, seen: Seen) -> Tensor:
+            *factors, latents = seen
+            moved = inner(features, tuple(factors))
+            going = features.transpose(1, 2).unsqueeze(-1) * latents[None, :, None]
+            return self._joined(moved, going, moved[..., :0])
+
+        return effects
 
     def transform(self, left: LinearMap, right: LinearMap) -> Section:
         """In features' coordinates latents mix with others, and are branches beside the section."""
