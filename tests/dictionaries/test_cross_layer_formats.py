@@ -6,6 +6,7 @@ from helpers.dictionaries import WIDTH, save_cross_layer
 from helpers.numbers import assert_close
 from safetensors.torch import save_file
 
+from libgraph.bases.dictionaries import method_of_folder
 from libgraph.dictionaries.matching import matched
 from libgraph.dictionaries.registry import read_dictionaries
 from libgraph.dictionaries.weights import CrossLayerWeights
@@ -59,6 +60,14 @@ def test_half_precision_is_read_exactly(tmp_path):
     first = read_dictionaries(tmp_path)[0]
     assert first.encoder.dtype == torch.float64
     assert_close(first.decoder, first.decoders()[:, 0].double(), 0)
+
+
+def test_results_depend_on_both_files_of_a_pair(tmp_path):
+    digests = set()
+    for file in ("", "W_enc_1", "W_dec_1"):
+        save_cross_layer(tmp_path, WIDTH, change=put(file, file, lambda tensor: tensor + 1))
+        digests.add(method_of_folder(tmp_path).digest)
+    assert len(digests) == 3
 
 
 def put(name, tensor, value):
