@@ -166,10 +166,13 @@ class LM(Backend):
 
     def labels(self, encode: Encode, bases: Bases) -> Mapping[str, Sequence[FeatureLabel]]:
         """Tokens in context, tokens or position that carry the variance, and effects on logits."""
+        import torch
+
         from libgraph_backends.lm.labels import text_labels
 
         rows = self._splits["train"][:, :-1]
-        return text_labels(rows, encode, bases, self.loaded, self.cut.head.unembed)
+        unembed = self.cut.head.unembed(torch.float32)
+        return text_labels(rows, encode, bases, self.loaded, unembed)
 
     def show(self, inputs: Int[Tensor, "n T"]) -> Sequence[Sequence[str]]:
         """The tokens, each with the space before it that is in no token."""

@@ -133,13 +133,35 @@ def _written_steps(norm: Norm, name: str, layer: NodeLayer) -> Iterator[Step]:
     )
 
 
-def unembedding(model: Model) -> Float[Tensor, "d_plus_1 vocabulary"]:
-    """The normalised stream and the constant to logits."""
+PIECE = 2**22
+"""Numbers of an unembedding that are converted at a time."""
+
+
+def unembedding(
+    model: Model, dtype: torch.dtype = torch.float64
+) -> Float[Tensor, "d_plus_1 vocabulary"]:
+    """The normalised stream and the constant to logits, computed in double precision.
+
+    Args:
+        model: whose.
+        dtype: of what comes out, the only thing in memory that is as large.
+    """
     weight, bias = model.unembedding()
-    whole = torch.cat([weight.detach().double(), _bias(bias, weight.shape[1])[None]])
-    norm = model.final_norm()
-    folded = whole if norm is None else before_norm(norm, whole)
-    return folded if model.logit_scale == 1.0 else folded * model.logit_scale
+    size, vocabulary = weight.shape
+    bias, norm = _bias(bias, vocabulary), model.final_norm()
+    whole = torch.empty(size + 1, vocabulary, dtype=dtype)
+    tokens = max(1, PIECE // size)
+    for piece, added, part in zip(
+        weight.split(tokens, dim=1),
+        bias.split(tokens),
+        whole.split(tokens, dim=1),
+        strict=True,
+    ):
+        folded = torch.cat([_double(piece), added[None]])
+        folded = folded if norm is None else before_norm(norm, folded)
+        part.copy_(folded if model.logit_scale == 1.0 else folded * model.logit_scale)
+    model.release()
+    return whole
 
 
 # What is read of a model

@@ -36,9 +36,11 @@ class Tables:
         x = table[inputs.to(table.device)].to(like)
         if self.model.embedding_scale != 1.0:
             x = x * self.model.embedding_scale
-        if positions is None:
-            return x
-        return x + positions[self.first : self.first + inputs.shape[1]].to(like)
+        if positions is not None:
+            x = x + positions[self.first : self.first + inputs.shape[1]].to(like)
+        # When it was read for the first time, all of the table was looked at.
+        self.model.release()
+        return x
 
     def whole(self, like: Tensor) -> dict[str, Tensor]:
         """All of both tables, converted: to hash or to save."""

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from libgraph_backends.lm.blocks import unembedding
+from libgraph_backends.lm.blocks import PIECE, unembedding
 from libgraph_backends.lm.parts import Model
 from libgraph_backends.lm.plain import own_precision, run_blocks, through
 
@@ -23,10 +23,6 @@ LARGEST_LOGITS = 2**25
 
 LARGEST_KEPT = 2**23
 """Numbers of an unembedding that is kept converted; of a larger one a piece at a time is made."""
-
-
-PIECE = 2**22
-"""Numbers of an unembedding that are converted at a time."""
 
 
 class Head:
@@ -47,10 +43,9 @@ class Head:
         self.normalised, self.prefix = normalised, prefix
         self._kept: tuple[tuple[torch.dtype, torch.device], Tensor] | None = None
 
-    @property
-    def unembed(self) -> Float[Tensor, "d_plus_1 vocabulary"]:
-        """The normalised stream and the constant to logits, in double precision."""
-        return unembedding(self.model)
+    def unembed(self, dtype: torch.dtype = torch.float64) -> Float[Tensor, "d_plus_1 vocabulary"]:
+        """The normalised stream and the constant to logits, computed in double precision."""
+        return unembedding(self.model, dtype)
 
     def logits(self, outputs: Float[Tensor, "n t d"]) -> Float[Tensor, "n t vocabulary"]:
         """Logits from the network's outputs, in their dtype and on their device."""
@@ -109,7 +104,7 @@ class Head:
     def _folded(self, like: Tensor) -> Float[Tensor, "d_plus_1 vocabulary"]:
         key = (like.dtype, like.device)
         if self._kept is None or self._kept[0] != key:
-            self._kept = key, self.unembed.to(like)
+            self._kept = key, self.unembed().to(like)
         return self._kept[1]
 
     def _capped(self, logits: Tensor) -> Tensor:
@@ -122,7 +117,7 @@ class Head:
             prefix = None if self.prefix is None else self.prefix.double().sum().item()
             text = f"{self.model.digest()} {self.blocks} {prefix}"
             return hashlib.sha256(text.encode()).hexdigest()
-        unembed = self.unembed
+        unembed = self.unembed()
         digest = hashlib.sha256(repr(nn.ModuleList()).encode())
         digest.update(f"unembed {unembed.dtype} {tuple(unembed.shape)}".encode())
         digest.update(unembed.contiguous().numpy().data)

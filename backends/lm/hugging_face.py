@@ -370,9 +370,12 @@ class HuggingFaceModel(Model):
 
     def logits(self, tokens: Int[Tensor, "n t"]) -> Float[Tensor, "n t vocabulary"]:
         """Hugging Face's own, in single precision at least, a module's parameters at a time."""
-        with torch.no_grad(), evaluating(self.model), in_single_precision(self.model):
+        with (
+            torch.no_grad(),
+            evaluating(self.model),
+            in_single_precision(self.model, self.release),
+        ):
             logits: Tensor = self.model(tokens, use_cache=False).logits
-        self.release()
         return logits
 
     def digest(self) -> str:

@@ -57,7 +57,15 @@ def text_labels(
     model: LanguageModel,
     unembed: Float[Tensor, "d_plus_1 vocabulary"],
 ) -> dict[str, list[FeatureLabel]]:
-    """Labels of a language model's features, from the first rows of a text."""
+    """Labels of a language model's features, from the first rows of a text.
+
+    Args:
+        rows: of tokens.
+        encode: tokens to features by node layer.
+        bases: of the node layers.
+        model: with its tokenizer.
+        unembed: normalised stream and constant to logits, in single precision.
+    """
     positions = rows.shape[1]
     return token_labels(
         rows[: max(2, LABELLED_TOKENS // positions)],
@@ -67,7 +75,7 @@ def text_labels(
         is_word=partial(is_word, model.tokenizer),
         effect=partial(
             logit_effects,
-            unembed=unembed[:-1].float(),
+            unembed=unembed[:-1],
             centred=model.model.shape.centred,
         ),
         batch_size=max(1, ENCODED_AT_ONCE // positions),

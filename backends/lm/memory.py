@@ -144,11 +144,15 @@ def _clean_mappings(names: set[str]) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def in_single_precision(model: nn.Module) -> Iterator[None]:
+def in_single_precision(model: nn.Module, let_go: Callable[[], None]) -> Iterator[None]:
     """Have every module compute on its parameters in single precision, each at its turn.
 
     A module's parameters are converted before it runs and are as they were after it; those that
     have enough precision are left as they are.
+
+    Args:
+        model: whose modules.
+        let_go: called after each of them, so that pages of its parameters can be given back.
     """
     handles = []
     stored: dict[int, list[tuple[nn.Parameter, Tensor]]] = {}
@@ -163,6 +167,7 @@ def in_single_precision(model: nn.Module) -> Iterator[None]:
     def restore(module: nn.Module, *_: Any) -> None:
         for parameter, data in reversed(stored.pop(id(module), [])):
             parameter.data = data
+        let_go()
 
     try:
         for module in model.modules():

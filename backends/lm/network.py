@@ -87,17 +87,16 @@ class CutTransformer:
             torch.tensor([[prefix]])
         )
         x = self._before = with_constant(stream.double())
-        for section, _ in self._steps():
-            x = section(x)
+        for i in self._blocks:
+            for section, _ in self._steps_of(i):
+                x = section(x)
+            self.model.release()
         self._after = x[..., :-1]
 
     def network(self) -> Network:
         """A new network of the blocks asked for, in double precision."""
         with torch.no_grad():
-            steps = list(self._steps())
-            if not self._checked:
-                self._check_blocks()
-                self._checked = True
+            steps = self._steps()
             if self.prefix is not None:
                 steps = self._with_prefix(steps)
         if self._is_whole:
@@ -105,7 +104,6 @@ class CutTransformer:
             norm = self.model.final_norm()
             if norm is not None:
                 steps += norm_steps(norm, "ln_final", self._width, keep=False)
-        self.model.release()
         tables = Tables(self.model, int(self.prefix is not None and not self.first))
         stream = stream_before(self.first, self._width + 1)
         embed = (
@@ -119,8 +117,22 @@ class CutTransformer:
     def _width(self) -> int:
         return self.model.shape.width
 
-    def _steps(self) -> Sequence[Step]:
-        return [step for i in range(self.first, self.last) for step in self._steps_of(i)]
+    @property
+    def _blocks(self) -> range:
+        return range(self.first, self.last)
+
+    def _steps(self) -> list[Step]:
+        """All steps: of each block before the next one is read, checked when made first."""
+        steps: list[Step] = []
+        x = torch.randn(1, PROBED, self._width, generator=torch.Generator().manual_seed(0))
+        for i in self._blocks:
+            made = self._steps_of(i)
+            if not self._checked:
+                self._check_block(i, made, x.double())
+            steps += made
+            self.model.release()
+        self._checked = True
+        return steps
 
     def _steps_of(self, i: int) -> Sequence[Step]:
         steps = list(block_steps(self.model, i))
@@ -136,26 +148,22 @@ class CutTransformer:
             x = section(x)
         return prefixed
 
-    def _check_blocks(self) -> None:
-        """Compare the sections of each block with the block itself, on random activations.
+    def _check_block(self, i: int, steps: Sequence[Step], x: Float[Tensor, "n t d"]) -> None:
+        """Compare the sections of a block with the block itself, on random activations.
 
         Raises:
             BackendError: if they differ.
         """
-        x = torch.randn(1, PROBED, self._width, generator=torch.Generator().manual_seed(0))
-        x = x.double()
-        for i in range(self.first, self.last):
-            actual = with_constant(x)
-            for section, _ in self._steps_of(i):
-                actual = section(actual)
-            expected = run_block(self.model.block(i), x)
-            error = _difference(actual[..., :-1], expected)
-            if not error < EXACT:
-                raise BackendError(
-                    f"Cut into sections block {i} of the model '{self.model.shape.kind}' gives "
-                    f"something else (by {error:.1e} of the largest): it has a part for which "
-                    "there is no section."
-                )
+        actual = with_constant(x)
+        for section, _ in steps:
+            actual = section(actual)
+        error = _difference(actual[..., :-1], run_block(self.model.block(i), x))
+        if not error < EXACT:
+            raise BackendError(
+                f"Cut into sections block {i} of the model '{self.model.shape.kind}' gives "
+                f"something else (by {error:.1e} of the largest): it has a part for which there "
+                "is no section."
+            )
 
     def check_logits(self, inputs: Int[Tensor, "n t"]) -> None:
         """Compare the logits of sections and other blocks with the library's.

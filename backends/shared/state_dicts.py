@@ -177,9 +177,22 @@ def check_floating(where: str, name: str, tensor: Tensor) -> None:
         raise BackendError(f"{where}: parameter '{name}' should hold floating-point numbers.")
 
 
+CHECKED = 2**22
+"""Numbers that are looked at at a time."""
+
+
+def rows_of(tensor: Tensor, most: int) -> int:
+    """How many rows of a tensor hold at most so many numbers; one at least."""
+    return max(1, most * len(tensor) // max(1, tensor.numel()))
+
+
 def check_finite(what: str, tensor: Tensor) -> None:
-    """Raise a `NumericalError` about `what`, the subject of a sentence, if it is not finite."""
-    if not bool(tensor.isfinite().all()):
+    """Raise a `NumericalError` about `what`, the subject of a sentence, if it is not finite.
+
+    A piece at a time: what says which numbers are finite is as large as they are.
+    """
+    parts = tensor.split(rows_of(tensor, CHECKED)) if tensor.ndim else (tensor,)
+    if not all(bool(part.isfinite().all()) for part in parts):
         raise NumericalError(f"{what} holds NaN or infinite values.")
 
 

@@ -55,6 +55,11 @@ def analyze(
     graph.graphml for Gephi, graph.json, graph.png, modules.png and report.html, a page to look
     around in. An interrupted run goes on with the same --out.
     """
+    check_figure(figure, max_features)
+    # A plan needs nothing of what draws and writes.
+    if dry_run:
+        show_plan(backend, options, request, as_json=as_json)
+        return
     from libgraph.analysis.analysis import analyze as analyze_model
     from libgraph.report.graph_files import graph_title
     from libgraph.report.graph_picture import draw
@@ -62,10 +67,6 @@ def analyze(
     from libgraph.runs.tables import print_metrics, print_survey
     from libgraph.screen import Screen
 
-    check_figure(figure, max_features)
-    if dry_run:
-        show_plan(backend, options, request, as_json=as_json)
-        return
     run = run_analysis(analyze_model, backend, options, request)
     if run is None:
         return

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import torch
@@ -45,6 +45,10 @@ FEW = 64
 
 ONCE = 0.1
 """Seconds from which on nothing is measured a second time."""
+
+
+LITTLE = 10 * ONCE
+"""Seconds beside which it does not count that libraries get ready."""
 
 
 Seconds = tuple[float, ...]
@@ -258,8 +262,10 @@ class FewSamples:
 
         Where one sample takes long, it stands for all.
         """
-        if sum(measure(section, x[:1], y[:1])) > ONCE:
-            single = measure(section, x[:1], y[:1])
+        single = measure(section, x[:1], y[:1])
+        if sum(single) > ONCE:
+            if sum(single) < LITTLE:
+                single = measure(section, x[:1], y[:1])
             if sum(single) > ONCE:
                 return tuple(len(x) * seconds for seconds in single)
         return measure(section, x, y)
@@ -324,7 +330,9 @@ class FewSamples:
         if any(method.jacobian_gram for method in methods.values()):
             held = self.samples[self.bases_split] * sum(bytes_of)
         held = max(held, *(len(sizes) * method.layer_bytes for method in methods.values()))
-        weights: int = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+        # A state dict would hold tables of embeddings too, which are converted for it.
+        held_by = chain(network.parameters(), network.buffers())
+        weights = sum(t.numel() * t.element_size() for t in held_by)
         batch_bytes = 4 * samples * max(bytes_of)
         held = min(budget // 2, held)
         return 2 * weights + 8 * sums + held + batch_bytes + 4 * autodiff.CHUNK_BYTES

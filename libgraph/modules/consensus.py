@@ -8,7 +8,6 @@ Source: Lancichinetti & Fortunato (2012), doi:10.1038/srep00336.
 
 from __future__ import annotations
 
-import igraph
 import numpy as np
 
 from libgraph.errors import UsageError
@@ -110,6 +109,8 @@ def _cluster(shares: FloatArray, sizes: IndexArray, seed: int, seeds: int) -> In
     are joined by s s' times their share, and the degree of one counts the pairs inside. γ stays 1,
     because a larger one would break modules apart that all runs agree on.
     """
+    import igraph
+
     weights = shares * np.outer(sizes, sizes)
     degree = weights.sum(axis=1) - sizes
     row, column = np.nonzero(np.triu(weights, 1))

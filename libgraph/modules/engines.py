@@ -14,13 +14,15 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import igraph
-import leidenalg
 import numpy as np
 
 from libgraph.graph.arrays import FloatArray, IndexArray
+
+# They are imported where they are used: igraph brings matplotlib along, and plans need neither.
+if TYPE_CHECKING:
+    import igraph
 
 ROUNDING = 1e-14
 """A gain of so small a share of all weight is none."""
@@ -61,6 +63,8 @@ class BipartiteBlock(NamedTuple):
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Have igraph draw from a generator of this seed, afterwards from Python's global one again."""
+    import igraph
+
     igraph.set_random_number_generator(random.Random(seed))  # noqa: S311
     try:
         yield
@@ -127,6 +131,8 @@ def signed_search(
     equal: bool,
 ) -> Search:
     """igraph on layered modularity: w − γ k k'/m as weights, and nothing else that counts."""
+    import igraph
+
     resolution *= 1 - TIES
     ends: list[IndexArray] = [np.empty((0, 2), dtype=np.int64)]
     weights: list[FloatArray] = [np.empty(0)]
@@ -175,6 +181,9 @@ def multiplex_search(
     equal: bool,
 ) -> Search:
     """leidenalg on layered modularity: the graph as it is, and what is expected as empty layers."""
+    import igraph
+    import leidenalg
+
     resolution *= 1 - TIES
     vertices = network.vcount()
     empty = igraph.Graph(n=vertices)
@@ -217,6 +226,8 @@ def leidenalg_search(
     network: igraph.Graph, objective: str, resolution: float, iterations: int
 ) -> Search:
     """leidenalg on an objective of the whole graph."""
+    import leidenalg
+
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "modularity": (
             leidenalg.RBConfigurationVertexPartition,
@@ -247,6 +258,8 @@ def resolution_profile(
 
     Bisection between γ whose partitions differ (Traag, Krings & Van Dooren 2013).
     """
+    import leidenalg
+
     optimiser = leidenalg.Optimiser()
     optimiser.set_rng_seed(seed)
     # It draws a progress bar, whoever calls.
@@ -268,6 +281,8 @@ def resolution_profile(
 
 def leidenalg_quality(network: igraph.Graph, objective: str, membership: IndexArray) -> float:
     """Surprise or significance of a partition, in leidenalg's units."""
+    import leidenalg
+
     members = membership.tolist()
     if objective == "surprise":
         partition = leidenalg.SurpriseVertexPartition(network, members, weights="weight")

@@ -185,5 +185,5 @@ class Network(nn.Module):
         for name, tensor in sorted(self.state_dict().items()):
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(data.numpy().tobytes())
+            digest.update(data.numpy().data)
         return digest.hexdigest()

@@ -78,9 +78,13 @@ class SkipMLP(SignedForm):
         for rows in x.split(max(units, chunk_length(units, x))):
             slopes = self._slopes(rows, Quadrature.gradient())
             first += slopes.sum(0, dtype=torch.float64)
-            second += slopes.T @ slopes
+            for some in chunks(units, units, second):
+                second[some] += slopes[:, some].T @ slopes
         cross = (inner * first) @ (outer @ skip.T)
-        hidden = inner @ ((outer @ outer.T) * second) @ inner.T
+        # Of all units by all units there is one matrix: in large models nothing is larger.
+        for some in chunks(units, units, second):
+            second[some] *= outer[some] @ outer.T
+        hidden = inner @ second @ inner.T
         return len(x) * skip @ skip.T + cross + cross.T + hidden
 
     def seen(self, decoder: Float[Tensor, "k d_in"]) -> Seen:

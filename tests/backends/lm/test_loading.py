@@ -207,7 +207,7 @@ def test_an_output_of_its_own_counts_where_both_are_there(ids, tmp_path):
     add(folder, **{"lm_head.weight": unembedding})
     backend = LM(LMOptions(model=str(folder), text=str(ids), n_ctx=9))
     scale = backend.loaded.model.final_norm().weight.double()
-    assert_close(backend.cut.head.unembed[:-1], (unembedding.double() * scale).T, 1e-9)
+    assert_close(backend.cut.head.unembed()[:-1], (unembedding.double() * scale).T, 1e-9)
 
 
 def test_a_later_block_that_is_another_is_noticed(ids, tmp_path):
