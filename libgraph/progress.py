@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Protocol
+
+log = logging.getLogger("libgraph")
+
+
+LONG = 600.0
+"""Seconds above which it is said beforehand how long something is going to take."""
+
+
+EARLY = 10.0
+"""Seconds after which the speed of a stage so far tells how long all of it takes."""
 
 
 class Progress(Protocol):
@@ -40,6 +52,46 @@ def silent(stage: str, done: int, total: int | None, note: str = "") -> None:
         total: steps that there are; None if that is not known.
         note: what is shown beside it, such as a loss.
     """
+
+
+class Foretold:
+    """Progress that says it, once, when a stage turns out to be going to take long.
+
+    Args:
+        progress: told as well.
+        advice: what makes it smaller, such as "fewer samples=… cost less".
+    """
+
+    def __init__(self, progress: Progress, advice: str) -> None:
+        self.progress, self.advice = progress, advice
+        self._stage, self._first, self._began = "", 0, 0.0
+        self._said = False
+
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+        """Pass it on, and see how fast the stage is."""
+        self.progress(stage, done, total, *([note] if note else []))
+        if stage != self._stage:
+            self._stage, self._first, self._began = stage, done, time.monotonic()
+        spent, steps = time.monotonic() - self._began, done - self._first
+        if self._said or total is None or steps < 1 or spent < EARLY:
+            return
+        seconds = spent / steps * (total - self._first)
+        if seconds > LONG:
+            self._said = True
+            log.warning(
+                "%s is going to take about %s. To make it smaller: %s.",
+                stage.capitalize(),
+                in_words(seconds),
+                self.advice,
+            )
+
+    def expect(self, seconds: float) -> None:
+        """Pass on how long everything is going to take.
+
+        Args:
+            seconds: from now on.
+        """
+        expect(self.progress, seconds)
 
 
 def renamed(progress: Progress, name: str) -> Progress:

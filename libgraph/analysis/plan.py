@@ -30,7 +30,7 @@ from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.passes import Passes
 from libgraph.pipeline.workload import Workload
-from libgraph.progress import in_words
+from libgraph.progress import LONG, in_words
 from libgraph.sections import Section, autodiff
 from libgraph.sections.closed_form import ClosedForm
 from libgraph.sections.quadrature import Quadrature
@@ -47,7 +47,7 @@ ONCE = 0.1
 """Seconds from which on nothing is measured a second time."""
 
 
-LITTLE = 10 * ONCE
+LITTLE = 20 * ONCE
 """Seconds beside which it does not count that libraries get ready."""
 
 
@@ -82,10 +82,6 @@ class Plan:
     samples: dict[str, int]
     seconds: dict[str, float]
     memory: int
-
-
-LONG = 600.0
-"""Seconds above which a run says beforehand how long it is going to take."""
 
 
 SMALLER = {

@@ -20,7 +20,7 @@ from libgraph.errors import BackendError, UsageError
 from libgraph.files.atomic import explained, read_parts, write_json
 from libgraph.files.locks import locked
 from libgraph.fit import CHECKPOINT
-from libgraph.progress import Progress
+from libgraph.progress import Foretold, Progress
 
 UNFINISHED = ".unfinished.json"
 """File that says which training has begun in a directory, until its record is written."""
@@ -118,7 +118,9 @@ def _trained(
     if model.exists() and not force and read_parts(note) != plan:
         raise UsageError(f"'{model}' exists: force=True replaces it, or choose another out='…'.")
     write_json(note, plan)
+    lengths = [f"{name}=…" for name in ("steps", "epochs") if name in type(parsed).model_fields]
     with shown(progress) as told:
+        told = Foretold(told, f"fewer {' or '.join(lengths)} cost less") if lengths else told
         outcome = kind.train(parsed, directory, told)
     record = TrainingRecord(
         kind.name,

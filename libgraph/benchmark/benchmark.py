@@ -34,7 +34,7 @@ from libgraph.benchmark.variables import PROGRAMS, compiled, edges_of_variables
 from libgraph.edges.interactions import interactions
 from libgraph.network.basis import Bases
 from libgraph.network.dictionary import Dictionary
-from libgraph.progress import Progress, silent
+from libgraph.progress import Foretold, Progress, silent
 from libgraph.runs.tables import print_table
 from libgraph.screen import PlainTable, Screen
 from libgraph.sections.quadrature import Quadrature
@@ -142,7 +142,7 @@ def benchmark(progress: Progress = silent, **options: Any) -> Benchmark:
     """Measure bases on networks whose answers are known.
 
     Args:
-        progress: told after every basis.
+        progress: told at the start and after every basis.
         options: see `BenchmarkOptions`.
 
     Raises:
@@ -153,6 +153,8 @@ def benchmark(progress: Progress = silent, **options: Any) -> Benchmark:
     found: dict[tuple[str, str, str, str], list[float]] = {}
     cases = list(_cases(parsed))
     done, total = 0, len(cases) * len(parsed.bases)
+    told = Foretold(progress, "fewer seeds=…, samples=… or steps=… cost less")
+    told("benchmark", done, total)
     for make, seed in cases:
         known = make()
         bench = _bench(known, parsed, seed)
@@ -166,7 +168,7 @@ def benchmark(progress: Progress = silent, **options: Any) -> Benchmark:
                 for place, value in by_place.items():
                     found.setdefault((known.name, name, measure, place), []).append(value)
             done += 1
-            progress("benchmark", done, total, f"{known.name}, {name}")
+            told("benchmark", done, total, f"{known.name}, {name}")
     scores = tuple(Score(*key, values=tuple(values)) for key, values in found.items())
     return Benchmark(scores, parsed, time.monotonic() - began)
 

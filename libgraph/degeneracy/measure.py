@@ -56,13 +56,16 @@ from libgraph.files.run_directory import RunDirectory
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
-from libgraph.progress import Progress
+from libgraph.progress import Foretold, Progress
 from libgraph.report.graphml import Attributes, write_graphml
 
 DECADES = 12
 """How far below the largest eigenvalue N_eff is counted, in powers of ten."""
 
 PER_DECADE = 2
+
+SMALLER = "fewer samples=…, probes=…, steps=… or draws=… cost less"
+"""What costs less, said where it is going to take long."""
 
 VOLUME_DECADES, MODULE_DECADES = 4, 8
 """The same for sampling, and for modules, at nine tolerances each."""
@@ -95,7 +98,9 @@ def measure_degeneracy(
     check_backend_kind(backend)
     parsed = parse_options(DegeneracyOptions, options, "the degeneracy analysis")
     with open_directory(out, force=force) as directory, shown(progress) as told:
-        return _Measurement(backend, parsed, directory, told).run()
+        # Of the ranks of a torchrun job one says it.
+        said = Foretold(told, SMALLER) if ranks()[0] == 0 else told
+        return _Measurement(backend, parsed, directory, said).run()
 
 
 class _Measurement:

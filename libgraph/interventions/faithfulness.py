@@ -22,7 +22,7 @@ from libgraph.interventions.circuits import Circuits, EdgePool
 from libgraph.interventions.edge_orders import edge_order, random_order
 from libgraph.interventions.options import FaithfulnessOptions
 from libgraph.interventions.subject import Subject
-from libgraph.progress import Progress, silent
+from libgraph.progress import Foretold, Progress, silent
 
 NOTHING = 1e-12
 """Relative to the score: a network that is no further from its empty circuit has no f."""
@@ -169,6 +169,7 @@ def faithfulness(
         DataError: if samples have different lengths where means or other samples are asked for.
     """
     options = FaithfulnessOptions() if options is None else options
+    progress = Foretold(progress, "fewer shares=… or draws=…, or limit=… samples, cost less")
     measured = _Measured(subject, edges, options, progress)
     available = measured.pool.size
     counts = [min(round(share * (most or available)), available) for share in options.shares]

@@ -63,10 +63,10 @@ def most_at_once(blocks, layers, ids, **options):
 
 @pytest.mark.parametrize("options", [{}, {"skip_first": True}])
 def test_other_blocks_are_converted_one_at_a_time(options, ids):
-    """Eight before and after take what two take: of all at once half would be seen."""
+    """Eight before and after take what two take."""
     few = most_at_once(3, "1:2", ids, **options)
     assert few > BLOCK
-    assert abs(most_at_once(9, "4:5", ids, **options) - few) < BLOCK
+    assert abs(most_at_once(9, "4:5", ids, **options) - few) < BLOCK / 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
