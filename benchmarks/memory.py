@@ -142,7 +142,15 @@ class Resident:
 
     def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         """Take note of a stage."""
-        self.stage = stage.partition(",")[0]
+        stage = stage.partition(",")[0]
+        if stage != self.stage:
+            self.tell()
+        self.stage = stage
+
+    def tell(self) -> None:
+        """Print what the stage that runs has taken."""
+        own, files = self.most.get(self.stage, (0, 0))
+        click.echo(f"  {self.stage}: {own / MIB:.0f} MiB of its own, {files / MIB:.0f} of files")
 
     def _watch(self) -> None:
         while True:
@@ -169,8 +177,7 @@ def block_measured(place: Path, layers: str) -> None:
             backend, out=Path(folder) / "r", progress=resident, limit=4, ablate=False,
             dtype="float32",
         )  # fmt: skip
-    for stage, (own, files) in resident.most.items():
-        click.echo(f"  {stage}: {own / MIB:.0f} MiB of its own, {files / MIB:.0f} of files")
+    resident.tell()
     own, files = max(resident.most.values(), key=sum)
     click.echo(
         f"{place.name}, blocks {layers}: {(own + files) / MIB:.0f} MiB at most, {own / MIB:.0f} of "

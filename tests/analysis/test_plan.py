@@ -170,7 +170,9 @@ class Listener:
         self.expected.append(seconds)
 
 
-@pytest.mark.parametrize(("one", "again", "all_of_them"), [(1, 1, 8), (1, 0.01, 3), (0.1, 9, 3)])
+@pytest.mark.parametrize(
+    ("one", "again", "all_of_them"), [(1, 1, 8), (1, 0.01, 3), (0.1, 9, 3), (5, 1, 40)]
+)
 def test_one_sample_stands_for_all_where_it_takes_long(one, again, all_of_them):
     """Also warm: the first time is that of libraries which get ready."""
     times = {1: [one, again], 8: [3]}

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from libgraph.errors import NumericalError
 from libgraph_backends.lm import blocks, memory
 from libgraph_backends.lm.backend import LM
+from libgraph_backends.lm.head import Head
 from libgraph_backends.lm.options import LMOptions
 from libgraph_backends.shared import state_dicts
 
@@ -31,17 +32,18 @@ def llama(blocks):
 
 
 class Live(TorchDispatchMode):
-    """The most bytes of tensors that were made under it and were there at once."""
+    """The most bytes of tensors that were made under it and were on a device at once."""
 
-    def __init__(self):
+    def __init__(self, device="cpu"):
         super().__init__()
+        self.device = device
         self.live, self.most = {}, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         given = {t.untyped_storage()._cdata for t in args if isinstance(t, torch.Tensor)}
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == self.device:
                 storage = tensor.untyped_storage()
                 # Views are no memory of their own.
                 if storage._cdata not in given:
@@ -67,6 +69,20 @@ def test_other_blocks_are_converted_one_at_a_time(options, ids):
     few = most_at_once(3, "1:2", ids, **options)
     assert few > BLOCK
     assert abs(most_at_once(9, "4:5", ids, **options) - few) < BLOCK / 4
+
+
+def test_other_blocks_are_on_a_device_one_at_a_time():
+    """The model stays where it is; what a block has is moved there when its turn comes."""
+    most = []
+    for count in (2, 9):
+        model = LM(LMOptions(), model=llama(count)).loaded.model
+        outputs = torch.empty(2, 4, WIDTH + 1, device="meta")
+        targets = torch.empty(2, 4, dtype=torch.int64, device="meta")
+        with torch.no_grad(), Live("meta") as live:
+            losses = Head(model, 0, normalised=False).losses(outputs, targets)
+        assert losses.device.type == "meta"
+        most.append(live.most)
+    assert most[1] == most[0] < BLOCK
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
