@@ -1,8 +1,9 @@
 """What an analysis would cost, from a look at a few samples.
 
 Nothing is written. Times are measured on a small first batch, most of them in the neuron basis;
-stages and bases say how often that makes their cost. They are a guide and no promise. What does
-not grow with the samples, decompositions and the search for modules, is left out.
+stages and bases say how often that makes their cost. They are a guide and no promise. Of what does
+not grow with the samples, decompositions are left out; modules, pictures and the page count as much
+as they take of small models.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ FEW = 64
 
 ONCE = 0.1
 """Seconds from which on nothing is measured a second time."""
+
+
+WRITING = 2.5
+"""Seconds of modules, pictures and the page of a small model, on one core; most of a short run."""
 
 
 LITTLE = 20 * ONCE
@@ -136,6 +141,7 @@ def plan(backend: Backend, **options: Any) -> Plan:
     for stage in stages:
         for name, cost in stage.cost(passes).items():
             seconds[name] = seconds.get(name, 0.0) + cost
+    seconds["writing"] = WRITING
     return Plan(
         layers=tuple(
             LayerPlan(layer.name, layer.size, x.shape[1])

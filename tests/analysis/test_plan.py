@@ -49,7 +49,7 @@ def test_passes_over_all_samples(plan):
     assert found.seconds["interactions"] == pytest.approx(2 * train * 2 * PAIRS)
     # Every trial runs what is behind its pair, of nodes the section too, and is scored.
     assert found.seconds["ablation"] == pytest.approx(2 * test * ablated(BISECTION_PASSES, TRIALS))
-    assert set(found.seconds) == {"statistics", "bases", "interactions", "ablation"}
+    assert set(found.seconds) == {"statistics", "bases", "interactions", "ablation", "writing"}
 
 
 @pytest.mark.parametrize(
