@@ -19,6 +19,29 @@ from libgraph.network.dictionary import Gate, Threshold, TopK
 
 
 @dataclass(frozen=True)
+class Normalisation:
+    """What activations are divided by before they are read, each by its own size n.
+
+    x = (h − m) / n, and what is written is m + n (z D + c).
+
+    Args:
+        centred: m is the mean of h over its coordinates and n its standard deviation, that of a
+            sample; else m is 0 and n the root mean square.
+        epsilon: ε, added to n.
+    """
+
+    centred: bool
+    epsilon: float
+
+    def stream(self, size: int) -> Float[Tensor, "d d"]:
+        """L with n = |h L| + ε."""
+        eye = torch.eye(size, dtype=torch.float64)
+        if not self.centred:
+            return eye / size**0.5
+        return (eye - 1 / size) / max(1, size - 1) ** 0.5
+
+
+@dataclass(frozen=True)
 class DictionaryWeights:
     """One dictionary, in the coordinates of what it reads.
 
@@ -30,6 +53,7 @@ class DictionaryWeights:
         decoder: D `(k, d)`.
         shift: c `(d)`.
         gate: of all latents.
+        normalised: how activations are before they are read; None as they are.
     """
 
     path: Path
@@ -39,6 +63,7 @@ class DictionaryWeights:
     decoder: Float[Tensor, "k d"]
     shift: Float[Tensor, " d"]
     gate: Gate
+    normalised: Normalisation | None = None
 
     @property
     def size(self) -> int:

@@ -154,7 +154,9 @@ class _PairTrials:
         network, dtype = self.scoring.network, self.scoring.data.dtype
         self.source, self.target = self.source.to(dtype), self.target.to(dtype)
         section = network.sections[self.index]
-        self.section = section.rebase(self.source.part_decoder, self.target.encoder)
+        self.section = self.target.read_after(section).rebase(
+            self.source.part_decoder, self.target.reader
+        )
         # Only the constant is always kept: it carries means and biases.
         constant = int(network.node_layers[self.index].constant)
         candidates = self.edges[:, constant:]

@@ -12,11 +12,13 @@ from torch.func import jacrev
 import libgraph as lg
 from libgraph.backend.data import Data
 from libgraph.dictionaries.saelens import write
+from libgraph.dictionaries.saelens import NORMALISATIONS
 from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.score import Scoring
 from libgraph.errors import TooLarge, UsageError
+from libgraph.graph.features import FeatureLabel
 from libgraph.network.dictionary import Dictionary, Threshold, TopK
 
 SIZES = [4, 5, 3]
@@ -32,7 +34,7 @@ def backend():
     return Toy(network, normal(seeded(0), 60, 2, SIZES[0]))
 
 
-def save(folder, name, size, latents=12, k=None, seed=1, length=0.5, bias=0.0):
+def save(folder, name, size, latents=12, k=None, seed=1, length=0.5, bias=0.0, how=None):
     generator = seeded(seed)
     encoder = normal(generator, size, latents)
     write(
@@ -45,6 +47,7 @@ def save(folder, name, size, latents=12, k=None, seed=1, length=0.5, bias=0.0):
             length * encoder.T / encoder.square().sum(0)[:, None],
             0.1 * normal(generator, size),
             Threshold(torch.full((latents,), 0.2).double()) if k is None else TopK(k),
+            how,
         ),
     )
 
@@ -217,6 +220,42 @@ def test_questions_that_need_linear_features_say_so(run):
         run.faithfulness("saes")
     with pytest.raises(UsageError, match="latents of dictionaries: ask in another basis"):
         run.prompt(0)
+
+
+class Labelled(Toy):
+    def labels(self, encode, bases):
+        return {name: [FeatureLabel("its own")] * len(basis) for name, basis in bases.items()}
+
+
+@pytest.mark.parametrize("how", ["layer_norm", "constant_norm_rescale"])
+def test_activations_may_be_divided_by_their_own_size(backend, tmp_path, how):
+    backend = Labelled(backend.network(), backend.inputs)
+    for name, size, k in (("l0", SIZES[0], 3), ("l1", SIZES[1], None)):
+        save(tmp_path / "saes", name, size, k=k, how=NORMALISATIONS[how])
+    run = lg.analyze(
+        backend, basis=str(tmp_path / "saes"), out=tmp_path / "run", tolerances=[0.01], seeds=1,
+        integration="gauss-legendre:32", dtype="float64",
+    )  # fmt: skip
+    network, bases = backend.network(), run.bases()
+    # Constant, mean, size, error.
+    assert bases["l1"].isolated == (4 if how == "layer_norm" else 3)
+    mean = ["mean over coordinates"] * (how == "layer_norm")
+    labels = [label.text for label in run.graph().layer("l1").labels]
+    assert labels[: bases["l1"].isolated + 1] == [
+        "its own", *mean, "size of the activation", "error", "its own",
+    ]  # fmt: skip
+    scoring = Scoring(network, backend, Data(backend, "test"))
+    for name, curve in ablate_nodes(scoring, bases).items():
+        assert curve[len(bases[name])] == pytest.approx(scoring.base_score)
+    for found in ablate_edges(scoring, bases, run.edges(), tolerances=[1e-9], curves=True).values():
+        assert found.score[found.available] == pytest.approx(scoring.base_score)
+    saved, x = lg.open_run(run.directory), network.embed(backend.inputs)
+    for name in ("l0", "l1"):
+        y = x if name == "l0" else network.activations_at(1, backend.inputs)
+        assert torch.equal(saved.bases()[name].features(y), bases[name].features(y))
+    figures = run.metrics.bases["saes"].dictionaries
+    assert figures.layers["l1"].recovered is not None
+    assert run.intervene({f"l1/{bases['l1'].isolated}": 0.0}) is not None
 
 
 def test_latents_can_be_switched_off(run):
