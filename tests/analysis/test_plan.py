@@ -8,9 +8,9 @@ import torch
 import libgraph as lg
 from libgraph.analysis import analysis as analysis_module
 from libgraph.analysis import plan as planning
-from libgraph.bases.learned.options import CODING_ROUNDS
 from libgraph.analysis.rotations import DRAWN_SAMPLES
 from libgraph.analysis.stages import BISECTION_PASSES, CURVE_PASSES, NODE_TRIALS, TRIALS
+from libgraph.bases.learned.options import CODING_ROUNDS
 from libgraph.bases.sparse.options import BATCH, EVERY, SAMPLES
 
 PAIRS = 5

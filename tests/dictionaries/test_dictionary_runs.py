@@ -11,8 +11,7 @@ from torch.func import jacrev
 
 import libgraph as lg
 from libgraph.backend.data import Data
-from libgraph.dictionaries.saelens import write
-from libgraph.dictionaries.saelens import NORMALISATIONS
+from libgraph.dictionaries.saelens import NORMALISATIONS, write
 from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.node_ablation import ablate_nodes
