@@ -81,6 +81,16 @@ class Basis:
         """What activations are the sum of, times `part_decoder`."""
         return self.features(x)
 
+    def parts_between(
+        self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]
+    ) -> Float[Tensor, "*n p"]:
+        """Parts with other features than those of x, known before any gate, and x's own error."""
+        return pre
+
+    def parts_of(self, f: Float[Tensor, "*n k"]) -> Float[Tensor, "*n p"]:
+        """Features as parts, without an error."""
+        return f
+
     @property
     def part_decoder(self) -> Float[Tensor, "p d"]:
         """What parts write."""

@@ -201,8 +201,22 @@ class Dictionary(Basis):
 
     def parts(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
         """Latents, with all coordinates of the error in its place."""
-        f, place = self.latents(x), self.error_place
-        return torch.cat([f[..., :place], self.left(x, f), f[..., place + 1 :]], dim=-1)
+        f = self.latents(x)
+        return self._with_error(f, self.left(x, f))
+
+    def parts_between(
+        self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]
+    ) -> Float[Tensor, "*n p"]:
+        """Through the gates, with the error that x has; competitors are as they are at x."""
+        return self._with_error(pre * self.active(pre, x), self.error(x))
+
+    def parts_of(self, f: Float[Tensor, "*n k"]) -> Float[Tensor, "*n p"]:
+        """Zeros where the error is."""
+        return self._with_error(f, f.new_zeros(*f.shape[:-1], self.decoder.shape[1]))
+
+    def _with_error(self, f: Tensor, error: Tensor) -> Float[Tensor, "*n p"]:
+        place = self.error_place
+        return torch.cat([f[..., :place], error, f[..., place + 1 :]], dim=-1)
 
     @property
     def part_decoder(self) -> Float[Tensor, "p d"]:

@@ -215,8 +215,8 @@ def test_more_latents_than_memory_holds_are_refused(backend, tmp_path):
 
 
 def test_questions_that_need_linear_features_say_so(run):
-    with pytest.raises(UsageError, match="latents of dictionaries: ask in another basis"):
-        run.faithfulness("saes")
+    with pytest.raises(UsageError, match="order='effect' needs features that are linear"):
+        run.faithfulness("saes", order="effect")
     with pytest.raises(UsageError, match="latents of dictionaries: ask in another basis"):
         run.prompt(0)
 
@@ -255,6 +255,22 @@ def test_activations_may_be_divided_by_their_own_size(backend, tmp_path, how):
     figures = run.metrics.bases["saes"].dictionaries
     assert figures.layers["l1"].recovered is not None
     assert run.intervene({f"l1/{bases['l1'].isolated}": 0.0}) is not None
+
+
+def test_faithfulness_of_latents_ends_at_the_model(run):
+    curve = run.faithfulness(shares=[0.1, 1.0], draws=1).curves["saes"]
+    assert curve.scores[-1] == pytest.approx(curve.whole)
+
+
+def test_draws_learn_dictionaries_anew_and_cannot_read_them_anew(backend, folder):
+    options = {"draws": 2, "seeds": 1, "ablate": False, "dictionary_steps": 5}
+    run = lg.analyze(backend, basis="dictionary", **options)
+    found = run.metrics.bases["dictionary"].modules.significance
+    assert found.draws == 2
+    # The graph that rotations are compared with is that of the run.
+    assert found.modularity == pytest.approx(run.metrics.bases["dictionary"].modules.modularity)
+    with pytest.raises(UsageError, match="Dictionaries, such as .* cannot be made anew"):
+        lg.analyze(backend, basis=str(folder), **options)
 
 
 def test_latents_can_be_switched_off(run):
