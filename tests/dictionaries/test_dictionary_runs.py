@@ -217,8 +217,6 @@ def test_more_latents_than_memory_holds_are_refused(backend, tmp_path):
 def test_questions_that_need_linear_features_say_so(run):
     with pytest.raises(UsageError, match="order='effect' needs features that are linear"):
         run.faithfulness("saes", order="effect")
-    with pytest.raises(UsageError, match="latents of dictionaries: ask in another basis"):
-        run.prompt(0)
 
 
 class Labelled(Toy):
@@ -255,6 +253,14 @@ def test_activations_may_be_divided_by_their_own_size(backend, tmp_path, how):
     figures = run.metrics.bases["saes"].dictionaries
     assert figures.layers["l1"].recovered is not None
     assert run.intervene({f"l1/{bases['l1'].isolated}": 0.0}) is not None
+
+
+def test_the_graph_of_one_input_has_latents_and_their_error(run):
+    graph = run.prompt(0, classes=2).graph
+    basis = run.bases()["l0"]
+    assert max(graph.completeness.values()) < 1e-8
+    assert basis.error_place in graph.layers[0].features.tolist()
+    assert any(feature >= basis.isolated for feature in graph.layers[0].features.tolist())
 
 
 def test_faithfulness_of_latents_ends_at_the_model(run):

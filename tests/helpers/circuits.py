@@ -1,9 +1,11 @@
 """Networks in any coordinates, and edges of any size, of which circuits are chosen."""
 
+import dataclasses
 from itertools import pairwise
 
 import torch
 
+from helpers.dictionaries import normalised_dictionary, random_dictionary
 from helpers.networks import Toy, random_network
 from helpers.numbers import normal, seeded
 from libgraph.backend.data import Data
@@ -45,3 +47,19 @@ def random_edges(subject, seed=0):
         (a, b): normal(generator, len(subject.bases[b]), len(subject.bases[a])).square()
         for a, b in pairwise(subject.layers)
     }
+
+
+DICTIONARIES = {
+    "threshold": lambda size, seed: random_dictionary(size, 6, seed, threshold=0.3),
+    "topk": lambda size, seed: random_dictionary(size, 6, seed, k=3),
+    "normalised": lambda size, seed: normalised_dictionary(size, 6, seed, k=3)[0],
+}
+
+
+def latent_subject(kind, dictionary):
+    """Dictionaries at the second and third node layer."""
+    subject = subject_of(kind)
+    bases = dict(subject.bases)
+    for number, name in enumerate(("l1", "l2")):
+        bases[name] = DICTIONARIES[dictionary](subject.named(name).size, number + 3)
+    return dataclasses.replace(subject, bases=bases)

@@ -1,11 +1,8 @@
 """Circuits of latents: a slow loop over edges, gates by their definition, errors as they were."""
 
-import dataclasses
-
 import pytest
 import torch
-from helpers.circuits import random_edges, subject_of
-from helpers.dictionaries import normalised_dictionary, random_dictionary
+from helpers.circuits import DICTIONARIES, latent_subject, random_edges
 from helpers.numbers import assert_close
 
 from libgraph.interventions.apart import features_score
@@ -13,21 +10,6 @@ from libgraph.interventions.circuits import BASELINES, Circuits, EdgePool
 from libgraph.interventions.edge_orders import edge_order
 from libgraph.interventions.faithfulness import faithfulness
 from libgraph.interventions.options import FaithfulnessOptions
-
-DICTIONARIES = {
-    "threshold": lambda size, seed: random_dictionary(size, 6, seed, threshold=0.3),
-    "topk": lambda size, seed: random_dictionary(size, 6, seed, k=3),
-    "normalised": lambda size, seed: normalised_dictionary(size, 6, seed, k=3)[0],
-}
-
-
-def latent_subject(kind, dictionary):
-    """Dictionaries at the second and third node layer."""
-    subject = subject_of(kind)
-    bases = dict(subject.bases)
-    for number, name in enumerate(("l1", "l2")):
-        bases[name] = DICTIONARIES[dictionary](subject.named(name).size, number + 3)
-    return dataclasses.replace(subject, bases=bases)
 
 
 def gated(basis, pre):
