@@ -256,7 +256,7 @@ def test_activations_may_be_divided_by_their_own_size(backend, tmp_path, how):
 
 
 def test_the_graph_of_one_input_has_latents_and_their_error(run):
-    graph = run.prompt(0, classes=2).graph
+    graph = run.prompt(0, classes=2).whole
     basis = run.bases()["l0"]
     assert max(graph.completeness.values()) < 1e-8
     assert basis.error_place in graph.layers[0].features.tolist()
