@@ -173,8 +173,8 @@ def _check_supported(folder: Path, cfg: _Configuration) -> None:
             "factor: fold it into the weights with SAELens's fold_activation_norm_scaling_factor."
         )
     if how not in NORMALISATIONS:
-        known = ", ".join(name for name in NORMALISATIONS if name != "None")
-        raise UsageError(f"'{folder}' has normalize_activations={how}: known are {known}.")
+        names = ", ".join(name for name in NORMALISATIONS if name != "None")
+        raise UsageError(f"'{folder}' has normalize_activations={how}: known are {names}.")
     if NORMALISATIONS[how] and cfg.architecture in TRANSCODERS:
         raise UsageError(
             f"'{folder}' is a transcoder with normalize_activations={how}: what it reads is "

@@ -6,6 +6,7 @@ do beside that (subtracting c first, lengths of decoders, gates of their own) is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,10 +36,10 @@ class Normalisation:
 
     def stream(self, size: int) -> Float[Tensor, "d d"]:
         """L with n = |h L| + ε."""
-        eye = torch.eye(size, dtype=torch.float64)
-        if not self.centred:
-            return eye / size**0.5
-        return (eye - 1 / size) / max(1, size - 1) ** 0.5
+        stream = torch.eye(size, dtype=torch.float64)
+        if self.centred:
+            return (stream - 1 / size).div(math.sqrt(max(1, size - 1)))
+        return stream.div(math.sqrt(size))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ class Size:
 
     def at(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n 1"]:
         """n(x)."""
-        return (x @ self.stream).norm(dim=-1, keepdim=True) + self.epsilon
+        length: Tensor = torch.linalg.vector_norm(x @ self.stream, dim=-1, keepdim=True)
+        return length + self.epsilon
 
     def after(self, section: Section) -> Section:
         """A section whose output has its size as one coordinate more."""

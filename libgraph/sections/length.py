@@ -48,8 +48,8 @@ class Length(Section):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + (|x L| + ε) b."""
-        length = (x @ self.stream).norm(dim=-1, keepdim=True) + self.epsilon
-        return x @ self.skip + length * self.direction
+        length: Tensor = torch.linalg.vector_norm(x @ self.stream, dim=-1, keepdim=True)
+        return x @ self.skip + (length + self.epsilon) * self.direction
 
     def transform(self, left: LinearMap, right: LinearMap) -> Length:
         """The same with S, L and b changed at their outer ends."""
