@@ -2,7 +2,7 @@
 
 Standard deviations of single activations, and their root mean squares, are lengths of linear
 functions of these. Unlike a norm of the network, which is split in two (`norm`), one of these is
-only read, and what is divided by it is not written anywhere.
+only read, and what is divided by it is not written anywhere. Source: docs/math.md §10.
 """
 
 from __future__ import annotations
