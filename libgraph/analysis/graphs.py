@@ -26,6 +26,9 @@ from libgraph.runs.run import Ablation
 ERROR = "error"
 """The label of what a dictionary leaves out."""
 
+SIZE, MEAN = "size of the activation", "mean over coordinates"
+"""Those of what a dictionary divides activations by, and takes out of them."""
+
 PASSES = "passes the latents by"
 """Ends the labels of features of the stream beside a transcoder's latents."""
 
@@ -57,9 +60,15 @@ def labelled_graph(
     labels = dict(workload.backend.labels(partial(_features, workload, cast), seen))
     labels |= _output_labels(workload)
     labels |= _carried(labels, bases)
+    own = {layer.name: len(layer.isolated_coordinates) for layer in workload.network.node_layers}
     for name, basis in bases.items():
         if isinstance(basis, Dictionary) and name in labels:
-            before, after = labels[name][: basis.error_place], list(labels[name][basis.isolated :])
+            before = list(labels[name][: basis.error_place])
+            after = list(labels[name][basis.isolated :])
+            if basis.size is not None:
+                before[-1] = FeatureLabel(SIZE)
+                # There is one where it is taken out.
+                before[own[name] : -1] = [FeatureLabel(MEAN) for _ in before[own[name] : -1]]
             if isinstance(basis, Transcoder):
                 after[: basis.carried] = [
                     FeatureLabel(f"{label.text} | {PASSES}", label.concepts)

@@ -260,9 +260,10 @@ def _significance(
     methods: Mapping[str, BasisMethod], options: AnalysisOptions
 ) -> Stage[Significance]:
     if options.main not in METHODS:
+        what = "Dictionaries" if methods[options.main].latent else "Directions of a file"
         raise UsageError(
-            f"Directions of a file, such as {options.basis}, are not those of a rotated "
-            "network: use draws=0, or another basis for the graph."
+            f"{what}, such as {options.basis}, are not those of a rotated network, and cannot be "
+            "made anew for it: use draws=0, or another basis for the graph."
         )
     method = methods[options.main]
 

@@ -228,7 +228,7 @@ def measured(bench: Bench, bases: Bases) -> dict[str, dict[str, float]]:
             ratios = length_ratios(features, basis, size)
             found.setdefault("length ratio", {})[name] = float(ratios.mean())
         if isinstance(basis, Dictionary):
-            found.setdefault("variance missed", {})[name] = _missed(bench, name, basis)
+            found.setdefault("variance missed", {})[name] = bench.missed(name, basis)
     if not known.edges:
         return found
     edges = interactions(known.network, {"it": bases}, bench.data, Quadrature.gradient())["it"]
@@ -240,20 +240,6 @@ def measured(bench: Bench, bases: Bases) -> dict[str, dict[str, float]]:
     agreement = module_agreement(known, bases, edges, matches, bench.seed)
     found["ARI of modules"] = {"": agreement}
     return found
-
-
-def _missed(bench: Bench, name: str, basis: Dictionary) -> float:
-    """Share of LIB's variance, in which the error is as large as what it does next."""
-    network = bench.known.network
-    index = [layer.name for layer in network.node_layers].index(name)
-    error, total = 0.0, 0.0
-    lib_basis = bench.lib[name]
-    into = lib_basis.encoder[:, lib_basis.isolated :]
-    for batch in bench.data:
-        x = network.activations_at(index, batch.inputs).flatten(0, 1)
-        error += float((basis.error(x) @ into).square().sum())
-        total += float((x @ into).square().sum())
-    return error / total if total else 0.0
 
 
 def means(scores: Sequence[Score]) -> Mapping[tuple[str, str, str, str], float]:

@@ -34,7 +34,15 @@ class BenchmarkOptions(TypedOptions):
     whose = "the benchmark"
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "Problems": ("problems", "features", "dimensions", "probability", "samples", "read"),
-        "Bases": ("bases", "active", "overcomplete", "gradients", "interactions", "steps"),
+        "Bases": (
+            "bases",
+            "active",
+            "overcomplete",
+            "gradients",
+            "interactions",
+            "steps",
+            "restarts",
+        ),
         "Repeats": ("seeds", "seed"),
     }
 
@@ -54,6 +62,7 @@ class BenchmarkOptions(TypedOptions):
     gradients: float = Field(1.0, ge=0, description="weight of gradients of dictionaries")
     interactions: float = Field(1e-3, ge=0, description="weight of interactions, where they have")
     steps: int = Field(300, ge=1, description="of the optimiser of dictionaries")
+    restarts: int = Field(1, ge=1, description="of which the one that misses least is kept")
     seeds: int = Field(3, ge=1, description="networks of each kind")
     seed: int = Field(0, ge=0, lt=2**31, description="of the first of them")
 

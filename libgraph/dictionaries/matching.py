@@ -17,6 +17,7 @@ from libgraph.dictionaries.weights import DictionaryWeights, TranscoderWeights
 from libgraph.errors import UsageError
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import NodeLayer
+from libgraph.network.size import Size
 from libgraph.network.transcoder import Transcoder
 
 NEAR = 4
@@ -168,6 +169,8 @@ def dictionary_of_layer(
     """The dictionary as a basis of its node layer; importance is 1 for every latent.
 
     The constant, whose decoder brings c, and other isolated coordinates come first, then the error.
+    Of activations that are divided by their size the mean, if it is taken out, and the size stand
+    before the error; the size brings c, and latents are as large as it.
 
     Args:
         layer: with a constant coordinate.
@@ -181,21 +184,35 @@ def dictionary_of_layer(
     if isinstance(weights, TranscoderWeights):
         return _transcoder(layer, weights, isolated)
     rest, alone = list(layer.free_coordinates), list(layer.isolated_coordinates)
-    first = len(alone) + 1
+    normalised = weights.normalised
+    centred = normalised is not None and normalised.centred
+    first = len(alone) + 1 + centred + (normalised is not None)
     encoder = torch.zeros(layer.size, first + weights.latents, dtype=torch.float64)
     decoder = torch.zeros(first + weights.latents, layer.size, dtype=torch.float64)
     encoder[alone, range(len(alone))] = 1
     decoder[range(len(alone)), alone] = 1
     constant = alone[0]
     encoder[rest, first:] = weights.encoder
-    encoder[constant, first:] = weights.bias
     decoder[first:, rest] = weights.decoder
-    decoder[0, rest] = weights.shift
-    importance = torch.cat(
-        [isolated.double().cpu(), torch.ones(1 + weights.latents, dtype=torch.float64)]
-    )
+    size = None
+    if normalised is None:
+        encoder[constant, first:] = weights.bias
+        decoder[0, rest] = weights.shift
+    else:
+        reads = torch.zeros(first + weights.latents, dtype=torch.float64)
+        reads[first - 2], reads[first:] = 1, weights.bias
+        decoder[first - 2, rest] = weights.shift
+        stream = torch.zeros(layer.size, len(rest), dtype=torch.float64)
+        stream[rest] = normalised.stream(len(rest))
+        size = Size(stream, normalised.epsilon, reads)
+    if centred:
+        encoder[rest, first:] -= weights.encoder.mean(0)
+        encoder[rest, len(alone)] = 1 / len(rest)
+        decoder[len(alone), rest] = 1
+    importance = torch.ones(first + weights.latents, dtype=torch.float64)
+    importance[: len(alone)] = isolated.double().cpu()
     importance[0] = 1
-    return Dictionary(encoder, decoder, importance, first, gate=weights.gate)
+    return Dictionary(encoder, decoder, importance, first, gate=weights.gate, size=size)
 
 
 def _check_constant(layer: NodeLayer, weights: DictionaryWeights) -> None:

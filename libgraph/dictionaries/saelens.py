@@ -1,22 +1,26 @@
 """Dictionaries of SAELens: `cfg.json` beside `sae_weights.safetensors`.
 
 Architectures standard, topk, jumprelu and gated; batchtopk and Matryoshka ones, which are saved
-with the thresholds that they have after training; transcoders. Inputs normalised by each
-activation's own length are refused by name.
+with the thresholds that they have after training; transcoders. Activations may be divided by their
+own size before they are read.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field
+from torch import Tensor
 
 from libgraph.dictionaries.configuration import read_configuration
 from libgraph.dictionaries.weights import (
     DictionaryWeights,
+    Normalisation,
     Tensors,
     dictionary_of,
     gated,
@@ -43,6 +47,14 @@ NAMES = {
 WITH_THRESHOLDS = ("jumprelu", "batchtopk", "matryoshka_batchtopk")
 
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
+
+NORMALISATIONS = {
+    "none": None,
+    "None": None,
+    "layer_norm": Normalisation(centred=True, epsilon=1e-5),
+    "constant_norm_rescale": Normalisation(centred=False, epsilon=0.0),
+}
+"""What `normalize_activations` says; others are factors of a data set."""
 
 
 class _Metadata(BaseModel):
@@ -120,6 +132,15 @@ def read(folder: Path) -> list[DictionaryWeights]:
             tensors.matrix("skip")
         gate = _gate(folder, cfg, tensors)
         return [transcoder_of(tensors, cfg.input, cfg.output, gate, cfg.d_out)]
+    found = _autoencoder(folder, cfg, weights)
+    return [replace(found, normalised=NORMALISATIONS[cfg.normalize_activations])]
+
+
+def _autoencoder(
+    folder: Path, cfg: _Configuration, weights: Mapping[str, Tensor]
+) -> DictionaryWeights:
+    """Of activations as they are."""
+    tensors = Tensors(folder, weights, NAMES)
     if cfg.architecture == "gated":
         plain = {**weights, "b_enc": torch.zeros(cfg.d_sae)}
         dictionary = dictionary_of(
@@ -129,14 +150,14 @@ def read(folder: Path) -> list[DictionaryWeights]:
             subtracts_shift=cfg.apply_b_dec_to_input,
         )
         parts = (tensors.vector(name, cfg.d_sae) for name in ("r_mag", "b_mag", "b_gate"))
-        return [gated(dictionary, *parts)]
+        return gated(dictionary, *parts)
     dictionary = dictionary_of(
         tensors, cfg.hook, _gate(folder, cfg, tensors), subtracts_shift=cfg.apply_b_dec_to_input
     )
     if cfg.rescale_acts_by_decoder_norm:
         # Latents compete by how long their decoders make them.
         dictionary = dictionary.scaled(dictionary.decoder.norm(dim=1))
-    return [dictionary]
+    return dictionary
 
 
 def _check_supported(folder: Path, cfg: _Configuration) -> None:
@@ -145,16 +166,20 @@ def _check_supported(folder: Path, cfg: _Configuration) -> None:
         raise UsageError(
             f"'{folder}' has the architecture '{cfg.architecture}': known are {', '.join(known)}."
         )
-    if cfg.normalize_activations not in ("none", "None"):
-        missing = cfg.normalize_activations == "expected_average_only_in"
+    how = cfg.normalize_activations
+    if how == "expected_average_only_in":
         raise UsageError(
-            f"'{folder}' has normalize_activations={cfg.normalize_activations}"
-            + (
-                ", and its files do not say by which factor: fold it into the weights with "
-                "SAELens's fold_activation_norm_scaling_factor."
-                if missing
-                else ", by each activation's own length, which is not read here."
-            )
+            f"'{folder}' has normalize_activations={how}, and its files do not say by which "
+            "factor: fold it into the weights with SAELens's fold_activation_norm_scaling_factor."
+        )
+    if how not in NORMALISATIONS:
+        names = ", ".join(name for name in NORMALISATIONS if name != "None")
+        raise UsageError(f"'{folder}' has normalize_activations={how}: known are {names}.")
+    if NORMALISATIONS[how] and cfg.architecture in TRANSCODERS:
+        raise UsageError(
+            f"'{folder}' is a transcoder with normalize_activations={how}: what it reads is "
+            "divided by its own size, and what it writes is of another place; that is not read "
+            "here."
         )
     if cfg.reshape_activations != "none" or cfg.metadata.hook_head_index is not None:
         raise UsageError(f"'{folder}' reads heads of attention, which are no node layers.")
@@ -221,7 +246,9 @@ def write(folder: Path, dictionary: DictionaryWeights, model: str = "") -> None:
             "dtype": "float32",
             "device": "cpu",
             "apply_b_dec_to_input": False,
-            "normalize_activations": "none",
+            "normalize_activations": next(
+                name for name, how in NORMALISATIONS.items() if how == dictionary.normalised
+            ),
             "reshape_activations": "none",
             "metadata": {"model_name": model, "hook_name": dictionary.hook},
         },

@@ -6,6 +6,7 @@ do beside that (subtracting c first, lengths of decoders, gates of their own) is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,29 @@ from torch import Tensor
 
 from libgraph.errors import UsageError
 from libgraph.network.dictionary import Gate, Threshold, TopK
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What activations are divided by before they are read, each by its own size n.
+
+    x = (h − m) / n, and what is written is m + n (z D + c).
+
+    Args:
+        centred: m is the mean of h over its coordinates and n its standard deviation, that of a
+            sample; else m is 0 and n the root mean square.
+        epsilon: ε, added to n.
+    """
+
+    centred: bool
+    epsilon: float
+
+    def stream(self, size: int) -> Float[Tensor, "d d"]:
+        """L with n = |h L| + ε."""
+        stream = torch.eye(size, dtype=torch.float64)
+        if self.centred:
+            return (stream - 1 / size).div(math.sqrt(max(1, size - 1)))
+        return stream.div(math.sqrt(size))
 
 
 @dataclass(frozen=True)
@@ -30,6 +54,7 @@ class DictionaryWeights:
         decoder: D `(k, d)`.
         shift: c `(d)`.
         gate: of all latents.
+        normalised: how activations are before they are read; None as they are.
     """
 
     path: Path
@@ -39,6 +64,7 @@ class DictionaryWeights:
     decoder: Float[Tensor, "k d"]
     shift: Float[Tensor, " d"]
     gate: Gate
+    normalised: Normalisation | None = None
 
     @property
     def size(self) -> int:

@@ -8,7 +8,7 @@ interaction from then on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -22,6 +22,7 @@ from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.edges.interactions import Edges
 from libgraph.edges.score import Scoring, mean_score
+from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases, Basis
 from libgraph.progress import Progress, silent
 
@@ -63,6 +64,7 @@ def ablate_edges(
     *,
     tolerances: Sequence[float],
     curves: bool = False,
+    only: Collection[Pair] | None = None,
     stage: str = "edge ablation",
     progress: Progress = silent,
 ) -> dict[tuple[str, str], EdgeAblation]:
@@ -77,12 +79,18 @@ def ablate_edges(
         edges: interactions by layer pair.
         tolerances: Δ, how much worse than the whole model's the score may be.
         curves: whether powers of two are tried as well, so that curves can be compared.
+        only: names of the layer pairs that are asked about; None for all.
         stage: name under which progress is reported.
         progress: told after every number of edges tried, of about log2(d_in·d_out) per layer pair.
     """
     scoring = scoring.carrying(bases)
     pairs = scoring.network.pairs
-    sizes = [max(a.size * b.size, edges[a.name, b.name].numel()) for a, b, _ in pairs]
+    names = [(a.name, b.name) for a, b, _ in pairs]
+    asked = [index for index, name in enumerate(names) if only is None or name in only]
+    sizes = [
+        max(pairs[index][0].size * pairs[index][1].size, edges[names[index]].numel())
+        for index in asked
+    ]
     expected = (1 + curves) * sum(size.bit_length() for size in sizes)
     done = 0
 
@@ -98,13 +106,12 @@ def ablate_edges(
         return trials.ablated(tolerances, curves=curves)
 
     results: dict[tuple[str, str], EdgeAblation] = {}
-    names = [(a.name, b.name) for a, b, _ in pairs]
     # Known before, so that no rank has to ask the others for it while it is alone.
     _ = scoring.base_score
     together = 1 if scoring.shares_batches else ranks()[1]
-    for start in range(0, len(pairs), together):
+    for start in range(0, len(asked), together):
         tell(0)
-        chosen = range(start, min(start + together, len(pairs)))
+        chosen = asked[start : start + together]
         tasks = [partial(ablated, index) for index in chosen]
         found = [task() for task in tasks] if scoring.shares_batches else shared_out(tasks)
         results |= {names[index]: each for index, each in zip(chosen, found, strict=True)}
@@ -154,7 +161,9 @@ class _PairTrials:
         network, dtype = self.scoring.network, self.scoring.data.dtype
         self.source, self.target = self.source.to(dtype), self.target.to(dtype)
         section = network.sections[self.index]
-        self.section = section.rebase(self.source.part_decoder, self.target.encoder)
+        self.section = self.target.read_after(section).rebase(
+            self.source.part_decoder, self.target.reader
+        )
         # Only the constant is always kept: it carries means and biases.
         constant = int(network.node_layers[self.index].constant)
         candidates = self.edges[:, constant:]

@@ -11,6 +11,7 @@ mixes positions those that are active anywhere in a few samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -61,16 +62,21 @@ class LatentPairs:
     target: Basis
     quadrature: Quadrature
 
+    @cached_property
+    def through(self) -> Section:
+        """The section, to what features after it read."""
+        return self.target.read_after(self.section)
+
     def sums(self, x: Float[Tensor, "n s d_in"], y: Float[Tensor, "n t d_out"]) -> PairSums:
         """Of a batch, from its activations before and after the section."""
         found = _Sums(self, x)
-        if self.section.positionwise:
+        if self.through.positionwise:
             x, y = (rows.reshape(-1, 1, rows.shape[-1]) for rows in (x, y))
             rows = self._most_rows(x) + self._most_columns(y)
             for samples in chunks(len(x), rows * max(x.shape[-1], y.shape[-1]), x):
                 self._add_at_positions(found, x[samples], y[samples])
         else:
-            width = self.section.elements_per_effect(x.shape[1])
+            width = self.through.elements_per_effect(x.shape[1])
             for samples in chunks(len(x), width * self._most_rows(x), x):
                 self._add_across_positions(found, x[samples], y[samples])
         return PairSums(found.edges, found.missed, found.change)
@@ -98,14 +104,14 @@ class LatentPairs:
         if isinstance(source, Dictionary):
             # The error stands in its own place, where features have a zero.
             tangents[:, source.error_place] = source.left(x[:, 0], f)
-        linear = self.section.linearize_along(x, self.quadrature)
+        linear = self.through.linearize_along(x, self.quadrature)
         moved = linear(tangents.unsqueeze(2)).squeeze(2)
         columns = _columns(self.target, y[:, 0])
-        fixed_effects = moved @ self.target.encoder[:, : columns.first]
+        fixed_effects = moved @ self.target.reader[:, : columns.first]
         by_row = found.edges.new_zeros(len(source), columns.first)
         by_row.index_add_(0, places.flatten(), fixed_effects.double().square().flatten(0, 1))
         found.edges[: columns.first] += by_row.T
-        effects = moved @ self.target.encoder.T[columns.places].mT * columns.open.unsqueeze(1)
+        effects = moved @ self.target.reader.T[columns.places].mT * columns.open.unsqueeze(1)
         ends = columns.places.unsqueeze(1) * len(source) + places.unsqueeze(2)
         found.edges.view(-1).index_add_(0, ends.flatten(), effects.double().square().flatten())
         self._compare(found, columns, fixed_effects.sum(1), effects.sum(1), x, y[:, 0])
@@ -119,11 +125,11 @@ class LatentPairs:
         rows = f.flatten(0, 1).any(0).nonzero()[:, 0]
         columns = _columns(target, y)
         chosen = columns.places.flatten(0, 1).flatten()
-        readers = target.encoder.T[columns.places].mT
+        readers = target.reader.T[columns.places].mT
         totals = y.new_zeros(*y.shape[:2], columns.first), torch.zeros_like(columns.open).to(y)
 
         def add(moved: Float[Tensor, "n k t d_out"], into: Tensor) -> None:
-            fixed_effects = moved @ target.encoder[:, : columns.first]
+            fixed_effects = moved @ target.reader[:, : columns.first]
             found.edges[: columns.first, into] += fixed_effects.double().square().sum((0, 2)).T
             effects = (moved.transpose(1, 2) @ readers) * columns.open.unsqueeze(2)
             by_column = found.edges.new_zeros(len(target), len(into))
@@ -132,17 +138,17 @@ class LatentPairs:
             totals[0].add_(fixed_effects.sum(1))
             totals[1].add_(effects.sum(2))
 
-        effects_of = self.section.effects(x, self.quadrature)
-        seen = self.section.seen(source.decoder[rows])
+        effects_of = self.through.effects(x, self.quadrature)
+        seen = self.through.seen(source.decoder[rows])
         # Beside the effects there are those on the active latents after, twice.
         elements = len(x) * (
-            self.section.elements_per_effect(x.shape[1]) + 3 * columns.open[0].numel()
+            self.through.elements_per_effect(x.shape[1]) + 3 * columns.open[0].numel()
         )
         for part in chunks(len(rows), elements, x):
             add(effects_of(f[..., rows[part]], tuple(factor[part] for factor in seen)), rows[part])
         if isinstance(source, Dictionary):
             error = source.left(x, f).unsqueeze(1)
-            linear = self.section.linearize_along(x, self.quadrature)
+            linear = self.through.linearize_along(x, self.quadrature)
             add(linear(error), torch.tensor([source.error_place], device=x.device))
         self._compare(found, columns, *totals, x, y)
 
@@ -156,10 +162,12 @@ class LatentPairs:
         y: Float[Tensor, "*n d_out"],
     ) -> None:
         """What interactions add up to, and what pre-activations changed from the path's start."""
-        change = y - self.section(torch.zeros_like(x[:1])).reshape(-1, *y.shape[1:])
-        encoder = self.target.encoder
-        of_fixed = change @ encoder[:, : columns.first]
-        of_gated = (change.unsqueeze(-2) @ encoder.T[columns.places].mT).squeeze(-2) * columns.open
+        start = self.through(torch.zeros_like(x[:1]))
+        read = self.target.read(y)
+        change = read - start.reshape(-1, *read.shape[1:])
+        reader = self.target.reader
+        of_fixed = change @ reader[:, : columns.first]
+        of_gated = (change.unsqueeze(-2) @ reader.T[columns.places].mT).squeeze(-2) * columns.open
         for total, actual in ((fixed, of_fixed), (gated, of_gated)):
             found.missed += (total - actual).double().square().sum()
             found.change += actual.double().square().sum()

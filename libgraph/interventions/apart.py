@@ -143,7 +143,7 @@ def _cut(
     """Activations with the last features of a node layer at the baseline."""
     basis = circuits.subject.cast[layer]
     first = basis.isolated + round(share * (len(basis) - basis.isolated))
-    shift = -(x @ basis.encoder[:, first:])
+    shift = -basis.features(x, slice(first, None))
     if circuits.baseline == "mean":
         shift = shift + circuits.subject.usual[layer].mean[first:]
     elif circuits.baseline == "resample":

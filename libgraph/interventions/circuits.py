@@ -7,7 +7,8 @@ goes on to the next layer pair, so that a circuit is one forward pass with every
 A section knows how to see some inputs alone, the others zero (`Section.masked`). The rest is a
 change of coordinates, exact for every section: about a mean μ, f = (f − μ) + μ, where the last is
 one more input that is always kept; in another sample f', the inputs are f and f' side by side, and
-an output keeps the one where it does not keep the other.
+an output keeps the one where it does not keep the other. Latents of dictionaries pass what comes
+out through their gates, and their errors are as they are in the whole network.
 """
 
 from __future__ import annotations
@@ -188,38 +189,47 @@ class Circuits:
     ) -> Float[Tensor, "n t d_out"]:
         """Activations of the first node layer to those of the last."""
         subject = self.subject
-        features: Tensor | None = None
-        for number, (a, _, section) in enumerate(subject.network.pairs):
-            source = subject.cast[a.name]
+        # Of the whole network, where gates and errors are asked for.
+        whole = x
+        latent = any(not basis.linear for basis in subject.cast.values())
+        parts: Tensor | None = None
+        for number, (a, b, section) in enumerate(subject.network.pairs):
+            source, target = subject.cast[a.name], subject.cast[b.name]
+            whole = section(whole) if latent and circuit else whole
             if number in circuit:
-                f = x @ source.encoder if features is None else features
-                features = self.masked(number, f, circuit[number], others)
+                inputs = source.parts(x) if parts is None else parts
+                pre = self.masked(number, inputs, circuit[number], others)
+                parts = target.parts_between(pre, whole)
                 continue
-            if features is not None:
-                x, features = features @ source.decoder, None
+            if parts is not None:
+                x, parts = parts @ source.part_decoder, None
             x = section(x)
-        if features is None:
+        if parts is None:
             return x
-        return features @ subject.cast[subject.layers[-1]].decoder
+        return parts @ subject.cast[subject.layers[-1]].part_decoder
 
     def masked(
         self,
         number: int,
-        f: Float[Tensor, "n s k_in"],
+        f: Float[Tensor, "n s p_in"],
         keep: Bool[Tensor, "k_out k_in"],
         others: Mapping[str, Tensor],
     ) -> Float[Tensor, "n t k_out"]:
-        """Features behind a layer pair, each from the inputs that it keeps and the baseline."""
-        section, keep = self._section(number), keep.T.to(f.device)
+        """Features behind a layer pair, each from the inputs that it keeps and the baseline.
+
+        Before any gate, from parts (`Basis.parts`) before it.
+        """
         layer = self.subject.layers[number]
+        source = self.subject.cast[layer]
+        section, keep = self._section(number), source.part_mask(keep.T.to(f.device))
         if self.baseline == "zero":
             return section.masked(f, keep)
         if self.baseline == "mean":
-            mean = self.subject.usual[layer].mean
+            mean = source.parts_of(self.subject.usual[layer].mean)
             one = f.new_ones(*f.shape[:2], 1)
             kept = torch.cat([keep, keep.new_ones(1, keep.shape[1])])
             return section.masked(torch.cat([f - mean, one], dim=-1), kept)
-        other = others[layer]
+        other = source.parts_of(others[layer])
         if other.shape != f.shape:
             raise DataError(
                 f"Samples that stand in need the length of those asked about: {other.shape[1]} "
@@ -232,10 +242,12 @@ class Circuits:
         if number not in self._sections:
             subject = self.subject
             a, b, section = subject.network.pairs[number]
-            decoder, encoder = subject.cast[a.name].decoder, subject.cast[b.name].encoder
+            source, target = subject.cast[a.name], subject.cast[b.name]
+            decoder = source.part_decoder
             if self.baseline == "mean":
-                decoder = torch.cat([decoder, (subject.usual[a.name].mean @ decoder)[None]])
+                mean = source.parts_of(subject.usual[a.name].mean)
+                decoder = torch.cat([decoder, (mean @ decoder)[None]])
             elif self.baseline == "resample":
                 decoder = torch.cat([decoder, decoder])
-            self._sections[number] = section.rebase(decoder, encoder)
+            self._sections[number] = target.read_after(section).rebase(decoder, target.reader)
         return self._sections[number]

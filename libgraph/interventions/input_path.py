@@ -17,6 +17,7 @@ from libgraph.errors import UsageError
 from libgraph.interventions.nodes import Attributions, Nodes
 from libgraph.interventions.readout import Readout
 from libgraph.interventions.subject import Subject
+from libgraph.network.dictionary import Dictionary
 from libgraph.sections.chunks import chunks
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import LinearMap, Section
@@ -91,6 +92,20 @@ class InputPath:
         rule = self.rule(section, place)
         return section.linearize_between(self.start[place], self.x[place], rule)
 
+    def steps(self, place: int, nodes: Nodes) -> Float[Tensor, "m d"]:
+        """What each node puts into the activation of its position, less what it does at the start.
+
+        An error is a node with all of its coordinates.
+        """
+        basis, x, start = self.subject.cast[nodes.layer], self.x[place], self.start[place]
+        change = (nodes.values - nodes.baseline).to(x)
+        steps: Tensor = change[:, None] * basis.decoder[nodes.features]
+        if isinstance(basis, Dictionary):
+            left = (basis.error(x) - basis.error(start))[0]
+            errors = nodes.features == basis.error_place
+            steps[errors] = left[nodes.positions[errors]]
+        return steps
+
     def attributions(
         self, place: int, source: Nodes, target: Nodes, readout: Readout
     ) -> Attributions:
@@ -98,14 +113,17 @@ class InputPath:
         subject = self.subject
         last = place == len(subject.network.sections)
         section = readout if last else subject.network.sections[place]
-        encoder = None if last else subject.cast[subject.layers[place + 1]].encoder
-        decoder = subject.cast[source.layer].decoder
-        seen = _Seen(section, encoder, target)
+        reader: Tensor | None = None
+        if not last:
+            following = subject.cast[subject.layers[place + 1]]
+            section, reader = following.read_after(section), following.reader
+        steps = self.steps(place, source)
+        seen = _Seen(section, reader, target)
         pattern: Tensor | None = None
         if section.positionwise:
-            effects = self._at_same_position(seen, place, source, decoder)
+            effects = self._at_same_position(seen, place, source, steps)
         else:
-            effects, pattern = self._reached(seen, place, source, decoder)
+            effects, pattern = self._reached(seen, place, source, steps)
         linear = self.linear(section, place)
         step = (self.x[place] - self.start[place]).unsqueeze(1)
         total = seen(linear(step)[0])[0]
@@ -118,12 +136,11 @@ class InputPath:
         )
 
     def _at_same_position(
-        self, seen: _Seen, place: int, source: Nodes, decoder: Float[Tensor, "k d"]
+        self, seen: _Seen, place: int, source: Nodes, steps: Float[Tensor, "i d"]
     ) -> Float[Tensor, "o i"]:
         """Edges of a positionwise section, whose positions are so many samples."""
         x, start = (path[place].transpose(0, 1) for path in (self.x, self.start))
         effects = x.new_zeros(len(seen.target), len(source))
-        weight = source.values - source.baseline
         rule = self.rule(seen.section, place)
         for position in source.positions.unique().tolist():
             here = (source.positions == position).nonzero()[:, 0]
@@ -135,25 +152,20 @@ class InputPath:
             columns = seen.columns(there)
             for part in chunks(len(here), max(x.shape[-1], seen.section.d_out), x):
                 nodes = here[part]
-                tangents = (weight[nodes].to(x)[:, None] * decoder[source.features[nodes]])[
-                    None, :, None
-                ]
-                effect = linear(tangents)[0, :, 0]
+                effect = linear(steps[nodes][None, :, None])[0, :, 0]
                 effects[there[:, None], nodes[None]] = (effect @ columns).T
         return effects
 
     def _reached(
-        self, seen: _Seen, place: int, source: Nodes, decoder: Float[Tensor, "k d"]
+        self, seen: _Seen, place: int, source: Nodes, steps: Float[Tensor, "i d"]
     ) -> tuple[Float[Tensor, "o i"], Float[Tensor, "o i"] | None]:
         """Edges, and the part of them through patterns, of many source nodes at a time."""
         x = self.x[place]
         reach = seen.section.reach(self.start[place], x, self.rule(seen.section, place))
-        weight = (source.values - source.baseline).to(x)
         values, patterns = [], []
         elements = 6 * x.shape[1] * max(x.shape[2], seen.section.d_out)
         for part in chunks(len(source), elements, x):
-            steps = weight[part, None] * decoder[source.features[part]]
-            value, pattern = reach(source.positions[part], steps)
+            value, pattern = reach(source.positions[part], steps[part])
             values.append(seen(value))
             if pattern is not None:
                 patterns.append(seen(pattern))
@@ -169,16 +181,16 @@ class _Seen:
     """Outputs of a section as its target nodes see them."""
 
     section: Section
-    encoder: Float[Tensor, "d k"] | None
+    reader: Float[Tensor, "d k"] | None
     target: Nodes
 
     def columns(self, nodes: Tensor) -> Float[Tensor, "d o"]:
         """What the features of some target nodes read."""
-        if self.encoder is None:
+        if self.reader is None:
             return torch.eye(self.section.d_out).to(self.section._like)[
                 :, self.target.features[nodes]
             ]
-        return self.encoder[:, self.target.features[nodes]]
+        return self.reader[:, self.target.features[nodes]]
 
     def __call__(self, y: Float[Tensor, "m t d"]) -> Float[Tensor, "m o"]:
         """What arrives at each target node."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from libgraph.errors import UsageError
 from libgraph.graph.arrays import Pair
 from libgraph.interventions.input_path import AUTO, Baseline, InputPath
+from libgraph.interventions.nodes import Nodes
 from libgraph.interventions.subject import Subject
 from libgraph.sections.holding import heads_of, patterns_held
 
@@ -53,24 +54,26 @@ def effects_by_head(
     source, target = (subject.cast[layer] for layer in pair)
     with torch.no_grad():
         x, start = path.x[place], path.start[place]
-        change = (x - start)[0] @ source.encoder
+        begins = torch.tensor([begin for begin, _ in edges])
+        at = begins[:, 0], begins[:, 1]
+        values, before = (source.features(y)[0][at] for y in (x, start))
+        nodes = Nodes(pair[0], *at, values, before, torch.zeros(len(edges)))
         tangents = x.new_zeros(1, len(edges), *x.shape[1:])
-        for number, ((position, feature), _) in enumerate(edges):
-            step = change[position, feature] * source.decoder[feature]
-            tangents[0, number, position] = step
+        tangents[0, torch.arange(len(edges)), nodes.positions] = path.steps(place, nodes)
+        section = target.read_after(section)
         linear = path.linear(section, place)
         rows = torch.arange(len(edges))
         positions = torch.tensor([end[0] for _, end in edges])
-        columns = target.encoder[:, [end[1] for _, end in edges]].T
+        columns = target.reader[:, [end[1] for _, end in edges]].T
 
         def arriving() -> Float[Tensor, " e"]:
             found: Tensor = (linear(tangents)[0][rows, positions] * columns).sum(1)
             return found
 
         with patterns_held(section):
-            values = arriving()
+            held = arriving()
         effects = []
         for head in range(heads):
             with patterns_held(section, head):
-                effects.append(arriving() - values)
+                effects.append(arriving() - held)
     return torch.stack(effects, dim=1).cpu()

@@ -22,6 +22,7 @@ from libgraph.interventions.input_path import AUTO, Baseline, InputPath
 from libgraph.interventions.nodes import Attributions, Nodes
 from libgraph.interventions.readout import Readout
 from libgraph.interventions.subject import Subject
+from libgraph.network.dictionary import Dictionary
 from libgraph.progress import Progress, silent
 
 OUTPUTS = "outputs"
@@ -178,10 +179,13 @@ def _choose(path: InputPath, readout: Readout, probabilities: Tensor, most: int)
     for place, gradients in enumerate(_gradients(path, readout)):
         layer = subject.layers[place]
         basis = subject.cast[layer]
-        f, start = (x[place][0] @ basis.encoder for x in (path.x, path.start))
-        slopes = gradients @ basis.decoder.T
-        weights = probabilities.to(slopes)[:, None, None]
-        effect = (weights * slopes * (f - start)).abs().sum(0).flatten()
+        f, start = (basis.features(x[place])[0] for x in (path.x, path.start))
+        moved = (gradients @ basis.decoder.T) * (f - start)
+        if isinstance(basis, Dictionary):
+            left, before = (basis.error(x[place])[0] for x in (path.x, path.start))
+            moved[..., basis.error_place] = (gradients * (left - before)).sum(-1)
+        weights = probabilities.to(moved)[:, None, None]
+        effect = (weights * moved).abs().sum(0).flatten()
         order = effect.argsort(descending=True, stable=True)
         shares = effect[order].cumsum(0) / effect.sum().clamp(min=1e-300)
         count = min(most, int((shares < BEFOREHAND).sum()) + 1, int((effect > 0).sum()))

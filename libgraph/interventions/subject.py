@@ -19,7 +19,7 @@ from libgraph.backend.contract import Backend, Batch
 from libgraph.backend.data import Data
 from libgraph.errors import DataError, UsageError
 from libgraph.network.basis import Bases, Basis
-from libgraph.network.cross_layer import carrying
+from libgraph.network.cross_layer import CrossLayer, carrying
 from libgraph.network.network import Network, NodeLayer
 
 MOST_DONORS = 1024
@@ -73,6 +73,14 @@ class Subject:
                 f"{what} needs features that are linear in activations, and those at "
                 f"{', '.join(latent[:3])} are latents of dictionaries: "
                 "ask in another basis with basis='…'."
+            )
+
+    def require_own_latents(self, what: str) -> None:
+        """Raise a `UsageError` if latents are carried to other node layers than their own."""
+        if any(isinstance(basis, CrossLayer) for basis in self.bases.values()):
+            raise UsageError(
+                f"{what} does not take latents of cross-layer transcoders: ask in another basis "
+                "with basis='…'."
             )
 
     @property

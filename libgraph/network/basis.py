@@ -14,6 +14,8 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from libgraph.sections.section import Section
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -58,11 +60,36 @@ class Basis:
         """What other features than those of x, known before any gate, put in its place."""
         return pre @ self.decoder
 
+    # What is read of activations, which may be more than their coordinates
+
+    @property
+    def reader(self) -> Float[Tensor, "r k"]:
+        """What `read` is multiplied by."""
+        return self.encoder
+
+    def read(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n r"]:
+        """What features, before any gate, are linear in."""
+        return x
+
+    def read_after(self, section: Section) -> Section:
+        """The section before this node layer, to what features are linear in."""
+        return section
+
     # Features that are linear, though these may not be: the error has all coordinates in its place
 
     def parts(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
         """What activations are the sum of, times `part_decoder`."""
         return self.features(x)
+
+    def parts_between(
+        self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]
+    ) -> Float[Tensor, "*n p"]:
+        """Parts with other features than those of x, known before any gate, and x's own error."""
+        return pre
+
+    def parts_of(self, f: Float[Tensor, "*n k"]) -> Float[Tensor, "*n p"]:
+        """Features as parts, without an error."""
+        return f
 
     @property
     def part_decoder(self) -> Float[Tensor, "p d"]:

@@ -2,7 +2,8 @@
 
 Pre-activations p = x C are linear in the activation, whose constant coordinate carries the biases;
 latents are z = p where active, and nothing elsewhere; x = z D + ε, with ε the error. The error is a
-feature of its own: isolated, and of value |ε|. Source: docs/math.md §10.
+feature of its own: isolated, and of value |ε|. Where activations are divided by their own size n(x)
+features are n z, and what they read has n beside x. Source: docs/math.md §10.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from libgraph.network.basis import Basis
+from libgraph.network.size import Size
+from libgraph.sections.section import Section
 
 
 class Gate(ABC):
@@ -97,10 +100,12 @@ class Dictionary(Basis):
     Args:
         gate: of the features that are not isolated.
         dead: latents that were never active on the data looked at: they are no features.
+        size: of activations that are divided by it; the last isolated feature before the error.
     """
 
     gate: Gate = Threshold(torch.zeros(0))
     dead: int = 0
+    size: Size | None = None
 
     @property
     def linear(self) -> bool:
@@ -130,6 +135,7 @@ class Dictionary(Basis):
             decoder=self.decoder.to(*where),
             importance=self.importance.to(*where),
             gate=self.gate.to(*where),
+            size=None if self.size is None else self.size.to(*where),
         )
 
     def of(self, chosen: Tensor, importance: Float[Tensor, " m"]) -> Self:
@@ -146,16 +152,38 @@ class Dictionary(Basis):
             encoder=self.encoder[:, kept],
             decoder=self.decoder[kept],
             importance=torch.cat([self.importance[:first], importance.to(self.importance)]),
-            gate=self.gate.of(chosen, self.encoder[:, first:]),
+            gate=self.gate.of(chosen, self.reader[:, first:]),
+            size=None if self.size is None else self.size.of(kept),
             dead=self.dead + len(self) - first - len(chosen),
         )
+
+    @property
+    def reader(self) -> Float[Tensor, "r k"]:
+        """The encoder, and what features read of the size of activations, if they do."""
+        if self.size is None:
+            return self.encoder
+        return torch.cat([self.encoder, self.size.read.unsqueeze(0)])
+
+    def read(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n r"]:
+        """Activations, with their size as one coordinate more if it is read."""
+        return x if self.size is None else self.size.beside(x)
+
+    def read_after(self, section: Section) -> Section:
+        """The section, and the size of what it gives if it is read."""
+        return section if self.size is None else self.size.after(section)
 
     def active(self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]) -> Bool[Tensor, "*n k"]:
         """Where features pass what comes in: those without a gate always, the error never."""
         first = self.always
         always = torch.ones_like(pre[..., :first], dtype=torch.bool)
         always[..., self.error_place] = False
-        return torch.cat([always, self.gate.active(pre[..., first:], x)], dim=-1)
+        asked, read = pre[..., first:], self.read(x)
+        if self.size is not None:
+            # The size itself is a feature; gates are of what was divided by it.
+            least = torch.finfo(pre.dtype).tiny
+            asked = asked / pre[..., self.error_place - 1, None].clamp(min=least)
+            read = read / read[..., -1:].clamp(min=least)
+        return torch.cat([always, self.gate.active(asked, read)], dim=-1)
 
     def features(
         self, x: Float[Tensor, "*n d"], chosen: Tensor | slice = slice(None)
@@ -173,8 +201,22 @@ class Dictionary(Basis):
 
     def parts(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n p"]:
         """Latents, with all coordinates of the error in its place."""
-        f, place = self.latents(x), self.error_place
-        return torch.cat([f[..., :place], self.left(x, f), f[..., place + 1 :]], dim=-1)
+        f = self.latents(x)
+        return self._with_error(f, self.left(x, f))
+
+    def parts_between(
+        self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]
+    ) -> Float[Tensor, "*n p"]:
+        """Through the gates, with the error that x has; competitors are as they are at x."""
+        return self._with_error(pre * self.active(pre, x), self.error(x))
+
+    def parts_of(self, f: Float[Tensor, "*n k"]) -> Float[Tensor, "*n p"]:
+        """Zeros where the error is."""
+        return self._with_error(f, f.new_zeros(*f.shape[:-1], self.decoder.shape[1]))
+
+    def _with_error(self, f: Tensor, error: Tensor) -> Float[Tensor, "*n p"]:
+        place = self.error_place
+        return torch.cat([f[..., :place], error, f[..., place + 1 :]], dim=-1)
 
     @property
     def part_decoder(self) -> Float[Tensor, "p d"]:
@@ -193,7 +235,7 @@ class Dictionary(Basis):
 
     def latents(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
         """Features with a zero in place of the error."""
-        pre = x @ self.encoder
+        pre = self.read(x) @ self.reader
         return pre * self.active(pre, x)
 
     def error(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:

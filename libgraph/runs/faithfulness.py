@@ -171,7 +171,9 @@ def faithfulness_of(
     scores = Circuits(subject).scores({})
     by_basis = {name: replace(subject, bases=run.bases(name)) for name in names}
     for each in by_basis.values():
-        each.require_linear("Faithfulness")
+        each.require_own_latents("Faithfulness")
+        if parsed.order in ("effect", "both"):
+            each.require_linear(f"Faithfulness with order='{parsed.order}'")
     sizes = [EdgePool.of(each, run.edges(name)).size for name, each in by_basis.items()]
     with shown(progress) as told:
         curves = {

@@ -251,7 +251,7 @@ def prompt_of(
         UsageError: if there is no such sample, class or rule, or a share is not in (0, 1].
     """
     subject = subject_of(run, basis) if subject is None else subject
-    subject.require_linear("The graph of one input")
+    subject.require_own_latents("The graph of one input")
     if isinstance(given, str):
         inputs = input_of(subject, given, None)
     else:

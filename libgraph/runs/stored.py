@@ -25,6 +25,7 @@ from libgraph.network.basis import Bases, Basis
 from libgraph.network.cross_layer import CarriedLatents, CrossLayer
 from libgraph.network.dictionary import Dictionary, Gate, Threshold, TopK
 from libgraph.network.network import NodeLayer
+from libgraph.network.size import Size
 from libgraph.network.transcoder import Transcoder
 from libgraph.runs.run import Ablation, arrow
 
@@ -33,6 +34,7 @@ PARTS = ("encoder", "decoder", "importance")
 GATE_PARTS = (
     *("isolated", "dead", "threshold", "k", "others"),
     *("carried", "base", "places", "numbers", "own"),
+    *("stream", "epsilon", "read"),
 )
 """Those of a dictionary beside them."""
 
@@ -73,6 +75,9 @@ def _gate_tensors(basis: Basis) -> dict[str, Tensor]:
     tensors = {"dead": torch.tensor(basis.dead), "isolated": torch.tensor(basis.isolated)}
     if isinstance(basis, Transcoder):
         tensors |= _passage_tensors(basis)
+    if basis.size is not None:
+        epsilon = torch.tensor(basis.size.epsilon, dtype=torch.float64)
+        tensors |= {"stream": basis.size.stream, "epsilon": epsilon, "read": basis.size.read}
     if isinstance(basis.gate, Threshold):
         return {**tensors, "threshold": basis.gate.threshold}
     if isinstance(basis.gate, TopK):
@@ -139,7 +144,11 @@ def stored_basis(
         else TopK(int(k), tensors.get(f"{start}others"))
     )
     isolated = int(tensors[f"{start}isolated"])
-    found = Dictionary(encoder, decoder, importance, isolated, gate=gate, dead=int(dead))
+    stream = tensors.get(f"{start}stream")
+    size = None
+    if stream is not None:
+        size = Size(stream, float(tensors[f"{start}epsilon"]), tensors[f"{start}read"])
+    found = Dictionary(encoder, decoder, importance, isolated, gate=gate, dead=int(dead), size=size)
     if carried is None:
         return found
     written, passing, *kept = (slice(*place) for place in tensors[f"{start}places"].tolist())

@@ -10,6 +10,7 @@ from libgraph.analysis import analysis as analysis_module
 from libgraph.analysis import plan as planning
 from libgraph.analysis.rotations import DRAWN_SAMPLES
 from libgraph.analysis.stages import BISECTION_PASSES, CURVE_PASSES, NODE_TRIALS, TRIALS
+from libgraph.bases.learned.options import CODING_ROUNDS
 from libgraph.bases.sparse.options import BATCH, EVERY, SAMPLES
 
 PAIRS = 5
@@ -75,10 +76,30 @@ def test_sparse_basis_costs_lib_and_its_steps(plan):
     assert many.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 800 * STEP)
 
 
-def test_dictionaries_cost_lib_their_beginning_and_their_steps(plan):
+@pytest.mark.parametrize("gradients", [0, 1])
+def test_dictionaries_cost_lib_their_beginning_and_their_steps(plan, monkeypatch, gradients):
+    """A round of coding is measured as a second more, at one node layer, and never all of them."""
     lib, _ = plan(basis="lib", beside=(), ablate=False)
-    found, _ = plan(basis="dictionary", beside=(), ablate=False, dictionary_steps=30)
-    assert found.seconds["bases"] == pytest.approx(lib.seconds["bases"] + 1 + 30)
+    begun = []
+
+    def second(compute):
+        compute()
+        if getattr(getattr(compute, "func", None), "__name__", "") != "start_of":
+            return 1.0
+        begun.append((compute.func.__self__, *compute.args))
+        return 1.0 + compute.args[1]
+
+    monkeypatch.setattr(planning, "_seconds", second)
+    how = {"dictionary_steps": 30, "dictionary_gradients": gradients}
+    found, _ = plan(basis="dictionary", beside=(), ablate=False, **how)
+    assert [rounds for _, _, rounds in begun] == [0, 1][: 1 + gradients]
+    problem, largest, _ = begun[0]
+    operations = {
+        name: problem.count(name) ** 2 * place.size for name, place in problem.places.items()
+    }
+    assert operations[largest] == max(operations.values())
+    start = (1 + gradients * CODING_ROUNDS) * sum(operations.values()) / operations[largest]
+    assert found.seconds["bases"] == pytest.approx(lib.seconds["bases"] + start + 30)
 
 
 def test_what_is_asked_for_beside(plan):

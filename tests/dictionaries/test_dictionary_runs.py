@@ -11,12 +11,13 @@ from torch.func import jacrev
 
 import libgraph as lg
 from libgraph.backend.data import Data
-from libgraph.dictionaries.saelens import write
+from libgraph.dictionaries.saelens import NORMALISATIONS, write
 from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.score import Scoring
 from libgraph.errors import TooLarge, UsageError
+from libgraph.graph.features import FeatureLabel
 from libgraph.network.dictionary import Dictionary, Threshold, TopK
 
 SIZES = [4, 5, 3]
@@ -32,7 +33,7 @@ def backend():
     return Toy(network, normal(seeded(0), 60, 2, SIZES[0]))
 
 
-def save(folder, name, size, latents=12, k=None, seed=1, length=0.5, bias=0.0):
+def save(folder, name, size, latents=12, k=None, seed=1, length=0.5, bias=0.0, how=None):
     generator = seeded(seed)
     encoder = normal(generator, size, latents)
     write(
@@ -45,6 +46,7 @@ def save(folder, name, size, latents=12, k=None, seed=1, length=0.5, bias=0.0):
             length * encoder.T / encoder.square().sum(0)[:, None],
             0.1 * normal(generator, size),
             Threshold(torch.full((latents,), 0.2).double()) if k is None else TopK(k),
+            how,
         ),
     )
 
@@ -213,10 +215,68 @@ def test_more_latents_than_memory_holds_are_refused(backend, tmp_path):
 
 
 def test_questions_that_need_linear_features_say_so(run):
-    with pytest.raises(UsageError, match="latents of dictionaries: ask in another basis"):
-        run.faithfulness("saes")
-    with pytest.raises(UsageError, match="latents of dictionaries: ask in another basis"):
-        run.prompt(0)
+    with pytest.raises(UsageError, match="order='effect' needs features that are linear"):
+        run.faithfulness("saes", order="effect")
+
+
+class Labelled(Toy):
+    def labels(self, encode, bases):
+        return {name: [FeatureLabel("its own")] * len(basis) for name, basis in bases.items()}
+
+
+@pytest.mark.parametrize("how", ["layer_norm", "constant_norm_rescale"])
+def test_activations_may_be_divided_by_their_own_size(backend, tmp_path, how):
+    backend = Labelled(backend.network(), backend.inputs)
+    for name, size, k in (("l0", SIZES[0], 3), ("l1", SIZES[1], None)):
+        save(tmp_path / "saes", name, size, k=k, how=NORMALISATIONS[how])
+    run = lg.analyze(
+        backend, basis=str(tmp_path / "saes"), out=tmp_path / "run", tolerances=[0.01], seeds=1,
+        integration="gauss-legendre:32", dtype="float64",
+    )  # fmt: skip
+    network, bases = backend.network(), run.bases()
+    # Constant, mean, size, error.
+    assert bases["l1"].isolated == (4 if how == "layer_norm" else 3)
+    mean = ["mean over coordinates"] * (how == "layer_norm")
+    labels = [label.text for label in run.graph().layer("l1").labels]
+    assert labels[: bases["l1"].isolated + 1] == [
+        "its own", *mean, "size of the activation", "error", "its own",
+    ]  # fmt: skip
+    scoring = Scoring(network, backend, Data(backend, "test"))
+    for name, curve in ablate_nodes(scoring, bases).items():
+        assert curve[len(bases[name])] == pytest.approx(scoring.base_score)
+    for found in ablate_edges(scoring, bases, run.edges(), tolerances=[1e-9], curves=True).values():
+        assert found.score[found.available] == pytest.approx(scoring.base_score)
+    saved, x = lg.open_run(run.directory), network.embed(backend.inputs)
+    for name in ("l0", "l1"):
+        y = x if name == "l0" else network.activations_at(1, backend.inputs)
+        assert torch.equal(saved.bases()[name].features(y), bases[name].features(y))
+    figures = run.metrics.bases["saes"].dictionaries
+    assert figures.layers["l1"].recovered is not None
+    assert run.intervene({f"l1/{bases['l1'].isolated}": 0.0}) is not None
+
+
+def test_the_graph_of_one_input_has_latents_and_their_error(run):
+    graph = run.prompt(0, classes=2).whole
+    basis = run.bases()["l0"]
+    assert max(graph.completeness.values()) < 1e-8
+    assert basis.error_place in graph.layers[0].features.tolist()
+    assert any(feature >= basis.isolated for feature in graph.layers[0].features.tolist())
+
+
+def test_faithfulness_of_latents_ends_at_the_model(run):
+    curve = run.faithfulness(shares=[0.1, 1.0], draws=1).curves["saes"]
+    assert curve.scores[-1] == pytest.approx(curve.whole)
+
+
+def test_draws_learn_dictionaries_anew_and_cannot_read_them_anew(backend, folder):
+    options = {"draws": 2, "seeds": 1, "ablate": False, "dictionary_steps": 5}
+    run = lg.analyze(backend, basis="dictionary", **options)
+    found = run.metrics.bases["dictionary"].modules.significance
+    assert found.draws == 2
+    # The graph that rotations are compared with is that of the run.
+    assert found.modularity == pytest.approx(run.metrics.bases["dictionary"].modules.modularity)
+    with pytest.raises(UsageError, match="and cannot be made anew for it"):
+        lg.analyze(backend, basis=str(folder), **options)
 
 
 def test_latents_can_be_switched_off(run):

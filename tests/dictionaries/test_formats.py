@@ -125,6 +125,83 @@ def test_saelens_of_older_versions(tmp_path):
     )
 
 
+NORMALISED = {
+    "layer_norm": lambda h: (
+        h.mean(-1, keepdim=True),
+        (h - h.mean(-1, keepdim=True)).square().sum(-1, keepdim=True).div(D - 1).sqrt(),
+        1e-5,
+    ),
+    "constant_norm_rescale": lambda h: (0.0, h.norm(dim=-1, keepdim=True) / D**0.5, 0.0),
+}
+"""What is taken from activations, what they are divided by, and what is added to that."""
+
+
+@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+@pytest.mark.parametrize("how", NORMALISED)
+def test_saelens_normalises_each_activation(tmp_path, architecture, how):
+    """Latents times the size; the format itself leaves the small number out where it multiplies."""
+    extra, drop = {}, []
+    if architecture == "jumprelu":
+        extra = {"threshold": normal(seeded(5), K).abs().float()}
+    if architecture == "gated":
+        extra = {
+            name: normal(seeded(7 + i), K).float()
+            for i, name in enumerate(("r_mag", "b_mag", "b_gate"))
+        }
+        drop = ["b_enc"]
+    w = saelens(
+        tmp_path, architecture, extra, drop, k=3, normalize_activations=how,
+        apply_b_dec_to_input=architecture != "jumprelu",
+    )  # fmt: skip
+    basis, x = read(tmp_path)
+    x[:, :-1] = 3 * x[:, :-1] + 2
+    mean, deviation, small = NORMALISED[how](x[:, :-1])
+    h = (x[:, :-1] - mean) / (deviation + small)
+    pre = (h - (architecture != "jumprelu") * w["b_dec"]) @ w["W_enc"]
+    if architecture == "gated":
+        z = (pre + w["b_gate"] > 0) * (pre * w["r_mag"].exp() + w["b_mag"]).relu()
+    elif architecture == "topk":
+        z = top(3, pre + w["b_enc"])
+    else:
+        z = (pre + w["b_enc"]).relu() * (pre + w["b_enc"] > w.get("threshold", torch.zeros(K)))
+    assert float((z > 0).double().mean()) > 0.05
+    f = basis.latents(x)
+    assert_close(f[:, basis.isolated :] / (deviation + small), z)
+    decoded = mean + deviation * (z @ w["W_dec"] + w["b_dec"])
+    kept = f @ basis.decoder
+    assert (
+        float((kept[:, :-1] - decoded).abs().max())
+        <= 1.1 * small * float((z @ w["W_dec"] + w["b_dec"]).abs().max()) + 1e-12
+    )
+    assert_close(kept[:, -1], torch.ones(len(x)).double())
+    assert_close(kept + basis.error(x), x)
+    assert_close(f[:, basis.error_place - 1 : basis.error_place], deviation + small)
+
+
+def test_of_latents_of_a_normalised_dictionary_those_left_out_go_on_competing(tmp_path):
+    saelens(tmp_path, "topk", k=3, normalize_activations="layer_norm")
+    basis, x = read(tmp_path)
+    chosen = torch.tensor([1, 4, 5, 9])
+    part = basis.of(chosen, torch.ones(4))
+    expected = basis.latents(x)[:, basis.isolated + chosen]
+    assert_close(part.latents(x)[:, basis.isolated :], expected)
+    assert bool((expected > 0).any())
+
+
+def test_what_is_normalised_is_written_so(tmp_path):
+    saelens(tmp_path / "a", "topk", k=3, normalize_activations="layer_norm")
+    (first,) = read_dictionaries(tmp_path / "a")
+    write(tmp_path / "b", first)
+    (second,) = read_dictionaries(tmp_path / "b")
+    assert second.normalised == first.normalised is not None
+
+
+def test_transcoders_that_normalise_are_refused(tmp_path):
+    saelens(tmp_path, "transcoder", normalize_activations="layer_norm")
+    with pytest.raises(UsageError, match="a transcoder with normalize_activations=layer_norm"):
+        read_dictionaries(tmp_path)
+
+
 def test_sparsify(tmp_path):
     generator = seeded(1)
     folder = tmp_path / "layers.0"
@@ -252,7 +329,10 @@ MISTAKES = {
         {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": float("inf")}},
         "says that k = inf latents are on",
     ),
-    "norm": ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm"),
+    "norm": (
+        {"normalize_activations": "batch_norm"},
+        "normalize_activations=batch_norm: known are none, layer_norm, constant_norm_rescale",
+    ),
     "factor": (
         {"normalize_activations": "expected_average_only_in"},
         "do not say by which factor: fold it",

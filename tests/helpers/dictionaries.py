@@ -1,6 +1,7 @@
 """Dictionaries with random weights, and features by their definition."""
 
 import json
+from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
@@ -11,6 +12,8 @@ from helpers.sections import AppendOne, random_section
 from libgraph.backend.data import Data
 from libgraph.bases.dictionaries import method_of_folder
 from libgraph.bases.method import Setting, Truncation, make_bases
+from libgraph.dictionaries.matching import dictionary_of_layer
+from libgraph.dictionaries.weights import DictionaryWeights, Normalisation
 from libgraph.network.dictionary import Dictionary, Threshold, TopK
 from libgraph.network.network import Network, NodeLayer
 from libgraph.network.passage import Passage
@@ -31,6 +34,24 @@ def random_dictionary(size, latents, seed, *, k=None, threshold=0.0):
     gate = Threshold(torch.full((latents,), threshold).double()) if k is None else TopK(k)
     importance = torch.ones(isolated + latents).double()
     return Dictionary(encoder, decoder, importance, isolated, gate=gate)
+
+
+def normalised_dictionary(size, latents, seed, *, k=None, threshold=0.0, centred=True):
+    """One that divides activations by their own size, from weights of its own."""
+    generator = seeded(seed)
+    layer = NodeLayer("of size", size)
+    gate = Threshold(torch.full((latents,), threshold).double()) if k is None else TopK(k)
+    weights = DictionaryWeights(
+        Path("weights"),
+        "",
+        normal(generator, size - 1, latents),
+        normal(generator, latents),
+        normal(generator, latents, size - 1),
+        normal(generator, size - 1),
+        gate,
+        Normalisation(centred, 1e-5 if centred else 0.0),
+    )
+    return dictionary_of_layer(layer, weights, torch.ones(1)), weights
 
 
 def latents_by_definition(basis, x):

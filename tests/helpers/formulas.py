@@ -12,6 +12,7 @@ from libgraph.sections import (
     Function,
     GatedMLP,
     GroupSquare,
+    Length,
     Linear,
     Parallel,
     Pooling,
@@ -54,6 +55,11 @@ def formula(section, x):
             variance = (stream**2).sum(-1) / stream.shape[-1]
             skip = torch.einsum("nsi,io->nso", x, section.skip)
             return skip + torch.einsum("ns,o->nso", variance, section.direction[0])
+        case Length():
+            stream = torch.einsum("nsi,id->nsd", x, section.stream)
+            length = torch.sqrt((stream**2).sum(-1)) + section.epsilon
+            skip = torch.einsum("nsi,io->nso", x, section.skip)
+            return skip + torch.einsum("ns,o->nso", length, section.direction[0])
         case GroupSquare():
             means = torch.einsum("nsi->ni", x) / x.shape[1]
             stream = torch.einsum("nsi,id->nsd", x, section.stream)

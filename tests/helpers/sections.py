@@ -13,6 +13,7 @@ from libgraph.sections import (
     Function,
     GatedMLP,
     GroupSquare,
+    Length,
     Linear,
     Parallel,
     Section,
@@ -42,7 +43,7 @@ ATTENTIONS = {
     "attention-rotary-capped": AttentionMask(window=2),
 }
 FUNCTIONS = ["positionwise", "mixing", "pooling"]
-NORMS = ["variance", "division"]
+NORMS = ["variance", "division", "length"]
 CHAINS = {
     "chain": ("tanh", "division", "gated"),
     "chain-mixing": ("variance", "attention", "tanh"),
@@ -130,6 +131,8 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
         return GatedMLP(main(), inner, gate, side(width))
     if kind == "variance":
         return Variance(main(), normal(generator, d_in, width), side(1))
+    if kind == "length":
+        return Length(main(), normal(generator, d_in, width), side(1), 0.3)
     if kind == "group-square":
         parts = [normal(generator, d_in, width) for _ in range(2)]
         mean = normal(generator, d_in, d_out)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers.circuits import NETWORKS, random_basis, random_edges, subject_of
 from helpers.networks import Toy, ToyLoss, random_network
 from helpers.numbers import assert_close, normal, seeded
 
@@ -20,42 +21,6 @@ from libgraph.interventions.subject import Subject
 from libgraph.network.basis import Basis
 from libgraph.network.network import Network
 from libgraph.sections import Linear
-
-NETWORKS = {
-    "mlp": (["tanh", "tanh", "linear"], [4, 5, 4, 3]),
-    "attention": (["attention", "tanh", "linear"], [3, 4, 3, 4]),
-    "norm": (["variance", "division", "convolution"], [3, 4, 3, 4]),
-}
-
-
-def random_basis(layer, generator):
-    """Any directions, the constant a feature of its own."""
-    encoder = normal(generator, layer.size, layer.size)
-    if layer.constant:
-        encoder[:, 0] = torch.eye(layer.size)[-1]
-    decoder = torch.linalg.inv(encoder)
-    return Basis(encoder, decoder, torch.ones(layer.size), int(layer.constant), layer.rotated)
-
-
-def subject_of(kind, *, backend=Toy, positions=3, samples=7):
-    kinds, sizes = NETWORKS[kind]
-    network = random_network(kinds, sizes, seed=1, rotated=False)
-    # Small ones keep what stands under the norm's root positive in any basis.
-    inputs = normal(seeded(3), samples, positions, sizes[0]) * (0.1 if kind == "norm" else 1)
-    toy = backend(network, inputs)
-    generator = seeded(5)
-    bases = {layer.name: random_basis(layer, generator) for layer in network.node_layers}
-    data = Data(toy, "test", 4)
-    return Subject(network, toy, bases, data, Data(toy, "train", 4))
-
-
-def random_edges(subject, seed=0):
-    """Interactions are any positive numbers: what they choose is what is tested."""
-    generator = seeded(seed)
-    return {
-        (a, b): normal(generator, len(subject.bases[b]), len(subject.bases[a])).square()
-        for a, b in pairwise(subject.layers)
-    }
 
 
 def slowly(circuits, circuit):

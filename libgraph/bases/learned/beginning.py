@@ -32,8 +32,18 @@ def beginning(
     count: int,
     active: int,
     generator: torch.Generator,
+    rounds: int = CODING_ROUNDS,
 ) -> dict[str, Tensor]:
-    """Parameters of a dictionary of so many latents, by name; see `latents.PARTS`."""
+    """Parameters of a dictionary of so many latents, by name; see `latents.PARTS`.
+
+    Args:
+        u: activations.
+        gradients: of some of them; None to begin with activations alone.
+        count: k.
+        active: latents at once.
+        generator: of what is chosen at random.
+        rounds: of the sparse code of gradients.
+    """
     centre = u.median(0).values
     about = u - centre
     rows = torch.zeros(0)
@@ -44,7 +54,7 @@ def beginning(
         decoder = _spread(about, count, generator, signed=True)
         return _parameters(decoder.T.clone(), decoder, centre)
     rows = rows[torch.randperm(len(rows), generator=generator)[:CODED].to(rows.device)]
-    read = coded_directions(rows, count, min(active, DIRECTIONS_AT_ONCE), generator)
+    read = coded_directions(rows, count, min(active, DIRECTIONS_AT_ONCE), generator, rounds)
     # Which way up: latents are seldom large, never seldom small.
     along = about @ read.T
     skew = (along - along.mean(0)).pow(3).mean(0)
@@ -61,11 +71,15 @@ def beginning(
 
 
 def coded_directions(
-    rows: Float[Tensor, "n m"], count: int, at_once: int, generator: torch.Generator
+    rows: Float[Tensor, "n m"],
+    count: int,
+    at_once: int,
+    generator: torch.Generator,
+    rounds: int = CODING_ROUNDS,
 ) -> Float[Tensor, "k m"]:
     """Unit vectors of which few add up to each row, with any signs."""
     directions = _spread(rows, count, generator, signed=False)
-    for number in range(CODING_ROUNDS):
+    for number in range(rounds):
         chosen = torch.randint(len(rows), (max(CODING_BATCH, 8 * count),), generator=generator)
         batch = rows[chosen.to(rows.device)]
         places, parts, left = pursuit(batch, directions, at_once)
@@ -77,7 +91,7 @@ def coded_directions(
         twins = torch.triu((directions @ directions.T).abs(), 1).amax(0) > ALIKE
         lost = ((code != 0).sum(0) < 3) | (size < 1e-6) | twins
         # The last rounds are for those that are there.
-        if bool(lost.any()) and number < CODING_ROUNDS - 5:
+        if bool(lost.any()) and number < rounds - 5:
             weights = left.square().sum(1).cpu() + 1e-12
             worst = torch.multinomial(weights, int(lost.sum()), generator=generator)
             directions[lost] = torch.nn.functional.normalize(left[worst.to(rows.device)], dim=1)

@@ -22,6 +22,7 @@ from libgraph.bases.learned.edges import LatentEdges
 from libgraph.bases.learned.latents import PARTS, Latents, Learner
 from libgraph.bases.learned.options import (
     CHECKPOINT,
+    CODING_ROUNDS,
     EDGE_BATCH,
     EVERY,
     LEARNING_RATE,
@@ -96,22 +97,27 @@ class Problem:
         """Latents of a node layer."""
         return max(1, round(self.options.latents * self.places[name].size))
 
-    def start(self) -> dict[str, Tensor]:
+    def start(self, rounds: int = CODING_ROUNDS) -> dict[str, Tensor]:
         """Parameters by `LAYER/PART`, and for how many batches each latent has been quiet."""
         parameters: dict[str, Tensor] = {}
-        for number, (name, samples) in enumerate(self.samples.items()):
-            generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + number)
-            gradients = samples.gradients
-            made = beginning(
-                samples.u.flatten(0, 1),
-                None if gradients is None else gradients.flatten(0, 1),
-                self.count(name),
-                self.options.active,
-                generator,
-            )
+        for name in self.samples:
+            made = self.start_of(name, rounds)
             parameters |= {f"{name}/{part}": made[part] for part in PARTS}
             parameters[f"{name}/quiet"] = torch.zeros_like(made["bias"])
         return parameters
+
+    def start_of(self, name: str, rounds: int) -> dict[str, Tensor]:
+        """Parameters of one node layer, after so many rounds of coding gradients, by `PARTS`."""
+        samples, number = self.samples[name], [*self.samples].index(name)
+        gradients = samples.gradients
+        return beginning(
+            samples.u.flatten(0, 1),
+            None if gradients is None else gradients.flatten(0, 1),
+            self.count(name),
+            self.options.active,
+            torch.Generator().manual_seed(self.options.seed * 1_000_003 + number),
+            rounds,
+        )
 
     def learner(self, parameters: Mapping[str, Tensor], name: str) -> Learner:
         """The dictionary of a node layer."""

@@ -17,6 +17,7 @@ from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.reconstruction import reconstructions
 from libgraph.edges.score import Scoring
 from libgraph.errors import TooLarge, UsageError
+from libgraph.interventions.subject import Subject
 from libgraph.network.cross_layer import CarriedLatents, CrossLayer, carrying
 from libgraph.sections.quadrature import Quadrature
 from libgraph_backends.lm.backend import LM
@@ -399,3 +400,10 @@ def test_the_command_takes_it(run, model, ids, tmp_path):
     (tmp_path / "clt" / "W_dec_1.safetensors").unlink()
     failed = run("analyze", *options, "-o", "cuts=mlps", "--basis", tmp_path / "clt")
     fails(failed, 2, "has no 'W_dec_1.safetensors'")
+
+
+def test_what_does_not_take_carried_latents_says_so(backend, bases):
+    data = Data(backend, "train", limit=4)
+    subject = Subject(backend.network(), backend, bases, data, data)
+    with pytest.raises(UsageError, match="Faithfulness does not take latents of cross-layer"):
+        subject.require_own_latents("Faithfulness")

@@ -1,0 +1,68 @@
+"""How long an activation is, as a coordinate of what comes out: what dictionaries divide by.
+
+Standard deviations of single activations, and their root mean squares, are lengths of linear
+functions of these. Unlike a norm of the network, which is split in two (`norm`), one of these is
+only read, and what is divided by it is not written anywhere. Source: docs/math.md §10.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from libgraph.sections.section import LinearMap, Section
+
+
+class Length(Section):
+    """y = x S + n(x) b with n(x) = |x L| + ε.
+
+    Args:
+        skip: S `(d_in, d_out)`.
+        stream: L `(d_in, d)`, of which the length is taken.
+        direction: b `(1, d_out)`, where it goes.
+        epsilon: ε.
+    """
+
+    positionwise = True
+    skip: Tensor
+    stream: Tensor
+    direction: Tensor
+
+    def __init__(
+        self,
+        skip: Float[Tensor, "d_in d_out"],
+        stream: Float[Tensor, "d_in d"],
+        direction: Float[Tensor, "1 d_out"],
+        epsilon: float = 0.0,
+    ) -> None:
+        super().__init__(*skip.shape)
+        self.register_buffer("skip", skip)
+        self.register_buffer("stream", stream)
+        self.register_buffer("direction", direction)
+        self.epsilon = epsilon
+
+    def extra_repr(self) -> str:
+        """The ε."""
+        return f"epsilon={self.epsilon}"
+
+    def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
+        """x S + (|x L| + ε) b."""
+        length: Tensor = torch.linalg.vector_norm(x @ self.stream, dim=-1, keepdim=True)
+        return x @ self.skip + (length + self.epsilon) * self.direction
+
+    def transform(self, left: LinearMap, right: LinearMap) -> Length:
+        """The same with S, L and b changed at their outer ends."""
+        return Length(
+            right(left(self.skip)), left(self.stream), right(self.direction), self.epsilon
+        )
+
+    def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
+        """Tangents times S + L uᵀ b, u = x L / |x L|, and 0 where that is."""
+        moved = x @ self.stream
+        length = moved.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        along = (moved / length).unsqueeze(1)
+        return lambda tangents: (
+            tangents @ self.skip
+            + ((tangents @ self.stream) * along).sum(-1, keepdim=True) * self.direction
+        )
