@@ -25,8 +25,11 @@ LARGEST_BATCH = 1024
 
 
 def chunk_bytes(most: int, memory: int | None) -> int:
-    """Bytes of what is held some at a time: `most`, or a quarter of a budget that is given."""
-    return most if memory is None else max(1, min(most, memory // 4))
+    """Bytes of what is held some at a time: `most`, or a part of a budget that is given.
+
+    A sixteenth, because what is computed from it has several times its size.
+    """
+    return most if memory is None else max(1, min(most, memory // 16))
 
 
 def memory_budget(device: torch.device | str) -> int:
