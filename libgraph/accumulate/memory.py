@@ -26,7 +26,7 @@ LARGEST_BATCH = 1024
 """Samples in a batch, at most."""
 
 
-PARTS = 160 * 2**20
+PARTS = 224 * 2**20
 """What commands take beside batches and sums, however small the budget: parts that sections are
 computed in, pictures, pieces that allocators keep."""
 

@@ -191,7 +191,7 @@ def test_a_budget_that_cannot_be_kept_is_said_once(network, x, verb, caplog):
     options = {"ablate": False} if verb is lg.analyze else {"draws": 2, "steps": 2}
     verb(Toy(network, x), memory="1MiB", **options)
     (sentence,) = said(caplog)
-    assert sentence.startswith("memory='1.0 MB' may not be kept to: beside the model up to 168 MB")
+    assert sentence.startswith("memory='1.0 MB' may not be kept to: beside the model up to 235 MB")
     caplog.clear()
     verb(Toy(network, x), memory="256MiB", **options)
     assert not said(caplog)

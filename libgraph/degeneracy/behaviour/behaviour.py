@@ -222,7 +222,8 @@ def _product(network: Network, data: Data, weights: Sequence[Weight], samples: i
     first = next(iter(data)).inputs
     with torch.no_grad():
         held = sum(x.numel() * x.element_size() for x in network.activations(first))
-    at_once = max(1, chunk_bytes(CHUNK_BYTES, data.memory) // held)
+    # Of each there are tangents and gradients, and what the pass back keeps.
+    at_once = max(1, chunk_bytes(CHUNK_BYTES, data.memory) // (4 * held))
 
     def product(vectors: Float[Tensor, "m P"]) -> Float[Tensor, "m P"]:
         def measure(batch: Batch) -> Sums:
