@@ -34,6 +34,11 @@ ENCODED_AT_ONCE = 4096
 """Pairs whose features are looked at at a time."""
 
 
+FEATURES_BYTES = 4 * 2**20
+"""Features whose terms are found at a time take about so much; their transforms take several times
+as much."""
+
+
 Terms = dict[str, tuple[float, str | None]]
 """Share of the variance and frequency (None where two differ) by term."""
 
@@ -54,7 +59,13 @@ def fourier_terms(values: Float[Tensor, "p p"]) -> Terms:
 
 def fourier_labels(values: Float[Tensor, "p p s k"]) -> list[FeatureLabel]:
     """A label for each of k features; the variance at the s positions is added up."""
-    values = values.double()
+    at_once = max(1, FEATURES_BYTES // (8 * values[..., 0].numel()))
+    return [
+        label for part in values.split(at_once, dim=-1) for label in _some_labels(part.double())
+    ]
+
+
+def _some_labels(values: Float[Tensor, "p p s k"]) -> list[FeatureLabel]:
     return [
         _label(position, _terms(power, values.shape[0]), varies=bool(power.any()))
         for position, power in zip(_between_positions(values), _power(values), strict=True)

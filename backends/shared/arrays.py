@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from libgraph.backend import DataError
-
-LONGEST_HEADER = 2**16
-"""Bytes; NumPy itself reads no longer ones."""
-
-READ_HEADER = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-    (3, 0): np.lib.format.read_array_header_2_0,
-}
-"""By version; the third one is the second with names of fields in UTF-8, which ours have not."""
-
-
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype
-    begin: int
-    rest: int
-
-    @property
-    def claimed(self) -> int:
-        """Bytes that the array takes, if the header is right."""
-        return math.prod(self.shape) * self.dtype.itemsize
+from libgraph.files.arrays import read_header
 
 
 def read_array(file: Path | BytesIO) -> np.ndarray | None:
@@ -46,13 +23,16 @@ def read_array(file: Path | BytesIO) -> np.ndarray | None:
     """
     if isinstance(file, Path):
         with file.open("rb") as opened:
-            header = _header(opened, file.stat().st_size)
+            header, size = read_header(opened), file.stat().st_size
     else:
-        header = _header(file, len(file.getbuffer()))
-    if header is None or header.claimed > header.rest:
+        file.seek(0)
+        header, size = read_header(file), len(file.getbuffer())
+    if header is None or not header.plain:
         return None
-    if isinstance(file, Path) and header.claimed < header.rest:
-        more = header.rest - header.claimed
+    more = size - header.begin - header.claimed
+    if more < 0:
+        return None
+    if isinstance(file, Path) and more:
         raise DataError(f"'{file}' goes on for {more} bytes after its array: save one alone.")
     order: Literal["C", "F"] = "F" if header.fortran else "C"
     try:
@@ -63,22 +43,3 @@ def read_array(file: Path | BytesIO) -> np.ndarray | None:
     except (ValueError, TypeError, OverflowError):
         # Shapes that no array has.
         return None
-
-
-def _header(file: IO[bytes], size: int) -> _Header | None:
-    """What the first bytes say; None if they are no header of an array of plain numbers."""
-    file.seek(0)
-    # Apart: what says how long it is, a file makes room for before it reads.
-    head = BytesIO(file.read(LONGEST_HEADER))
-    try:
-        version = np.lib.format.read_magic(head)
-        if version not in READ_HEADER:
-            return None
-        shape, fortran, dtype = READ_HEADER[version](head)
-    except Exception:
-        # A damaged header leads NumPy, and Python's parser for it, to errors of many kinds.
-        return None
-    whole = all(isinstance(n, int) and n >= 0 for n in shape)
-    if not whole or dtype.hasobject or not dtype.itemsize:
-        return None
-    return _Header(shape, fortran, dtype, head.tell(), size - head.tell())

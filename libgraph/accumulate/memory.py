@@ -7,6 +7,8 @@ they fit, so that the same command gives the same bits on another day.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from libgraph.files.limits import available_memory
@@ -24,9 +26,33 @@ LARGEST_BATCH = 1024
 """Samples in a batch, at most."""
 
 
+PARTS = 224 * 2**20
+"""What commands take beside batches and sums, however small the budget: parts that sections are
+computed in, pictures, pieces that allocators keep."""
+
+
 def chunk_bytes(most: int, memory: int | None) -> int:
-    """Bytes of what is held some at a time: `most`, or a quarter of a budget that is given."""
-    return most if memory is None else max(1, min(most, memory // 4))
+    """Bytes of what is held some at a time: `most`, or a part of a budget that is given.
+
+    A sixteenth, because what is computed from it has several times its size.
+    """
+    return most if memory is None else max(1, min(most, memory // 16))
+
+
+def least_memory(network: Network, sample: torch.Tensor) -> int:
+    """Bytes that an analysis may need beside the model, however small its batches are.
+
+    Args:
+        network: whose Grams, interactions and bases are needed whole.
+        sample: raw inputs of one sample.
+    """
+    sizes = [layer.size for layer in network.node_layers]
+    # Sums are pairs of numbers: two Grams of a node layer, interactions of two in turn.
+    sums = 16 * (2 * sum(d * d for d in sizes) + sum(a * b for a, b in pairwise(sizes)))
+    with torch.no_grad():
+        widest = max(x.numel() * x.element_size() for x in network.activations(sample))
+    # A decomposition has a few copies of its matrix, and a section of what goes through it.
+    return PARTS + sums + 4 * 8 * max(sizes) ** 2 + 8 * widest
 
 
 def memory_budget(device: torch.device | str) -> int:

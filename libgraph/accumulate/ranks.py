@@ -76,6 +76,27 @@ def shared(compute: Callable[[], Value]) -> Value:
     return values[0]  # type: ignore[return-value]
 
 
+def trained(descend: Callable[[], Mapping[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """What the first rank comes to by descent, on all ranks, which wait for it.
+
+    It alone keeps checkpoints, so that no other rank could go on after an interruption; and
+    ranks that differ in rounding, or in free memory, would come to other places.
+
+    Args:
+        descend: gives tensors by name, and does without other ranks.
+        device: where they are wanted.
+
+    Raises:
+        LostRank: if another rank has failed.
+    """
+
+    def on_the_host() -> dict[str, Tensor]:
+        with alone():
+            return {name: tensor.cpu() for name, tensor in descend().items()}
+
+    return {name: tensor.to(device) for name, tensor in shared(on_the_host).items()}
+
+
 def smallest(number: int) -> int:
     """The smallest of all ranks' numbers."""
     _, world = ranks()

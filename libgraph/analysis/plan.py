@@ -336,8 +336,8 @@ class FewSamples:
         held_by = chain(network.parameters(), network.buffers())
         weights = sum(t.numel() * t.element_size() for t in held_by)
         batch_bytes = 4 * samples * max(bytes_of)
-        held = min(budget // 2, held)
-        return 2 * weights + 8 * sums + held + batch_bytes + 4 * autodiff.CHUNK_BYTES
+        parts = 4 * autodiff.chunk_bytes(activations[0])
+        return 2 * weights + 8 * sums + min(budget // 2, held) + batch_bytes + parts
 
 
 def _seconds(compute: Callable[[], object]) -> float:

@@ -48,6 +48,7 @@ from libgraph.degeneracy.pictures import draw_figures
 from libgraph.degeneracy.stages import FILE, DegeneracyStages, ModuleFigures
 from libgraph.degeneracy.synchrony.synchrony import Synchrony
 from libgraph.degeneracy.unit_graph import unit_graph
+from libgraph.degeneracy.weights.jacobians import count_parameters
 from libgraph.degeneracy.weights.ranks import MoveTrial, WeightRanks, try_moves, weight_ranks
 from libgraph.degeneracy.weights.weights import weights_of
 from libgraph.edges.score import Scoring
@@ -132,6 +133,8 @@ class _Measurement:
         stages = DegeneracyStages.of(self.options, header)
         if stages.volume is not None:
             sampled_parameters(weights_of(self.workload.network))
+        vectors = 8 * self.options.steps * count_parameters(weights_of(self.workload.network))
+        self.workload.tell_of_memory(beside=vectors)
         run = self.runner.run
         weights = run(stages.weights, self._weights)
         units = run(stages.units, self._units)

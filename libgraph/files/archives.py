@@ -6,7 +6,6 @@ headers claim has to be in the file, which may be compressed, before memory is t
 
 from __future__ import annotations
 
-import math
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from libgraph.errors import BackendError
+from libgraph.files.arrays import read_header
 from libgraph.files.reading import reading
 from libgraph.files.weights import LONGEST_NAME, MOST_TENSORS, SMALL, TIMES
 
@@ -25,7 +25,7 @@ ENDING = ".npy"
 KINDS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """How NumPy writes archives; what others take to unpack is not bounded by the file."""
 
-_OF_MEMBERS = (EOFError, NotImplementedError, RuntimeError, ValueError)
+_OF_MEMBERS = (EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError)
 """What a damaged member, or one with a password, raises."""
 
 
@@ -67,23 +67,17 @@ def _arrays(archive: zipfile.ZipFile, path: Path, size: int) -> dict[str, Tensor
 
 def _array(file: IO[bytes], size: int, what: str) -> Tensor:
     """One array, whose header is held against how long its member is."""
-    try:
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read_header(file)
-    except (ValueError, KeyError):
-        raise BackendError(f"{what} is no array of NumPy's format.") from None
+    header = read_header(file)
+    if header is None:
+        raise BackendError(f"{what} is no array of NumPy's format.")
+    dtype = header.dtype
     if dtype.kind not in "fiub":
         raise BackendError(f"{what} is of {dtype}, not of numbers: it was refused.")
-    # Python's numbers, as a product of NumPy's could turn over.
-    count = math.prod(shape)
-    if min(shape, default=0) < 0 or count * dtype.itemsize != size - file.tell():
+    if header.claimed != size - header.begin:
         raise BackendError(f"{what} is damaged: it holds fewer or more numbers than it says.")
+    file.seek(header.begin)
     flat = np.frombuffer(file.read(), dtype)
-    array = flat.reshape(shape, order="F" if fortran else "C")
+    array = flat.reshape(header.shape, order="F" if header.fortran else "C")
     try:
         return torch.from_numpy(array.astype(dtype.newbyteorder("="), order="C"))
     except TypeError:

@@ -7,17 +7,19 @@ the facts that results depend on: a stage whose facts have not changed is not co
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from weakref import WeakKeyDictionary
 
 import torch
 from pydantic import JsonValue
 
 from libgraph import __version__
-from libgraph.accumulate.memory import batch_size, memory_budget
+from libgraph.accumulate.memory import batch_size, least_memory, memory_budget
 from libgraph.accumulate.ranks import smallest
 from libgraph.backend.checks import FEW, check_data, check_network, network_of
 from libgraph.backend.contract import Backend, Split
@@ -25,8 +27,11 @@ from libgraph.backend.data import Data
 from libgraph.backend.source import backend_source
 from libgraph.backend.state import make_ordinary
 from libgraph.errors import BackendError
+from libgraph.files.limits import in_bytes
 from libgraph.network.network import Network
 from libgraph.pipeline.options import ComputingOptions
+
+log = logging.getLogger("libgraph")
 
 LOOKED_AT = 1024
 """Samples in a batch where data are gone through once, before it is known how many fit."""
@@ -37,6 +42,10 @@ COMPUTE = ("libgraph", "torch", "numpy", "scipy", "igraph", "leidenalg")
 
 MAY_COMPUTE = ("transformers", "transformer-lens", "scikit-learn")
 """What they may come from too, where it is installed."""
+
+
+_TOLD: WeakKeyDictionary[Backend, int] = WeakKeyDictionary()
+"""Budgets that it was said of that they cannot be kept: an analysis may have another within it."""
 
 
 def computing_versions() -> dict[str, str]:
@@ -103,8 +112,29 @@ class Workload:
         options, dtype = self.options, getattr(torch, self.options.dtype)
         batch = next(iter(Data(self.backend, "train", FEW, FEW, options.device, dtype)))
         check_network(self.backend, self.network, batch)
+        self.tell_of_memory()
         # All ranks find it out together, before the first one asks for it by itself.
         self.batch_size  # noqa: B018
+
+    def tell_of_memory(self, beside: int = 0) -> None:
+        """Say once if a memory budget that was given is less than what may be needed whole.
+
+        Args:
+            beside: bytes that are needed besides what an analysis needs.
+        """
+        memory = self.options.memory
+        if memory is None or self.options.device != "cpu" or _TOLD.get(self.backend) == memory:
+            return
+        single = Data(self.backend, "train", 1, 1, "cpu", getattr(torch, self.options.dtype))
+        least = beside + least_memory(self.network, next(iter(single)).inputs)
+        if memory < least:
+            _TOLD[self.backend] = memory
+            log.warning(
+                "memory='%s' may not be kept to: beside the model up to %s may be needed, "
+                "however small batches are.",
+                in_bytes(memory),
+                in_bytes(least),
+            )
 
     @cached_property
     def network(self) -> Network:

@@ -29,6 +29,11 @@ DEVICE_CHUNK_BYTES = 128 * 2**20
 """The same on an accelerator, which small chunks would leave idle."""
 
 
+def chunk_bytes(like: Tensor) -> int:
+    """What a chunk takes, about, where these activations are."""
+    return CHUNK_BYTES if like.device.type == "cpu" else DEVICE_CHUNK_BYTES
+
+
 class Map(Protocol):
     """What is differentiated: activations `(n, s, d_in)` to `(n, t, d_out)`, as a section does.
 
@@ -170,8 +175,7 @@ def _directional(section: Map, x: Tensor, tangent: Tensor) -> Tensor:
 
 def _fitting(elements: int, x: Tensor) -> int:
     """How many passes of so many numbers a chunk holds, which take four times that."""
-    size = CHUNK_BYTES if x.device.type == "cpu" else DEVICE_CHUNK_BYTES
-    return max(1, size // (4 * elements * x.element_size()))
+    return max(1, chunk_bytes(x) // (4 * elements * x.element_size()))
 
 
 def _chunks(passes: int, elements: int, x: Tensor) -> Iterator[Tensor]:

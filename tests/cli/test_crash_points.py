@@ -1,14 +1,16 @@
 """Commands killed before a change of the file system: the same command again comes to the same.
 
-A forked process runs the command and is killed, as by SIGKILL, before its n-th change; then the
-same command runs undisturbed. Every day some of the points of each command are tried, in
-`make test-all` all of them.
+A forked process runs the command and is killed, by SIGKILL, before its n-th change; then the same
+command runs undisturbed. Every day some points of some commands are tried so. In `make test-all`
+all points of all commands are: what is on the disk before each change is copied from one run.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import shutil
 import signal
 import sys
@@ -19,6 +21,9 @@ from pathlib import Path
 import pytest
 from helpers.examples import PROFILE
 
+import libgraph
+import libgraph_backends
+import libgraph_cli
 from libgraph.runs.condition import run_condition
 from libgraph_cli.main import main
 
@@ -32,11 +37,11 @@ POINTS = 1
 """Of each command, on an ordinary day."""
 
 
-class Killer:
-    """Counts changes under a directory, and kills this process before one of them."""
+class Watch:
+    """Counts changes under a directory, and calls a function with the number of each before it."""
 
-    def __init__(self, directory: Path, kill: int | None) -> None:
-        self.directory, self.kill, self.count = str(directory), kill, 0
+    def __init__(self, directory: Path, before: Callable[[int], object]) -> None:
+        self.directory, self.before, self.count = str(directory), before, 0
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
         if event == "open":
@@ -50,13 +55,28 @@ class Killer:
         if isinstance(path, int) or path is None:
             return
         if os.path.abspath(os.fsdecode(path)).startswith(self.directory + os.sep):  # type: ignore[arg-type]
-            if self.count == self.kill:
-                os.kill(os.getpid(), signal.SIGKILL)
-                time.sleep(60)
+            self.before(self.count)
             self.count += 1
 
 
-def forked(arguments: list[str], directory: Path, kill: int | None = None) -> tuple[int, int]:
+def killing(point: int) -> Callable[[int], None]:
+    """Kills this process before that change."""
+
+    def kill(count: int) -> None:
+        if count == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(60)
+
+    return kill
+
+
+def nothing(count: int) -> None:
+    """Lets a change happen."""
+
+
+def forked(
+    arguments: list[str], directory: Path, before: Callable[[int], object] = nothing
+) -> tuple[int, int]:
     """Run the command in a process of its own: how it ended, and how many changes it made."""
     receiving, sending = os.pipe()
     process = os.fork()
@@ -68,15 +88,15 @@ def forked(arguments: list[str], directory: Path, kill: int | None = None) -> tu
             for stream in (0, 1, 2):
                 os.dup2(nowhere, stream)
             sys.stdout, sys.stderr = (open(os.devnull, "w") for _ in range(2))  # noqa: SIM115
-            killer = Killer(directory, kill)
-            sys.addaudithook(killer)
+            watch = Watch(directory, before)
+            sys.addaudithook(watch)
             sys.argv = ["libgraph", *arguments]
             try:
                 main()
                 code = 0
             except SystemExit as stop:
                 code = int(stop.code or 0)
-            os.write(sending, str(killer.count).encode())
+            os.write(sending, str(watch.count).encode())
         finally:
             os._exit(code)
     os.close(sending)
@@ -84,6 +104,15 @@ def forked(arguments: list[str], directory: Path, kill: int | None = None) -> tu
         count = pipe.read()
     _, status = os.waitpid(process, 0)
     return os.waitstatus_to_exitcode(status), int(count or -1)
+
+
+def imported() -> None:
+    """Import what commands import at their first use, so that forked processes need not."""
+    for package in (libgraph, libgraph_cli, libgraph_backends):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    importlib.import_module("matplotlib.pyplot")
 
 
 def plain(value: object) -> object:
@@ -159,37 +188,52 @@ def undisturbed(made_once) -> Callable[[str], tuple[Path, Path, int]]:
     return of
 
 
-def tried(name: str, places: list[float], undisturbed, tmp_path: Path) -> None:
-    before, after, count = undisturbed(name)
-    expected = contents(after / "out")
-    command = COMMANDS[name][1].split()
-    for point in sorted({int(place * count) for place in places}):
-        work = tmp_path / str(point)
-        shutil.copytree(before, work)
-        code, _ = forked(command, work, kill=point)
-        assert code == -signal.SIGKILL
-        code, _ = forked(command, work)
-        # What was finished already, without --force, is there and says so.
-        assert code == 0 or (code == 2 and name in REFUSE)
-        assert contents(work / "out") == expected, f"killed before change {point} of {count}"
-        for run in (work / "out").iterdir():
-            if (run / "run.json").exists():
-                condition = run_condition(run)
-                assert condition.well
-                assert not condition.left
-        shutil.rmtree(work)
+def what_is_wrong(name: str, work: Path, after: Path) -> str | None:
+    """Of the same command in what a killed one has left: where it does not come to the same."""
+    code, _ = forked(COMMANDS[name][1].split(), work)
+    # What was finished already, without --force, is there and says so.
+    if not (code == 0 or (code == 2 and name in REFUSE)):
+        return f"{work.name}: exit code {code}"
+    found, expected = contents(work / "out"), contents(after / "out")
+    names = found.keys() | expected.keys()
+    differ = sorted(each for each in names if found.get(each) != expected.get(each))
+    runs = [run for run in (work / "out").iterdir() if (run / "run.json").exists()]
+    conditions = [run_condition(run) for run in runs]
+    if differ or not all(each.well and not each.left for each in conditions):
+        return f"{work.name}: {differ}, {conditions}"
+    shutil.rmtree(work)
+    return None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("name", DAILY)
 def test_some_points_of_some_commands(name, undisturbed, tmp_path):
-    tried(name, [(place + 0.5) / POINTS for place in range(POINTS)], undisturbed, tmp_path)
+    before, after, count = undisturbed(name)
+    for number in range(POINTS):
+        point = int((number + 0.5) / POINTS * count)
+        work = tmp_path / f"{point} of {count}"
+        shutil.copytree(before, work)
+        assert forked(COMMANDS[name][1].split(), work, killing(point))[0] == -signal.SIGKILL
+        assert what_is_wrong(name, work, after) is None
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_point_of_every_command(name, undisturbed, tmp_path):
-    count = undisturbed(name)[2]
+    imported()
+    before, after, count = undisturbed(name)
+    work = tmp_path / "work"
+    shutil.copytree(before, work)
     step = 1 if PROFILE == "thorough" else 7
-    tried(name, [(point + 0.5) / count for point in range(0, count, step)], undisturbed, tmp_path)
+
+    def keep(point: int) -> None:
+        if point % step == 0:
+            shutil.copytree(work, tmp_path / f"{point} of {count}", symlinks=True)
+
+    assert forked(COMMANDS[name][1].split(), work, keep)[0] == 0
+    assert contents(work / "out") == contents(after / "out")
+    shutil.rmtree(work)
+    left = sorted(tmp_path.iterdir())
+    assert len(left) == -(-count // step)
+    assert not [wrong for each in left if (wrong := what_is_wrong(name, each, after))]

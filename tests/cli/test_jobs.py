@@ -214,6 +214,24 @@ def test_a_rank_that_fails_dies_or_stops_ends_the_job(fault, sentence, one_proce
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["r"]
 
 
+STEPS = 160
+"""Of a descent, which is kept every 50 or 100."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("basis", ["sparse", "dictionary"])
+def test_a_descent_of_a_job_goes_on(basis, one_process, tmp_path):
+    command = f"analyze {MODEL} --basis {basis} --{basis}-steps {STEPS} --no-ablation --out out/r"
+    ended = job(command, 2, tmp_path, fault=f"SIGKILL-0-step-{STEPS - 30}", silence=8.0)
+    assert all(ended.codes), ended.said
+    # The first process kept it: the others have none.
+    (kept,) = (tmp_path / "out").rglob(f"{basis}*.safetensors")
+    assert load_file(kept)["taken"][0] == 100
+    assert job(command, 2, tmp_path).codes == [0, 0]
+    assert found(tmp_path / "out" / "r") == one_process(command)
+    assert not run_condition(tmp_path / "out" / "r").left
+
+
 @pytest.mark.slow
 def test_a_mistake_of_ours_is_shown_once(tmp_path):
     ended = job(ANALYSIS, 2, tmp_path, fault="break-1-9")

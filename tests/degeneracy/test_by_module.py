@@ -21,6 +21,7 @@ from libgraph.bases.methods import METHODS
 from libgraph.bases.statistics import node_statistics
 from libgraph.degeneracy.behaviour.behaviour import behaviour_hessian, behaviour_spectrum
 from libgraph.degeneracy.modules.additivity import BlockCounts, ModuleAdditivity
+from libgraph.degeneracy.modules.block_curvature import block_curvature
 from libgraph.degeneracy.modules.by_module import Counting, module_additivity, module_strengths
 from libgraph.degeneracy.modules.feature_weights import parameter_modules
 from libgraph.degeneracy.weights.weights import moved, weights_of
@@ -462,6 +463,24 @@ def test_as_many_signed_sums_as_rows_allow(rows):
     found, _ = of_signs(rows)
     samples = min(6, rows)
     assert (found.samples, found.rows, found.exact) == (samples, rows // samples * samples, False)
+
+
+@pytest.mark.parametrize("memory", [9_000, 20_000, 50_000])
+def test_a_jacobian_and_its_blocks_take_a_third_of_the_budget(memory, monkeypatch):
+    monkeypatch.setattr("libgraph.degeneracy.modules.block_curvature.LEAST_ROWS", 1)
+    network, inputs, bases, graph = case_of("convolution", method="neuron", samples=60)
+    weights = parameter_modules(network, bases, graph)
+    data = toy_data(network, inputs, batch_size=8, memory=memory)
+    found = block_curvature(
+        network, data, weights, rows=50, seed=0, stage="x", progress=lambda *_: None
+    )
+    widths = [piece.shape[1] for piece in found.jacobian]
+
+    def taken(rows):
+        return 8 * rows * (sum(widths) + max(widths) + 3 * rows)
+
+    assert found.rows < 50
+    assert taken(found.rows) <= memory // 3 < taken(found.rows + 1)
 
 
 def test_signed_rows_converge_and_do_not_depend_on_batches(monkeypatch):

@@ -123,9 +123,22 @@ BAD = {
     "too few": (member((10**12, 10**12)), "fewer or more numbers than it says"),
     "too many": (member((1,), data=b"\0" * 8), "fewer or more numbers"),
     "less than none": (member((-2, -1), data=b"\0" * 8), "is no array|fewer or more"),
+    "too long": (member((0, 2**70), data=b""), "damaged or no NumPy archive"),
     "no magic": (b"nothing of the kind", "is no array of NumPy's format"),
     "nothing": (b"", "is no array of NumPy's format"),
 }
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("order", "CF")
+def test_arrays_of_all_versions_of_the_format_are_read(tmp_path, version, order):
+    array = np.asarray(np.arange(6.0).reshape(2, 3), order=order)
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w") as file,
+    ):
+        np.lib.format.write_array(file, array, (version, 0))
+    assert np.array_equal(read_arrays(tmp_path / "a.npz")["x"], array)
 
 
 @pytest.mark.parametrize("kind", BAD)

@@ -1,6 +1,7 @@
 """The command as one rank of a job, with something that goes wrong: `python job.py FAULT …`.
 
-FAULT is `none`, or `KIND-RANK-BATCH`: what happens to a rank before it measures that batch.
+FAULT is `none`, or `KIND-RANK-BATCH`: what happens to a rank before it measures that batch; or
+`KIND-RANK-step-NUMBER`: after so many steps of a descent.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import time
 from collections.abc import Callable
 
 
-def inject(kind: str, at: int) -> None:
-    """Have it happen before batch `at` that this process measures."""
+def inject(kind: str, at: int, *, steps: bool) -> None:
+    """Have it happen before batch `at` that this process measures, or step that it takes."""
+    import torch
+
     from libgraph.accumulate.exact import ExactSums
     from libgraph.errors import DataError
 
-    add: Callable[..., None] = ExactSums.add
+    place, name = (torch.optim.Adam, "step") if steps else (ExactSums, "add")
+    inner: Callable[..., object] = getattr(place, name)
     count = 0
 
-    def faulty(self: ExactSums, values: object) -> None:
+    def faulty(*arguments: object) -> object:
         nonlocal count
         count += 1
         if count == at:
@@ -32,9 +36,9 @@ def inject(kind: str, at: int) -> None:
                 time.sleep(8)
             else:
                 os.kill(os.getpid(), getattr(signal, kind))
-        add(self, values)
+        return inner(*arguments)
 
-    ExactSums.add = faulty  # type: ignore[method-assign]
+    setattr(place, name, faulty)
 
 
 def main() -> None:
@@ -45,9 +49,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     fault = sys.argv.pop(1)
     if fault != "none":
-        kind, rank, at = fault.split("-")
+        kind, rank, *what, at = fault.split("-")
         if os.environ["RANK"] == rank:
-            inject(kind, int(at))
+            inject(kind, int(at), steps=what == ["step"])
     command()
 
 

@@ -11,6 +11,7 @@ from helpers.sections import AppendOne
 from safetensors.torch import save_file
 
 import libgraph as lg
+from libgraph.accumulate.memory import least_memory
 from libgraph.degeneracy.measure import measure_degeneracy
 from libgraph.network.network import Network, NodeLayer
 from libgraph.pipeline.options import ComputingOptions
@@ -179,3 +180,28 @@ def test_degeneracy_is_measured_again_where_the_file_of_a_basis_has_changed(tmp_
         computed.append("interactions" in told and "degeneracy by module" in told)
         assert ("behavioural loss" in told) == (len(computed) == 1)
     assert computed == [True, False, True]
+
+
+def said(caplog):
+    return [r.getMessage() for r in caplog.records if "may not be kept to" in r.getMessage()]
+
+
+@pytest.mark.parametrize("verb", [lg.analyze, measure_degeneracy])
+def test_a_budget_that_cannot_be_kept_is_said_once(network, x, verb, caplog):
+    options = {"ablate": False} if verb is lg.analyze else {"draws": 2, "steps": 2}
+    verb(Toy(network, x), memory="1MiB", **options)
+    (sentence,) = said(caplog)
+    assert sentence.startswith("memory='1.0 MB' may not be kept to: beside the model up to 235 MB")
+    caplog.clear()
+    verb(Toy(network, x), memory="256MiB", **options)
+    assert not said(caplog)
+
+
+def test_what_is_needed_whole_grows_with_the_node_layers(network, x):
+    wide = random_network(["relu", "linear"], [50, 1000, 3], seed=0, rotated=False)
+    few, many = (
+        least_memory(each, x.new_ones(1, 1, each.node_layers[0].size - 1))
+        for each in (network, wide)
+    )
+    # At least the Gram of the widest layer, as pairs of numbers, and its eigenvectors.
+    assert many - few > 3 * 8 * 1000**2

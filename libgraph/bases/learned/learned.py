@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from libgraph.accumulate.ranks import share_first
+from libgraph.accumulate.ranks import trained
 from libgraph.backend.data import Data
 from libgraph.bases.learned.coordinates import coordinates
 from libgraph.bases.learned.cost import dictionary_seconds
@@ -77,11 +78,15 @@ def learned(
     positions = max(layer.positions for layer in statistics.values())
     count = most_samples(data, positions, max(layer.size for layer in network.node_layers))
     problem = Problem.of(network, places, start, replace(data, limit=count), options)
-    with tempfile.TemporaryDirectory() as temporary:
-        directory = options.directory or Path(temporary)
-        parameters = problem.minimise(directory, progress)
-        (directory / CHECKPOINT).unlink(missing_ok=True)
-    share_first(*parameters.values())
+
+    def descend() -> dict[str, Tensor]:
+        with tempfile.TemporaryDirectory() as temporary:
+            directory = options.directory or Path(temporary)
+            parameters = problem.minimise(directory, progress)
+            (directory / CHECKPOINT).unlink(missing_ok=True)
+        return parameters
+
+    parameters = trained(descend, torch.device(data.device))
     found: dict[str, Dictionary] = {}
     for name, place in places.items():
         weights = problem.learner(parameters, name).weights()

@@ -16,10 +16,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.accumulate.ranks import share_first
+from libgraph.accumulate.ranks import trained
 from libgraph.backend.data import Data
 from libgraph.bases.lib import lib
 from libgraph.bases.method import BasisMethod, MakeBases, Setting, Truncation, fixed_signs
@@ -79,15 +80,16 @@ def sparse(
     if not problem.pairs:
         log.warning("The sparse basis is LIB: no node layer has two features that interact.")
         return start
-    with tempfile.TemporaryDirectory() as temporary:
-        directory, starts = options.directory or Path(temporary), range(options.starts)
-        outcomes = [problem.minimise(number, directory, progress) for number in starts]
-        best = min(outcomes, key=lambda outcome: outcome[0])[1]
-        for number in starts:
-            (directory / checkpoint_file(number)).unlink(missing_ok=True)
-    # Ranks that differ in rounding, or in free memory, may have come to other rotations.
-    best = {name: rotation.contiguous() for name, rotation in best.items()}
-    share_first(*best.values())
+
+    def descend() -> dict[str, Float[Tensor, "k k"]]:
+        with tempfile.TemporaryDirectory() as temporary:
+            directory, starts = options.directory or Path(temporary), range(options.starts)
+            outcomes = [problem.minimise(number, directory, progress) for number in starts]
+            for number in starts:
+                (directory / checkpoint_file(number)).unlink(missing_ok=True)
+        return min(outcomes, key=lambda outcome: outcome[0])[1]
+
+    best = trained(descend, torch.device(data.device))
     return start | {name: turned(start[name], rotation) for name, rotation in best.items()}
 
 

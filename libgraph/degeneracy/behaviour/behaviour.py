@@ -133,7 +133,7 @@ def _estimated(
     progress: Progress,
 ) -> HessianSpectrum:
     """By stochastic Lanczos quadrature; `most` eigenvalues at most are not zero."""
-    group = max(1, _budget(data) // (parameters * probes.steps * 8))
+    group = max(1, _vector_bytes(data) // (parameters * probes.steps * 8))
     vectors = probes.vectors(parameters).to(data.device)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in vectors.split(group):
@@ -222,7 +222,8 @@ def _product(network: Network, data: Data, weights: Sequence[Weight], samples: i
     first = next(iter(data)).inputs
     with torch.no_grad():
         held = sum(x.numel() * x.element_size() for x in network.activations(first))
-    at_once = max(1, chunk_bytes(CHUNK_BYTES, data.memory) // held)
+    # Of each there are tangents and gradients, and what the pass back keeps.
+    at_once = max(1, chunk_bytes(CHUNK_BYTES, data.memory) // (4 * held))
 
     def product(vectors: Float[Tensor, "m P"]) -> Float[Tensor, "m P"]:
         def measure(batch: Batch) -> Sums:
@@ -273,8 +274,10 @@ def _finite(matrix: Tensor) -> Tensor:
 
 
 def _kernel_bytes(data: Data) -> int:
-    return KERNEL_BYTES if data.memory is None else min(KERNEL_BYTES, data.memory)
+    """Of J, of some weights; beside it are its product and what it is made from."""
+    return KERNEL_BYTES if data.memory is None else min(KERNEL_BYTES, data.memory // 4)
 
 
-def _budget(data: Data) -> int:
-    return memory_budget(data.device) if data.memory is None else data.memory
+def _vector_bytes(data: Data) -> int:
+    """Of the vectors of all steps of the probes that go on side by side."""
+    return memory_budget(data.device) if data.memory is None else data.memory // 4

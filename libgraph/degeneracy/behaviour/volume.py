@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from libgraph.accumulate.halfway import steps as resumable
+from libgraph.accumulate.memory import chunk_bytes
 from libgraph.backend.data import Data
 from libgraph.degeneracy.behaviour.chains import Chains, Loss, Sampling
 from libgraph.degeneracy.weights.jacobians import (
@@ -154,8 +155,8 @@ def network_volume(
         torch.zeros(parameters).to(outputs),
         epsilons,
         sampling,
-        hessian=jacobian_gram(network, inputs, weights) * (2 / len(inputs)),
-        at_once=max(1, CHUNK_BYTES // held),
+        hessian=jacobian_gram(network, inputs, weights, data.memory) * (2 / len(inputs)),
+        at_once=max(1, chunk_bytes(CHUNK_BYTES, data.memory) // held),
         progress=progress,
     )
 

@@ -33,8 +33,8 @@ from libgraph.progress import Progress
 from libgraph.sections import Function
 
 JACOBIAN_BYTES = 4 * 2**30
-"""J takes so much at most, however much is free, so that the same command finds the same; half of
-the memory budget where one is given, as blocks of it are copied."""
+"""J with what its blocks take at most, however much is free, so that the same command finds the
+same; a third of the memory budget where one is given, as J is made a part at a time beside it."""
 
 
 LEAST_ROWS = 100
@@ -115,8 +115,10 @@ def block_curvature(
     if parameters <= rows:
         hessian = _hessian(network, data, weights, stage, progress) / samples
         return BlockCurvature(hessian, (), samples, samples * outputs, True)
-    room = JACOBIAN_BYTES if data.memory is None else min(JACOBIAN_BYTES, data.memory // 2)
-    fitting = room // (8 * parameters)
+    room = JACOBIAN_BYTES if data.memory is None else min(JACOBIAN_BYTES, data.memory // 3)
+    # Blocks are copied weight by weight; of the Gram there are three copies with eigenvalues.
+    columns = parameters + max(len(weight.modules) for weight in weights)
+    fitting = _most_rows(room // 8, columns, 3)
     if fitting < min(rows, LEAST_ROWS):
         smaller = "" if room == JACOBIAN_BYTES else " or a larger memory='…'"
         raise TooLarge(
@@ -132,6 +134,11 @@ def block_curvature(
         pieces = _signed_rows(network, data, weights, samples, draws, seed)
     jacobian = _gathered(pieces, weights, samples, count, partial(progress, stage))
     return BlockCurvature(None, jacobian, samples, count, exact)
+
+
+def _most_rows(room: int, columns: int, squares: int) -> int:
+    """The largest r with squares·r² + columns·r ≤ room."""
+    return (math.isqrt(columns**2 + 4 * squares * room) - columns) // (2 * squares)
 
 
 def _hessian(
@@ -216,7 +223,9 @@ def _signed_rows(
         for inputs in batch.inputs[:samples].split(at_once):
             shape = (len(inputs), draws, outputs)
             signs = 2 * torch.randint(2, shape, generator=generator) - 1
-            yield output_jacobians(_under_signs(network, signs), inputs, matrices).double()
+            yield output_jacobians(
+                _under_signs(network, signs), inputs, matrices, data.memory
+            ).double()
         samples -= min(samples, len(batch.inputs))
         if not samples:
             return

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from libgraph.accumulate.memory import chunk_bytes
 from libgraph.backend.data import Data
 from libgraph.network.network import Network
 from libgraph.sections import Attention, Convolution, Section, SkipMLP
@@ -95,4 +96,4 @@ def samples_at_once(network: Network, data: Data) -> int:
 
     with torch.no_grad(), watched({section: see for _, section in named_sections(network)}):
         network(inputs)
-    return max(1, HELD_BYTES // (most * data.dtype.itemsize))
+    return max(1, chunk_bytes(HELD_BYTES, data.memory) // (most * data.dtype.itemsize))

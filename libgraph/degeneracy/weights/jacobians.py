@@ -24,13 +24,14 @@ CHUNK_BYTES = 128 * 2**20
 
 @torch.no_grad()
 def output_jacobians(
-    network: Network, inputs: Tensor, weights: Sequence[Weight]
+    network: Network, inputs: Tensor, weights: Sequence[Weight], memory: int | None = None
 ) -> Float[Tensor, "rows P"]:
     """Derivatives of all outputs by all entries of the weights.
 
     Rows are samples, their positions, their coordinates; columns are the weights in turn, row by
     row. A weight that multiplies x acts by ∂y/∂W = Σ_s x_sᵀ ∂y/∂(x_s W), so that all samples share
     the passes back from one output coordinate. One that is used several times adds up over them.
+    Gradients of some coordinates are held at a time, by the memory budget if one is given.
     """
     used: list[tuple[Weight, Tensor]] = []
     shifts: list[Tensor] = []
@@ -52,16 +53,17 @@ def output_jacobians(
     count, positions, size = y.shape
     rows = positions * size
     held = sum(shift.numel() for shift in shifts) * y.element_size()
-    at_once = max(1, CHUNK_BYTES // max(1, held))
+    at_once = max(1, chunk_bytes(CHUNK_BYTES, memory) // max(1, held))
+    sizes = [count_parameters([weight]) for weight in weights]
     jacobian: Tensor = y.new_zeros(count, rows, count_parameters(weights))
     for chosen in torch.arange(rows, device=y.device).split(at_once):
         along = torch.nn.functional.one_hot(chosen, rows).to(y).unsqueeze(1)
         along = along.expand(-1, count, -1).unflatten(-1, (positions, size))
-        # Zeros for a weight that the network does not use.
-        parts = {w: y.new_zeros(count, len(chosen), w.shape[0] * w.shape[1]) for w in weights}
+        first, last = int(chosen[0]), int(chosen[-1]) + 1
+        # Of a weight that the network does not use they stay zeros.
+        parts = dict(zip(weights, jacobian[:, first:last].split(sizes, dim=-1), strict=True))
         for (weight, x), gradient in zip(used, vmap(pull)(along), strict=True):
-            parts[weight] = parts[weight] + _by_entry(x, gradient)
-        jacobian[:, chosen] = torch.cat([*parts.values()], dim=-1)
+            parts[weight] += _by_entry(x, gradient)
     return jacobian.flatten(0, 1)
 
 
@@ -81,7 +83,7 @@ def jacobian_rows(
         outputs = network(inputs[:1]).numel()
     held = outputs * count_parameters(weights) * 8
     for samples in inputs.split(max(1, room // held)):
-        yield output_jacobians(network, samples, weights).double()
+        yield output_jacobians(network, samples, weights, memory).double()
 
 
 def jacobian_gram(
