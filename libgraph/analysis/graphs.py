@@ -11,7 +11,7 @@ from torch import Tensor
 from libgraph.edges.graph_of import graph_of
 from libgraph.edges.interactions import Edges
 from libgraph.errors import BackendError
-from libgraph.graph.features import FeatureLabel
+from libgraph.graph.features import ERROR, FeatureLabel
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.network.basis import Bases
@@ -22,9 +22,6 @@ from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress
 from libgraph.runs.run import Ablation
-
-ERROR = "error"
-"""The label of what a dictionary leaves out."""
 
 SIZE, MEAN = "size of the activation", "mean over coordinates"
 """Those of what a dictionary divides activations by, and takes out of them."""

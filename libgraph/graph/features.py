@@ -19,6 +19,10 @@ POSITION = "position"
 """The concept, in every backend with positions, of what differs between these whatever is there."""
 
 
+ERROR = "error"
+"""The label of what a dictionary leaves out of a node layer's activations."""
+
+
 @dataclass(frozen=True)
 class FeatureLabel:
     """What a feature stands for.
@@ -93,6 +97,12 @@ class LayerFeatures:
     def size(self) -> int:
         """Number of features, isolated ones included."""
         return len(self.importance)
+
+    @property
+    def error(self) -> int | None:
+        """Which of the isolated features is a dictionary's error, if there is one."""
+        isolated = (self.labels or ())[: self.isolated]
+        return next((i for i, label in enumerate(isolated) if label.text == ERROR), None)
 
 
 def feature_ids(layer: LayerFeatures) -> list[str]:

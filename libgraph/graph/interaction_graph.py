@@ -160,6 +160,20 @@ class InteractionGraph:
         weight = np.maximum(_weight(interaction, epsilon), floor)
         return KeptEdges(inputs, outputs, read_only(interaction), read_only(weight))
 
+    def error_share(self, name: str) -> float | None:
+        """What share of a layer's interactions with the next one its dictionary's error has.
+
+        Those of the constant and the like aside, on both sides; None where it has no error, or
+        where nothing comes after it.
+        """
+        error = self.layer(name).error
+        onward = next((pair for pair in self.edges if pair[0] == name), None)
+        if error is None or onward is None:
+            return None
+        received = self.edges[onward][self.layer(onward[1]).isolated :, error:].sum(0)
+        total = float(received.sum())
+        return float(received[0]) / total if total > 0 else 0.0
+
     def to_pandas(self) -> Frames:
         """Features and kept edges as two data frames, ``nodes`` and ``edges``.
 

@@ -67,6 +67,8 @@ KEY = (
 )
 """What sizes, widths, grey and numbers mean."""
 
+ERROR_KEY = "error: what share of a node layer's interactions its dictionary's error has"
+
 MOST_LETTERS = 90
 """Letters of a heading or name at most; a picture has no room for more."""
 
@@ -159,7 +161,8 @@ def _figure(
     """The picture, at most so many inches high."""
     kept = {pair: graph.kept_edges(pair) for pair in graph.edges}
     layout = arrange(graph, kept, choose_features(graph, kept, max_features))
-    notes = [*KEY, *left_out(kept, layout)]
+    errors = any(layer.error is not None for layer in graph.layers)
+    notes = [*KEY, *([ERROR_KEY] if errors else []), *left_out(kept, layout)]
     head, foot = (1.0 if title else 0.65), _legend_height(graph) + 0.17 * len(notes)
     height = layout.height + head + foot
     if height > highest:
@@ -286,7 +289,10 @@ def _draw_headings(axes: Axes, graph: InteractionGraph, layout: Layout) -> None:
     for layer in graph.layers:
         shown, total = len(layout.shown[layer.name]), layer.size
         count = f"{shown} of {total}" if shown < total else f"{total}"
-        if layout.right[layer.name] > layout.left[layer.name]:
+        share = graph.error_share(layer.name)
+        if share is not None:
+            count += f" · error {share:.0%}"
+        elif layout.right[layer.name] > layout.left[layer.name]:
             count += " features"
         x = (layout.left[layer.name] + layout.right[layer.name]) / 2
         axes.text(x, 0.29, names[layer.name], size=size, weight="bold", color=INK, **text)

@@ -87,6 +87,23 @@ def test_svg_says_what_is_shown(tmp_path):
     assert {"module 0", "module 1", "module 2"} <= set(texts)
 
 
+def test_errors_of_dictionaries_are_told_in_shares(tmp_path):
+    def layer(name, *labels):
+        labelled = tuple(FeatureLabel(text) for text in labels)
+        return LayerFeatures(name, np.ones(len(labels)), isolated=2, labels=labelled)
+
+    edges = np.array([[9.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0], [9.0, 1.0, 2.0, 5.0]])
+    layers = layer("a", "constant", "error", "x", "y"), layer("b", "constant", "variance", "z")
+    graph = InteractionGraph(layers, {("a", "b"): edges})
+    assert graph.error_share("a") == 1 / 8
+    assert graph.error_share("b") is None
+    assert example().error_share("l0") is None
+    draw(graph, tmp_path / "graph.svg")
+    shown = (tmp_path / "graph.svg").read_text()
+    assert "error 12%" in shown
+    assert "its dictionary's error" in shown.replace("&#x27;", "'")
+
+
 def test_png_has_the_colours_of_the_modules(tmp_path):
     draw(example(), tmp_path / "graph.png")
     image = imread(tmp_path / "graph.png")
