@@ -23,7 +23,15 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from libgraph.backend import BackendError, DataError, Split, UsageError, read_tensors, write_tensors
+from libgraph.backend import (
+    BackendError,
+    DataError,
+    Split,
+    UsageError,
+    read_array,
+    read_tensors,
+    write_tensors,
+)
 from libgraph_backends.lm.documents import (
     data_set,
     decoded,
@@ -42,7 +50,6 @@ from libgraph_backends.lm.tokenizer import (
     end_of_text,
     is_random,
 )
-from libgraph_backends.shared.arrays import read_array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

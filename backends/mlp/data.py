@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.backend import BackendError, DataError, Split, missing_extra, plain
+from libgraph.backend import BackendError, DataError, Split, missing_extra, plain, read_array
 from libgraph_backends.mlp.mnist import download_mnist, read_mnist
 from libgraph_backends.mlp.planted import Planted
-from libgraph_backends.shared.arrays import read_array
 from libgraph_backends.shared.layers import Layer, check_width, ends, forward
 
 TEST_SHARE = 0.2

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from libgraph.errors import NumericalError as NumericalError
     from libgraph.errors import UsageError as UsageError
     from libgraph.errors import missing_extra as missing_extra
+    from libgraph.files.arrays import read_array as read_array
     from libgraph.files.atomic import writing as writing
     from libgraph.files.json_text import read_json_text as read_json_text
     from libgraph.files.pickles import look_through as look_through
@@ -65,6 +66,7 @@ else:
             "UsageError",
             "missing_extra",
         ),
+        "libgraph.files.arrays": ("read_array",),
         "libgraph.files.atomic": ("writing",),
         "libgraph.files.json_text": ("read_json_text",),
         "libgraph.files.pickles": ("look_through",),

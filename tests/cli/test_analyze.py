@@ -100,7 +100,7 @@ def test_config_file_and_environment(analyze, tmp_path, monkeypatch):
     config.write_text("seed = 3\nlimit = 8\nbatch-size = 4\n[option]\nfrac_train = 0.5\n")
     monkeypatch.setenv("LIBGRAPH_ANALYZE_LIMIT", "9")
     code, _, err = analyze(
-        "--config", config, "--batch-size", "5", "--memory", "3MiB", "--no-ablation", "--quiet"
+        "--config", config, "--batch-size", "5", "--memory", "1GiB", "--no-ablation", "--quiet"
     )
     assert (code, err) == (0, "")
     record = json.loads((tmp_path / "run" / "run.json").read_text())

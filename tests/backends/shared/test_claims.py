@@ -16,11 +16,11 @@ from helpers.language_models import CONFIGURATIONS
 from helpers.limits import within_limits
 from safetensors.torch import save_file
 
+from libgraph.backend import read_array
 from libgraph.errors import BackendError, DataError
 from libgraph_backends.lm.libraries import quiet
 from libgraph_backends.lm.loading import load_bundled, load_model
 from libgraph_backends.mlp.mnist import read_idx
-from libgraph_backends.shared.arrays import read_array
 from libgraph_backends.shared.checkpoints import renamed
 from libgraph_backends.shared.layers import from_state_dict
 from libgraph_backends.shared.state_dicts import StateDict, read_checkpoint
