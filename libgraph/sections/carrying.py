@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 SMALLEST = 64
 """Matrices with fewer rows are multiplied whatever they hold."""
@@ -132,6 +133,9 @@ class Memory(Generic[Found]):
 def is_constant(tensor: Tensor) -> bool:
     """Whether it is plain numbers: not differentiated, and not many tensors that look like one."""
     if tensor.requires_grad or tensor.is_inference():
+        return False
+    # In forward mode by hand, without torch.func, a tensor looks plain but has a tangent.
+    if unpack_dual(tensor).tangent is not None:
         return False
     try:
         tensor.data_ptr()

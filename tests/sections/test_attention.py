@@ -5,6 +5,7 @@ import torch
 from helpers.jacobians import Shape, build, build_features, chunks_of
 from helpers.numbers import assert_close, normal, seeded
 from helpers.sections import random_section
+from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 
 from libgraph.sections import Attention, AttentionMask
 from libgraph.sections.quadrature import Quadrature
@@ -55,6 +56,15 @@ def test_values_are_mixed_as_by_patterns(causal, positions, dtype):
     _, forwards = torch.func.jvp(section, (x,), (tangent,))
     step = section.linearize(x)(tangent.unsqueeze(1)).squeeze(1)
     assert_close(forwards, step, 1e4 * torch.finfo(dtype).eps)
+    with dual_level():
+        by_hand = unpack_dual(section(make_dual(x, tangent))).tangent
+    assert_close(by_hand, step, 1e4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("kind", ["attention", "attention-last", "attention-rotary-prefix"])
+def test_no_samples_add_nothing(kind):
+    gram = random_section(kind, 5, 4).jacobian_gram(torch.zeros(0, 3, 5).double())
+    assert torch.equal(gram, torch.zeros(5, 5).double())
 
 
 def test_small_chunks_attend_to_samples_apart(monkeypatch):

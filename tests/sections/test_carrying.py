@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.numbers import normal, seeded
+from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 
 from libgraph.sections import SkipMLP, carrying
 from libgraph.sections.carrying import Carrier, Reader, Stretches, rows_read
@@ -107,6 +108,10 @@ def test_derivatives_by_the_matrix_are_whole():
     assert torch.allclose(gradient, 2 * x.T @ x[:, :3])
     _, tangent = torch.func.jvp(lambda m: carry(x, m), (factor,), (torch.ones_like(factor),))
     assert torch.allclose(tangent, x.sum(1, keepdim=True).expand(-1, 3))
+    with dual_level():
+        dual = make_dual(factor, torch.ones_like(factor))
+        for product in (carry, Reader()):
+            assert torch.equal(unpack_dual(product(x, dual)).tangent, tangent)
     many = torch.stack([factor, 2 * factor])
     assert torch.allclose(torch.vmap(lambda m: carry(x, m))(many), x @ many)
     needed = factor.clone().requires_grad_()

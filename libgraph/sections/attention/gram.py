@@ -23,6 +23,8 @@ def inner_gram(section: Heads, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "l
     inner = torch.einsum("geo,hro->gher", output, output)
     queries = section.queries(x)
     count = queries.stop - queries.start
+    if not len(x):
+        return x.new_zeros(2 * (section.d_in + 3 * size,), dtype=torch.float64)
     sums: dict[str, Tensor] = {}
 
     def add(parts: dict[str, Tensor]) -> None:
