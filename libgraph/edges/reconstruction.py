@@ -7,8 +7,9 @@ isolated ones at zero, or the part that a transcoder imitates left out, to the m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.edges.interactions import Edges
 from libgraph.edges.score import Scoring
+from libgraph.errors import NumericalError
 from libgraph.graph.arrays import Pair
 from libgraph.network.basis import Bases
 from libgraph.network.dictionary import Dictionary
@@ -81,6 +83,9 @@ def reconstructions(
         bases: some of which are dictionaries.
         stage: name under which progress is reported.
         progress: told after every batch.
+
+    Raises:
+        NumericalError: naming the node layer where latents give values that are not finite.
     """
     scoring = scoring.carrying(bases)
     network, backend, data = scoring.network, scoring.backend, scoring.data
@@ -150,7 +155,19 @@ def reconstructions(
             active=float(sums[f"{name} active"]) / rows,
             explained=1 - error / variance if variance > 0 else 1.0,
         )
-    return Reconstructions(layers, Reconstruction(*found("")))
+        _check_finite(layers[name], f"The dictionary at {name}")
+    together = Reconstruction(*found(""))
+    _check_finite(together, "All dictionaries at once")
+    return Reconstructions(layers, together)
+
+
+def _check_finite(found: Reconstruction, what: str) -> None:
+    figures = [each for each in asdict(found).values() if each is not None]
+    if not all(map(math.isfinite, figures)):
+        raise NumericalError(
+            f"{what} gives values that are not finite: check the size of its weights, or use "
+            "dtype='float64' and score_dtype='float64'."
+        )
 
 
 def _kept(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.networks import Toy, random_network
 from helpers.numbers import assert_close, normal, seeded
+from safetensors.torch import load_file, save_file
 from torch.func import jacrev
 
 import libgraph as lg
@@ -16,7 +17,7 @@ from libgraph.dictionaries.weights import DictionaryWeights
 from libgraph.edges.edge_ablation import ablate_edges
 from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.score import Scoring
-from libgraph.errors import TooLarge, UsageError
+from libgraph.errors import NumericalError, TooLarge, UsageError
 from libgraph.graph.features import FeatureLabel
 from libgraph.network.dictionary import Dictionary, Threshold, TopK
 
@@ -162,6 +163,15 @@ def test_variance_explained_does_not_drown_in_a_mean(backend, folder):
     ]
     # Activations keep 2**-53 of a thousand million; what is squared has twice that.
     assert found.explained == pytest.approx(near, abs=1e-3)
+
+
+def test_weights_too_large_to_be_squared_are_said(backend, tmp_path):
+    save(tmp_path, "l0", SIZES[0])
+    path = tmp_path / "l0" / "sae_weights.safetensors"
+    weights = {name: tensor.double() for name, tensor in load_file(path).items()}
+    save_file({**weights, "W_dec": 1e200 * weights["W_dec"]}, path)
+    with pytest.raises(NumericalError, match="The dictionary at l0 gives values that are not"):
+        lg.analyze(backend, basis=str(tmp_path), ablate=False, seeds=1)
 
 
 @pytest.mark.parametrize("kinds", [("tanh", "relu"), ("attention", "linear")])
