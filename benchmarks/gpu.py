@@ -148,16 +148,16 @@ def chunk_sizes(device: str, small: bool) -> list[Row]:
     backend = Sequences(transformer_block(width, heads), block_inputs(16, positions, width))
     network = backend.network().to(device=torch.device(device), dtype=torch.float64)
     data = Data(backend, "train", batch_size=16, device=device)
-    rows, before = [], chunks.DEVICE_CHUNK_BYTES
+    rows, before = [], chunks.CLOSED_FORMS
     bases_and_edges(network, data)
     for size in (16, 64, 256, 1024):
-        chunks.DEVICE_CHUNK_BYTES = size * 2**20
+        chunks.CLOSED_FORMS = before._replace(accelerator=size * 2**20)
         if device != "cpu":
             torch.cuda.reset_peak_memory_stats()
         row = bases_and_edges(network, data)[2]
         peak = 0 if device == "cpu" else torch.cuda.max_memory_allocated()
         rows.append({"MiB": size, **row, "peak GiB": peak / 2**30})
-    chunks.DEVICE_CHUNK_BYTES = before
+    chunks.CLOSED_FORMS = before
     return rows
 
 

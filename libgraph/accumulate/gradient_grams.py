@@ -13,17 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import vjp, vmap
 
+from libgraph.sections.chunks import DERIVATIVES
+
 MOST_PASSES = 128
 """Output coordinates, over all positions, above which random combinations stand for them."""
-
-
-CHUNK_BYTES = 16 * 2**20
-"""Gradients that are held at once take about so much: larger blocks go back to the system when they
-are freed, and take three times as long to get again (measured with 128 MiB)."""
-
-
-DEVICE_CHUNK_BYTES = 128 * 2**20
-"""The same on an accelerator, which small chunks would leave idle."""
 
 
 def gradient_grams(
@@ -51,7 +44,7 @@ def gradient_grams(
     generator = torch.Generator().manual_seed(number)
     grams = [x.new_zeros(x.shape[-1], x.shape[-1], dtype=torch.float64) for x in shifts]
     held = sum(x.numel() for x in shifts) * y.element_size()
-    fast = CHUNK_BYTES if y.device.type == "cpu" else DEVICE_CHUNK_BYTES
+    fast = DERIVATIVES.at(y)
     at_once = max(1, min(fast, fast if room is None else room) // held)
     for first in range(0, passes, at_once):
         chosen = torch.arange(first, min(first + at_once, passes))

@@ -2,8 +2,8 @@
 
 One pass of forward mode serves one input coordinate, one of reverse mode one output coordinate;
 the mode with fewer passes is taken, and passes run side by side (`torch.func.vmap`) in chunks that
-keep the derivatives of one chunk below `CHUNK_BYTES`. Nothing of size samples × outputs × inputs ×
-positions is ever held. Structured sections are tested against these functions.
+keep the derivatives of one chunk below `chunks.DERIVATIVES`. Nothing of size samples × outputs ×
+inputs × positions is ever held. Structured sections are tested against these functions.
 """
 
 from __future__ import annotations
@@ -17,21 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
+from libgraph.sections.chunks import DERIVATIVES
 from libgraph.sections.estimate import Estimate
 from libgraph.sections.quadrature import Quadrature
-
-CHUNK_BYTES = 16 * 2**20
-"""Derivatives that are held at once: larger blocks go back to the system when they are freed, and
-attention takes twice as long with 128 MiB (measured)."""
-
-
-DEVICE_CHUNK_BYTES = 128 * 2**20
-"""The same on an accelerator, which small chunks would leave idle."""
-
-
-def chunk_bytes(like: Tensor) -> int:
-    """What a chunk takes, about, where these activations are."""
-    return CHUNK_BYTES if like.device.type == "cpu" else DEVICE_CHUNK_BYTES
 
 
 class Map(Protocol):
@@ -175,7 +163,7 @@ def _directional(section: Map, x: Tensor, tangent: Tensor) -> Tensor:
 
 def _fitting(elements: int, x: Tensor) -> int:
     """How many passes of so many numbers a chunk holds, which take four times that."""
-    return max(1, chunk_bytes(x) // (4 * elements * x.element_size()))
+    return max(1, DERIVATIVES.at(x) // (4 * elements * x.element_size()))
 
 
 def _chunks(passes: int, elements: int, x: Tensor) -> Iterator[Tensor]:

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from libgraph.sections.chunks import CHUNK_BYTES
+from libgraph.sections.chunks import CLOSED_FORMS
 
 PADDING = 0.75
 """Masks go together that keep at least this share of the inputs that the fullest of them keeps."""
 
 
-CACHE_BYTES = CHUNK_BYTES // 8
+CACHE_BYTES = CLOSED_FORMS.processor // 8
 """Intermediate results are read again at once: in pieces of this size they stay in the cache, two
 to four times as fast as in those of `chunks` (measured with 2 to 64 inputs, 100 to 1700 rows)."""
 

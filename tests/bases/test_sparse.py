@@ -46,6 +46,7 @@ from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import silent
 from libgraph.sections import Function, SkipMLP, autodiff
+from libgraph.sections.chunks import ChunkSize
 from libgraph.sections.quadrature import Quadrature
 
 WHOLE = Truncation(True, 1e-10)
@@ -176,7 +177,7 @@ def test_chunks_do_not_matter_and_hold_no_more_than_they_may(monkeypatch):
     )
     results = []
     for most in (2**23, 2 * section.elements_per_effect(4) * 3 * 8):
-        monkeypatch.setattr("libgraph.sections.chunks.CHUNK_BYTES", most)
+        monkeypatch.setattr("libgraph.sections.chunks.CLOSED_FORMS", ChunkSize(most, most))
         q = orthogonal(3, 1).requires_grad_()
         total = way(ALL, q, q)
         assert sizes == ([6] if most == 2**23 else [2, 2, 2])

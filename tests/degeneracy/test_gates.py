@@ -39,6 +39,7 @@ from libgraph.sections import (
     Parallel,
     SkipMLP,
 )
+from libgraph.sections.chunks import ChunkSize
 from libgraph_backends.shared.layers import Layer, network_of
 
 GATED = ["relu", "gelu", "tanh", "gated", "convolution-of-3", "chain", "parallel"]
@@ -179,7 +180,7 @@ def test_batches_make_no_difference_to_heads(monkeypatch):
     network = network_around(random_section("attention", 3, 3, heads=3))
     x = normal(seeded(1), 11, 4, 3)
     whole = only(head_statistics(network, toy_data(network, x)))
-    monkeypatch.setattr("libgraph.sections.chunks.CHUNK_BYTES", 1)
+    monkeypatch.setattr("libgraph.sections.chunks.CLOSED_FORMS", ChunkSize(1, 1))
     for size in (11, 4):
         cut = only(head_statistics(network, toy_data(network, x, batch_size=size)))
         assert_close(cut.distances, whole.distances, 1e-12)

@@ -20,6 +20,7 @@ from libgraph.degeneracy.weights.weights import moved, watching, weights_of
 from libgraph.errors import NumericalError
 from libgraph.network.network import Network, NodeLayer
 from libgraph.sections import Function, Linear, Pooling
+from libgraph.sections.chunks import ChunkSize
 
 UNITS = {"inner": (4, 4), "outer": (4, 2)}
 GATED = {"inner": (4, 4), "gate": (4, 4), "outer": (4, 2)}
@@ -486,7 +487,7 @@ def test_every_batch_has_signs_of_its_own(monkeypatch):
 def test_batches_and_chunks_do_not_matter(monkeypatch):
     network, inputs = low_rank_attention()
     whole = ranks_of(network, inputs)
-    monkeypatch.setattr(gradients, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(gradients, "DERIVATIVES", ChunkSize(1, 1))
     for one, other in zip(whole, ranks_of(network, inputs, batch_size=2), strict=True):
         assert_close(one.inputs.values, other.inputs.values)
         assert_close(one.gradients.values, other.gradients.values)

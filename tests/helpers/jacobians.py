@@ -155,6 +155,6 @@ def check_all(view):
 def chunks_of(size):
     """Cut intermediate results to so many bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (autodiff, chunks):
-            patch.setattr(module, "CHUNK_BYTES", size)
+        patch.setattr(chunks, "CLOSED_FORMS", chunks.ChunkSize(size, size))
+        patch.setattr(autodiff, "DERIVATIVES", chunks.ChunkSize(size, size))
         yield

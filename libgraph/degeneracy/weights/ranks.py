@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import pad
 
-from libgraph.accumulate.gradient_grams import CHUNK_BYTES, MOST_PASSES, gradient_grams
+from libgraph.accumulate.gradient_grams import MOST_PASSES, gradient_grams
 from libgraph.accumulate.halfway import halfway
 from libgraph.accumulate.memory import chunk_bytes
 from libgraph.accumulate.pieces import Piece
@@ -30,6 +30,7 @@ from libgraph.bases.method import Truncation, eigenbasis
 from libgraph.degeneracy.weights.weights import Weight, watching, weights_of
 from libgraph.network.network import Network
 from libgraph.progress import Progress, silent
+from libgraph.sections.chunks import DERIVATIVES
 
 log = logging.getLogger("libgraph")
 
@@ -126,7 +127,7 @@ def weight_ranks(
     if not weights:
         return []
 
-    room = chunk_bytes(CHUNK_BYTES, data.memory)
+    room = chunk_bytes(DERIVATIVES.processor, data.memory)
 
     def measure(piece: Piece[Batch]) -> Sums:
         return _sums(network, weights, piece.batch.inputs, piece.seed, room)
