@@ -32,7 +32,8 @@ from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.passes import Passes
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import LONG, in_words
-from libgraph.sections import Section, autodiff
+from libgraph.sections import Section
+from libgraph.sections.chunks import DERIVATIVES
 from libgraph.sections.closed_form import ClosedForm
 from libgraph.sections.quadrature import Quadrature
 
@@ -45,7 +46,11 @@ FEW = 64
 
 
 ONCE = 0.1
-"""Seconds from which on nothing is measured a second time."""
+"""Seconds after which nothing is measured once more."""
+
+
+TIMES = 5
+"""How often what is short is measured."""
 
 
 WRITING = 2.5
@@ -114,13 +119,14 @@ def announcement(seconds: Mapping[str, float], samples: int) -> str | None:
     longest = max(kinds, key=kinds.__getitem__)
     limit = max(2, int(samples * LONG / 2 / total))
     advice = [
-        f"limit={limit} takes fewer samples",
+        *([f"limit={limit} takes fewer samples"] if limit < samples else []),
         *([SMALLER[longest]] if longest in SMALLER else []),
     ]
-    return (
+    said = (
         f"This is going to take about {in_words(total)}, {kinds[longest] / total:.0%} of it for "
-        f"{longest}. To make it smaller: {', or '.join(advice)}."
+        f"{longest}."
     )
+    return f"{said} To make it smaller: {', or '.join(advice)}." if advice else said
 
 
 @own_state()
@@ -197,10 +203,17 @@ class FewSamples:
         with torch.no_grad():
             positions = max(x.shape[1] for x in network.activations(single.inputs))
         count = min(max(1, PROBE // positions), samples["train"])
-        data = Data(backend, "train", count, count, options.device, dtype)
-        (batch,) = data
-        with torch.no_grad():
-            activations = list(network.activations(batch.inputs))
+        budget = options.memory or memory_budget(options.device)
+        whole = options.batch_size or batch_size(network, single.inputs, budget)
+        for size in (count, max(count, min(whole, samples["train"]))):
+            data = Data(backend, "train", size, size, options.device, dtype)
+            (batch,) = data
+            began = time.perf_counter()
+            with torch.no_grad():
+                activations = list(network.activations(batch.inputs))
+            # What is repeated in a batch is computed once, so that whole ones tell more.
+            if (time.perf_counter() - began) * whole > ONCE * count:
+                break
         split = backend.bases_split
         if scored is None:
             scored = workload.network_in(options.score_dtype) if options.ablate else network
@@ -270,38 +283,49 @@ class FewSamples:
                 single = measure(section, x[:1], y[:1])
             if sum(single) > ONCE:
                 return tuple(len(x) * seconds for seconds in single)
-        return measure(section, x, y)
+        few = max(1, PROBE // max(x.shape[1], y.shape[1]))
+        seconds = measure(section, x[:few], y[:few])
+        if len(x) > few and sum(seconds) * len(x) > LITTLE * few:
+            return tuple(second * len(x) / few for second in seconds)
+        return measure(section, x, y) if len(x) > few else seconds
 
     def _sums_seconds(self, section: Section, x: Tensor, y: Tensor) -> Seconds:
         """Of the Jacobian Gram, interactions as asked for, and exact ones."""
         options = self.options
         quadrature = Quadrature.parse(options.integration)
         signs = draw_signs(options.signs, y, torch.Generator())
+        decoder = torch.eye(section.d_in).to(x)
+
+        def estimated(features: int) -> Callable[[], object]:
+            few, rows = x[..., :features], decoder[:features]
+            return partial(measured, section, x, few, rows, quadrature, signs)
+
+        def exactly(features: int) -> Callable[[], object]:
+            few, rows = x[..., :features], decoder[:features]
+            return partial(section.interactions, x, few, rows, quadrature)
+
         # Closed forms take features one by one, so that some of them tell what all take.
-        few = min(section.d_in, FEW) if isinstance(section, ClosedForm) else section.d_in
-        share, decoder = section.d_in / few, torch.eye(few, section.d_in).to(x)
-        features = x[..., :few]
+        few = FEW if isinstance(section, ClosedForm) else section.d_in
         grams = _seconds(partial(section.jacobian_gram, x))
-        edges = share * _seconds(
-            partial(measured, section, x, features, decoder, quadrature, signs)
-        )
+        edges = _seconds_of(section.d_in, few, estimated)
         exact = 0.0
         if options.signs and (options.halves or options.draws):
-            compute = partial(section.interactions, x, features, decoder, quadrature)
-            exact = share * _seconds(compute)
+            exact = _seconds_of(section.d_in, few, exactly)
         return grams, edges, exact
 
     def _ablation_seconds(self, section: Section, x: Tensor, _: Tensor) -> Seconds:
         """Of a pass that keeps half of the edges, and of one that keeps all."""
-        outputs = torch.eye(section.d_out, min(section.d_out, FEW)).to(x)
-        seen = section.rebase(encoder=outputs)
         # Edges are about products of what is sent and received, so that masks are about nested.
         generator = torch.Generator().manual_seed(0)
-        sent, received = (torch.rand(d, generator=generator) for d in (seen.d_in, seen.d_out))
+        sent, received = (torch.rand(d, generator=generator) for d in (section.d_in, section.d_out))
         strength = torch.outer(sent, received).to(x.device)
         keep = strength > strength.median()
-        masked = section.d_out / seen.d_out * _seconds(partial(seen.masked, x, keep))
-        return masked, _seconds(partial(section, x))
+
+        def masked(outputs: int) -> Callable[[], object]:
+            seen = section.rebase(encoder=torch.eye(section.d_out, outputs).to(x))
+            return partial(seen.masked, x, keep[:, :outputs])
+
+        return _seconds_of(section.d_out, FEW, masked), _seconds(partial(section, x))
 
     def _beside(self, method: BasisMethod) -> float:
         if method.seconds is None:
@@ -336,16 +360,35 @@ class FewSamples:
         held_by = chain(network.parameters(), network.buffers())
         weights = sum(t.numel() * t.element_size() for t in held_by)
         batch_bytes = 4 * samples * max(bytes_of)
-        parts = 4 * autodiff.chunk_bytes(activations[0])
+        parts = 4 * DERIVATIVES.at(activations[0])
         return 2 * weights + 8 * sums + min(budget // 2, held) + batch_bytes + parts
 
 
+def _seconds_of(count: int, few: int, prepared: Callable[[int], Callable[[], object]]) -> float:
+    """Of so many features or masks, along a line through what few of them and a quarter take.
+
+    Args:
+        count: of which the time is wanted.
+        few: how many are measured at most.
+        prepared: what is computed of a number of them.
+    """
+    if count <= few:
+        return _seconds(prepared(count))
+    quarter = max(1, few // 4)
+    less, more = (_seconds(prepared(number)) for number in (quarter, few))
+    # What is measured of little may be off; what all have in common is no less than nothing.
+    slope = min(max(0.0, more - less) / max(1, few - quarter), more / few)
+    return more + (count - few) * slope
+
+
 def _seconds(compute: Callable[[], object]) -> float:
-    """Of the second time, unless the first is so long that what is only done once is little."""
-    for _ in range(2):
+    """The shortest of a few times: what is done only once, and other work, only add to it."""
+    shortest, spent = float("inf"), 0.0
+    for _ in range(TIMES):
         began = time.perf_counter()
         compute()
         seconds = time.perf_counter() - began
-        if seconds > ONCE:
+        shortest, spent = min(shortest, seconds), spent + seconds
+        if spent > ONCE:
             break
-    return seconds
+    return shortest

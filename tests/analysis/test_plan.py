@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import libgraph as lg
+from libgraph.accumulate.memory import LARGEST_BATCH
 from libgraph.analysis import analysis as analysis_module
 from libgraph.analysis import plan as planning
 from libgraph.analysis.rotations import DRAWN_SAMPLES
@@ -31,6 +32,7 @@ def plan(monkeypatch):
 
     monkeypatch.setattr(planning, "_seconds", second)
     monkeypatch.setattr(planning, "ONCE", float("inf"))
+    monkeypatch.setattr(planning, "LITTLE", float("inf"))
     backend = lg.load_backend("mlp", seed=0)
     samples = {split: backend.samples(split) for split in ("train", "test")}
     assert len(backend.network().sections) == PAIRS
@@ -43,7 +45,7 @@ def plan(monkeypatch):
 
 def test_passes_over_all_samples(plan):
     found, samples = plan(basis="lib", beside=("pca",))
-    train, test = (samples[split] / planning.PROBE for split in ("train", "test"))
+    train, test = (samples[split] / LARGEST_BATCH for split in ("train", "test"))
     assert found.samples == samples
     assert found.seconds["statistics"] == pytest.approx(train)
     assert found.seconds["bases"] == pytest.approx(train * (1 + PAIRS))
@@ -58,7 +60,7 @@ def test_passes_over_all_samples(plan):
 )
 def test_bases_cost_what_they_need(plan, basis, passes):
     found, samples = plan(basis=basis, beside=(), ablate=False)
-    assert found.seconds["bases"] == pytest.approx(passes * samples["train"] / planning.PROBE)
+    assert found.seconds["bases"] == pytest.approx(passes * samples["train"] / LARGEST_BATCH)
     assert found.seconds["ablation"] == 0
 
 
@@ -104,17 +106,17 @@ def test_dictionaries_cost_lib_their_beginning_and_their_steps(plan, monkeypatch
 
 def test_what_is_asked_for_beside(plan):
     found, samples = plan(basis="lib", beside=("pca",), curves=True, halves=True, draws=4)
-    train, test = (samples[split] / planning.PROBE for split in ("train", "test"))
+    train, test = (samples[split] / LARGEST_BATCH for split in ("train", "test"))
     trials = ablated(BISECTION_PASSES + CURVE_PASSES, 2 * TRIALS)
     assert found.seconds["ablation"] == pytest.approx(2 * test * trials)
     assert found.seconds["halves"] == pytest.approx(2 * train * 2 * PAIRS)
-    drawn = DRAWN_SAMPLES / planning.PROBE
+    drawn = DRAWN_SAMPLES / LARGEST_BATCH
     assert found.seconds["significance"] == pytest.approx(5 * drawn * (2 + 3 * PAIRS))
 
 
 def test_checks_are_exact_where_edges_are_estimated(plan):
     found, samples = plan(basis="lib", beside=(), halves=True, draws=4, signs=2, ablate=False)
-    train, drawn = samples["train"] / planning.PROBE, DRAWN_SAMPLES / planning.PROBE
+    train, drawn = samples["train"] / LARGEST_BATCH, DRAWN_SAMPLES / LARGEST_BATCH
     assert found.seconds["interactions"] == pytest.approx(train * 2 * PAIRS)
     assert found.seconds["halves"] == pytest.approx(train * PAIRS)
     assert found.seconds["significance"] == pytest.approx(5 * drawn * (2 + 2 * PAIRS))
@@ -122,7 +124,7 @@ def test_checks_are_exact_where_edges_are_estimated(plan):
 
 def test_draws_of_a_sparse_basis_turn_each_network(plan):
     found, _ = plan(basis="sparse", beside=(), draws=4, sparse_steps=30)
-    drawn = DRAWN_SAMPLES / planning.PROBE
+    drawn = DRAWN_SAMPLES / LARGEST_BATCH
     assert found.seconds["significance"] == pytest.approx(5 * (drawn * (2 + 3 * PAIRS) + 30 * STEP))
 
 
@@ -132,8 +134,8 @@ def test_bases_from_a_split_of_their_own(plan, monkeypatch):
     monkeypatch.setattr(kind, "samples", lambda self, split: {"bases": 9000}.get(split, 3000))
     found, _ = plan(basis="lib", beside=(), ablate=False)
     assert found.samples == {"train": 3000, "test": 3000, "bases": 9000}
-    assert found.seconds["statistics"] == pytest.approx(9000 / planning.PROBE)
-    assert found.seconds["interactions"] == pytest.approx(3000 / planning.PROBE * 2 * PAIRS)
+    assert found.seconds["statistics"] == pytest.approx(9000 / LARGEST_BATCH)
+    assert found.seconds["interactions"] == pytest.approx(3000 / LARGEST_BATCH * 2 * PAIRS)
 
 
 def test_gradients_are_left_as_they_were(plan):
@@ -176,6 +178,9 @@ def test_what_makes_a_run_smaller():
     )
     assert "signs=16" in planning.announcement({"interactions": 700.0}, 1000)
     assert planning.announcement({"bases": 599.0}, 1000) is None
+    # As few as can be: there is nothing to advise.
+    assert "limit" not in planning.announcement({"ablation": 7000.0}, 2)
+    assert planning.announcement({"bases": 7000.0}, 2).endswith("100% of it for bases.")
 
 
 class Listener:
@@ -203,3 +208,23 @@ def test_one_sample_stands_for_all_where_it_takes_long(one, again, all_of_them):
 
     x = torch.zeros(8, 1, 2)
     assert planning.FewSamples._warm_seconds(None, measure, None, x, x) == (all_of_them,)
+
+
+@pytest.mark.parametrize(("few", "expected"), [(0.9, 5.0), (1.1, 2.2)])
+def test_a_whole_batch_is_measured_where_that_is_quick(few, expected, monkeypatch):
+    monkeypatch.setattr(planning, "PROBE", 4)
+    times = {1: 0.01, 4: few, 8: 5.0}
+    x = torch.zeros(8, 1, 2)
+    found = planning.FewSamples._warm_seconds(
+        None, lambda section, x, y: (times[len(x)],), None, x, x
+    )
+    assert found == pytest.approx((expected,))
+
+
+@pytest.mark.parametrize("count", [3, 8, 80])
+def test_many_features_take_what_a_line_through_few_says(count, monkeypatch):
+    """Three seconds for all and a quarter for each; noise makes them neither cheaper nor dearer."""
+    monkeypatch.setattr(planning, "_seconds", lambda cost: cost)
+    assert planning._seconds_of(count, 8, lambda d: 3 + d / 4) == pytest.approx(3 + count / 4)
+    assert planning._seconds_of(80, 8, lambda d: 9 - d) == 1
+    assert planning._seconds_of(80, 8, lambda d: max(0, d - 4)) == pytest.approx(40)
