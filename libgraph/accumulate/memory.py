@@ -18,6 +18,12 @@ BATCH_BYTES = 64 * 2**20
 """What the widest node layer of a batch takes, at most."""
 
 
+BATCH_WORK = 2**41
+"""Positions in a batch times the cube of the widest node layer's size, at most: an MLP's
+interactions take so many multiplications, some twenty seconds, and what is interrupted loses no
+more."""
+
+
 BATCH_SHARE = 1 / 16
 """Share of the budget that it takes at most: a section holds several copies of its batch."""
 
@@ -64,7 +70,7 @@ def memory_budget(device: torch.device | str) -> int:
 
 
 def batch_size(network: Network, sample: torch.Tensor, memory: int) -> int:
-    """Samples in a batch: a power of two, as many as `BATCH_BYTES` and the budget allow.
+    """Samples in a batch: a power of two, as many as its constants and the budget allow.
 
     Args:
         network: its widest node layer counts.
@@ -73,6 +79,11 @@ def batch_size(network: Network, sample: torch.Tensor, memory: int) -> int:
     """
     with torch.no_grad():
         # A split may be empty, which has a message of its own elsewhere.
-        widest = max(x.numel() * x.element_size() for x in network.activations(sample)) or 1
-    fitting = max(1, int(min(BATCH_BYTES, memory * BATCH_SHARE) / widest))
+        sizes = [
+            (x.numel() * x.element_size() or 1, x.shape[1] * x.shape[2] ** 3 or 1)
+            for x in network.activations(sample)
+        ]
+    widest, work = (max(of_layer) for of_layer in zip(*sizes, strict=True))
+    fitting = int(min(BATCH_BYTES, memory * BATCH_SHARE) / widest)
+    fitting = max(1, min(fitting, int(BATCH_WORK / work)))
     return min(LARGEST_BATCH, 1 << (fitting.bit_length() - 1))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from libgraph.accumulate.memory import batch_size, memory_budget
-from libgraph.analysis.stages import AnalysisStages
+from libgraph.analysis.stages import NODE_TRIALS, AnalysisStages
 from libgraph.backend.contract import Backend, Batch, Split
 from libgraph.backend.data import Data
 from libgraph.backend.options import parse_options
@@ -205,15 +205,15 @@ class FewSamples:
         count = min(max(1, PROBE // positions), samples["train"])
         budget = options.memory or memory_budget(options.device)
         whole = options.batch_size or batch_size(network, single.inputs, budget)
-        for size in (count, max(count, min(whole, samples["train"]))):
-            data = Data(backend, "train", size, size, options.device, dtype)
-            (batch,) = data
-            began = time.perf_counter()
-            with torch.no_grad():
-                activations = list(network.activations(batch.inputs))
-            # What is repeated in a batch is computed once, so that whole ones tell more.
-            if (time.perf_counter() - began) * whole > ONCE * count:
-                break
+        few = next(iter(Data(backend, "train", count, count, options.device, dtype)))
+        with torch.no_grad():
+            seconds = _seconds(lambda: list(network.activations(few.inputs)))
+        # What all samples have in common, and what is repeated in a batch, is computed once.
+        quick = int(min(whole, samples["train"], count * ONCE / max(seconds, 1e-9)))
+        data = Data(backend, "train", max(count, quick), max(count, quick), options.device, dtype)
+        (batch,) = data
+        with torch.no_grad():
+            activations = list(network.activations(batch.inputs))
         split = backend.bases_split
         if scored is None:
             scored = workload.network_in(options.score_dtype) if options.ablate else network
@@ -243,17 +243,24 @@ class FewSamples:
                     for section, x, y in self._pairs(self.scored, cast)
                 ]
         grams, edges, exact = (sum(seconds) / count for seconds in zip(*sums, strict=True))
-        masked, plain = (sum(seconds) / count for seconds in zip(*ablated, strict=True))
-        behind = sum(i * seconds for i, (_, seconds) in enumerate(ablated)) / count
+        masked = sum(seconds for seconds, _ in ablated)
+        plain = [seconds for _, seconds in ablated]
+        # From each node layer to the outputs, and from behind its section.
+        onward = [sum(plain[index:]) for index in range(len(plain))]
+        trials = [min(NODE_TRIALS, layer.size + 1) for layer in self.network.node_layers]
+        nodes = sum(
+            times * (seconds + score) for times, seconds in zip(trials, onward, strict=False)
+        )
         return Passes(
             forward=forward / count,
             jacobian_grams=grams,
             output_grams=outputs / count,
             interactions=edges,
             exact_interactions=exact if options.signs else edges,
-            masked=masked,
-            plain=plain,
-            behind=behind,
+            masked=masked / count,
+            plain=sum(plain) / count,
+            behind=sum(onward[1:]) / count,
+            nodes=nodes / count,
             score=score / count,
             sections=len(self.network.sections),
             samples={**self.samples, "bases": self.samples[self.bases_split]},

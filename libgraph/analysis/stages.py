@@ -57,7 +57,7 @@ LESION_TRIALS = 100
 
 
 NODE_TRIALS = 36
-"""Numbers of features that node ablation tries at every node layer."""
+"""Numbers of features that node ablation tries at a node layer that has as many."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,9 @@ def _ablation(
 ) -> Stage[Ablation]:
     def cost(passes: Passes) -> dict[str, float]:
         masked = (BISECTION_PASSES + CURVE_PASSES * options.curves) * passes.masked
-        trials = TRIALS * (1 + options.curves) + NODE_TRIALS
+        trials = TRIALS * (1 + options.curves)
         behind = trials * (passes.behind + passes.sections * passes.score)
-        nodes = NODE_TRIALS * passes.plain
-        return {"ablation": (masked + behind + nodes) * passes.samples["test"]}
+        return {"ablation": (masked + behind + passes.nodes) * passes.samples["test"]}
 
     return Stage(
         f"ablation {name}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import pairwise
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.accumulate.pieces import Piece
-from libgraph.accumulate.sums import Numbered, Sums, accumulate
-from libgraph.backend.contract import Batch
+from libgraph.accumulate.reached import AtPairs, Reached
+from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.data import Data
 from libgraph.edges.latent_pairs import LatentPairs
 from libgraph.graph.arrays import Pair
@@ -87,7 +87,7 @@ def estimate_interactions(
         quadrature: of the path from zero to the activation.
         signs: R, draws for each sample, at least 2; 0 to compute all layer pairs exactly.
         seed: of the signs.
-        progress: told after every batch.
+        progress: told after every layer pair of a batch.
     """
     cast = {
         (name, layer): basis.to(data.dtype)
@@ -103,39 +103,38 @@ def estimate_interactions(
         for a, b, section in networks[name].pairs
         if _is_latent(cast[name, a.name]) or _is_latent(cast[name, b.name])
     }
-    sections = {
-        (name, a.name): section.rebase(encoder=cast[name, b.name].encoder)
-        for name in bases
-        for a, b, section in network.pairs
-        if (name, a.name) not in latent
-    }
+
+    # Of one layer pair at a time: together they are a second model in each basis.
+    @lru_cache(maxsize=len(bases))
+    def read_by(name: str, index: int) -> Section:
+        _, b, section = network.pairs[index]
+        return section.rebase(encoder=cast[name, b.name].encoder)
 
     chances = [_Signs(signs, data.batch_size, seed) for seed in _seeds(len(network.pairs), seed)]
 
-    def measure(piece: Piece[Batch]) -> Sums:
-        number, first, batch = piece
-        sums: dict[str, Tensor] = {}
-        activations = pairwise(network.activations(batch.inputs))
-        beside = {name: pairwise(each.activations(batch.inputs)) for name, each in carriers.items()}
-        for (a, b, _), (x, y), chance in zip(network.pairs, activations, chances, strict=True):
-            phi = chance.of(number, first, y)
-            sums[f"{a.name} samples"] = torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)
-            with_latents = {name: next(path) for name, path in beside.items()}
-            for name in bases:
-                if (name, a.name) in latent:
-                    found = latent[name, a.name].sums(*with_latents.get(name, (x, y)))
-                    sums[f"{name} {a.name} {b.name}"] = found.edges
-                    sums[f"{name} {a.name} {b.name} missed"] = found.missed
-                    sums[f"{name} {a.name} {b.name} change"] = found.change
-                    continue
-                basis, section = cast[name, a.name], sections[name, a.name]
-                estimate = measured(section, x, basis.features(x), basis.decoder, quadrature, phi)
-                sums[f"{name} {a.name} {b.name}"] = estimate.total
-                if signs:
-                    sums[f"{name} {a.name} {b.name} variance"] = estimate.variance
+    def measure(piece: Piece[Reached]) -> Sums:
+        number, first, reached = piece
+        a, b, _ = network.pairs[reached.index]
+        x, y, *others = reached.activations
+        phi = chances[reached.index].of(number, first, y)
+        sums = {f"{a.name} samples": torch.tensor(x.shape[0] * x.shape[1], dtype=torch.float64)}
+        with_latents = dict(zip(carriers, zip(others[::2], others[1::2], strict=True), strict=True))
+        for name in bases:
+            if (name, a.name) in latent:
+                found = latent[name, a.name].sums(*with_latents.get(name, (x, y)))
+                sums[f"{name} {a.name} {b.name}"] = found.edges
+                sums[f"{name} {a.name} {b.name} missed"] = found.missed
+                sums[f"{name} {a.name} {b.name} change"] = found.change
+                continue
+            basis, section = cast[name, a.name], read_by(name, reached.index)
+            estimate = measured(section, x, basis.features(x), basis.decoder, quadrature, phi)
+            sums[f"{name} {a.name} {b.name}"] = estimate.total
+            if signs:
+                sums[f"{name} {a.name} {b.name} variance"] = estimate.variance
         return sums
 
-    sums = accumulate(Numbered(data), measure, stage="interactions", progress=progress)
+    steps = AtPairs(data, [network, *carriers.values()])
+    sums = accumulate(steps, measure, stage="interactions", progress=progress)
 
     edges: dict[str, Edges] = {name: {} for name in bases}
     errors: dict[str, Edges] = {name: {} for name in bases if signs}

@@ -6,19 +6,25 @@ It keeps the first k features of one node layer, isolated ones besides, and runs
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from libgraph.accumulate.ranks import shared_out
+from libgraph.accumulate.pieces import Piece
+from libgraph.accumulate.reached import AtLayers, Reached
 from libgraph.accumulate.sums import Sums, accumulate
-from libgraph.backend.contract import Batch
 from libgraph.edges.curves import sizes_between, sizes_to_try
 from libgraph.edges.score import Scoring
 from libgraph.network.basis import Bases
 from libgraph.progress import Progress, silent
+from libgraph.sections import Section
 from libgraph.sections.linear import Linear
+
+LONG = 2**40
+"""Multiplications after which numbers of features are another step: some ten seconds."""
 
 
 def ablate_nodes(
@@ -43,7 +49,7 @@ def ablate_nodes(
     curves: dict[str, dict[int, float]] = {layer: {} for layer in sizes}
     higher_is_better = scoring.backend.higher_is_better
     while any(sizes.values()):
-        for layer, scores in _shared_scores(scoring, bases, sizes, stage, progress).items():
+        for layer, scores in _scores(scoring, bases, sizes, stage, progress).items():
             curves[layer] = dict(sorted((curves[layer] | scores).items(), reverse=True))
         sizes = {
             layer: sorted(
@@ -60,24 +66,6 @@ def ablate_nodes(
     return curves
 
 
-def _shared_scores(
-    scoring: Scoring,
-    bases: Bases,
-    sizes: Mapping[str, Sequence[int]],
-    stage: str,
-    progress: Progress,
-) -> dict[str, dict[int, float]]:
-    """As `_scores`; where there are fewer batches than ranks, these share out node layers."""
-    if scoring.shares_batches:
-        return _scores(scoring, bases, sizes, stage, progress)
-    tasks = [
-        partial(_scores, scoring, bases, {layer: numbers}, stage, progress)
-        for layer, numbers in sizes.items()
-        if numbers
-    ]
-    return {layer: scores for of_layer in shared_out(tasks) for layer, scores in of_layer.items()}
-
-
 def _scores(
     scoring: Scoring,
     bases: Bases,
@@ -88,30 +76,44 @@ def _scores(
     """Scores at these numbers of features, all in one pass over the data."""
     network, backend, data = scoring.network, scoring.backend, scoring.data
     cast = {layer: bases[layer].to(data.dtype) for layer in sizes}
-    behind = {
-        source.name: section.rebase(cast[source.name].part_decoder)
-        for source, _, section in network.pairs
-        if source.name in sizes
-    }
 
-    def measure(batch: Batch) -> Sums:
-        sums: dict[str, Tensor] = {"count": torch.tensor(len(batch.targets))}
-        for index, x in enumerate(network.activations(batch.inputs)):
-            layer = network.node_layers[index].name
-            rising = sorted(sizes.get(layer, ()))
-            if not rising:
-                continue
-            basis = cast[layer]
-            parts, counts = basis.parts(x), [basis.part_count(size) for size in rising]
-            behind_layer = behind.get(layer) or Linear(basis.part_decoder)
-            ablated = behind_layer.nested(parts, counts)
-            for k, y in zip(rising, ablated, strict=True):
-                outputs = network.from_layer(min(index + 1, len(network.sections)), y)
-                sums[f"{layer} {k}"] = backend.score(outputs, batch.targets).sum()
+    # Of one node layer at a time: together they are a second model.
+    @lru_cache(maxsize=1)
+    def behind(index: int) -> Section:
+        decoder = cast[network.node_layers[index].name].part_decoder
+        ends = index == len(network.sections)
+        return Linear(decoder) if ends else network.sections[index].rebase(decoder)
+
+    def measure(piece: Piece[Reached]) -> Sums:
+        reached = piece.batch
+        index, (x,), rising = reached.index, reached.activations, reached.asked
+        layer, targets = network.node_layers[index].name, reached.batch.targets
+        basis = cast[layer]
+        parts, counts = basis.parts(x), [basis.part_count(size) for size in rising]
+        sums: dict[str, Tensor] = {}
+        for k, y in zip(rising, behind(index).nested(parts, counts), strict=True):
+            outputs = network.from_layer(min(index + 1, len(network.sections)), y)
+            sums[f"{layer} {k}"] = backend.score(outputs, targets).sum()
+            sums[f"{layer} {k} samples"] = torch.tensor(len(targets))
         return sums
 
-    sums = accumulate(data, measure, stage=stage, progress=progress)
-    count = float(sums["count"])
+    steps = AtLayers(data, network, _steps(scoring, sizes))
+    sums = accumulate(steps, measure, stage=stage, progress=progress)
     return {
-        layer: {k: float(sums[f"{layer} {k}"]) / count for k in sizes[layer]} for layer in sizes
+        layer: {k: float(sums[f"{layer} {k}"]) / float(sums[f"{layer} {k} samples"]) for k in tried}
+        for layer, tried in sizes.items()
     }
+
+
+def _steps(scoring: Scoring, sizes: Mapping[str, Sequence[int]]) -> list[list[tuple[int, ...]]]:
+    """Rising numbers of each node layer, as many in a step as take not too long."""
+    network, data = scoring.network, scoring.data
+    layers = network.node_layers
+    matrices = sum(a.size * b.size for a, b in pairwise(layers))
+    single = next(iter(replace(data, limit=1, batch_size=1)))
+    steps = []
+    for layer, x in zip(layers, network.activations(single.inputs), strict=True):
+        rising = sorted(sizes.get(layer.name, ()))
+        at_once = max(1, LONG // max(1, data.batch_size * x.shape[1] * matrices))
+        steps.append([tuple(rising[i : i + at_once]) for i in range(0, len(rising), at_once)])
+    return steps

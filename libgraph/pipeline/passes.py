@@ -22,6 +22,7 @@ class Passes:
             scores.
         plain: one that keeps all.
         behind: from behind each pair of node layers to the outputs, all of them added up.
+        nodes: all that node ablation tries of one basis.
         score: from outputs to scores.
         sections: how many there are.
         samples: numbers of samples that bases are made from (`bases`), that interactions come from
@@ -37,6 +38,7 @@ class Passes:
     masked: float
     plain: float
     behind: float
+    nodes: float
     score: float
     sections: int
     samples: Mapping[str, int]

@@ -20,7 +20,8 @@ PAIRS = 5
 def ablated(masked, trials):
     """Seconds of one basis with so many passes under masks, and trials of edges."""
     behind = PAIRS * (PAIRS - 1) / 2
-    nodes = NODE_TRIALS * (PAIRS + behind + PAIRS)
+    # Thirteen coordinates are no, one, … or thirteen features.
+    nodes = min(NODE_TRIALS, 14) * (PAIRS + behind + PAIRS)
     return masked * PAIRS + trials * (behind + PAIRS) + nodes
 
 
