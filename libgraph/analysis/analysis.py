@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from libgraph.accumulate.ranks import ranks
+from libgraph.analysis.announcement import announcement
 from libgraph.analysis.examples import find_examples
 from libgraph.analysis.graphs import labelled_graph
 from libgraph.analysis.halves import HALVES, halves_agree, interactions_of_halves
-from libgraph.analysis.plan import FewSamples, announcement
+from libgraph.analysis.plan import FewSamples
 from libgraph.analysis.precision import why_too_rough
 from libgraph.analysis.rotations import against_rotations
 from libgraph.analysis.stages import ABLATION, AnalysisStages

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -31,7 +31,6 @@ from libgraph.network.network import Network
 from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.passes import Passes
 from libgraph.pipeline.workload import Workload
-from libgraph.progress import LONG, in_words
 from libgraph.sections import Section
 from libgraph.sections.chunks import DERIVATIVES
 from libgraph.sections.closed_form import ClosedForm
@@ -53,8 +52,9 @@ TIMES = 5
 """How often what is short is measured."""
 
 
-WRITING = 2.5
-"""Seconds of modules, pictures and the page of a small model, on one core; most of a short run."""
+WRITING, OF_BASIS = 1.0, 1.5
+"""Seconds of pictures and the page of a small model, and of modules, pictures and tables of each
+basis, on one core; most of a short run."""
 
 
 LITTLE = 20 * ONCE
@@ -94,41 +94,6 @@ class Plan:
     memory: int
 
 
-SMALLER = {
-    "interactions": "signs=16 estimates interactions",
-    "ablation": "ablate=False leaves ablations out",
-    "significance": "fewer draws=… cost less",
-}
-"""What makes a run smaller, by the stage that takes most of its time, beside fewer samples."""
-
-
-def announcement(seconds: Mapping[str, float], samples: int) -> str | None:
-    """What there is to say before a long run: how long, what takes most, what makes it smaller.
-
-    Args:
-        seconds: of each stage that is going to be computed, by its name.
-        samples: how many there are.
-    """
-    total = sum(seconds.values())
-    if total < LONG:
-        return None
-    kinds: dict[str, float] = {}
-    for name, cost in seconds.items():
-        kind = name.split()[0]
-        kinds[kind] = kinds.get(kind, 0.0) + cost
-    longest = max(kinds, key=kinds.__getitem__)
-    limit = max(2, int(samples * LONG / 2 / total))
-    advice = [
-        *([f"limit={limit} takes fewer samples"] if limit < samples else []),
-        *([SMALLER[longest]] if longest in SMALLER else []),
-    ]
-    said = (
-        f"This is going to take about {in_words(total)}, {kinds[longest] / total:.0%} of it for "
-        f"{longest}."
-    )
-    return f"{said} To make it smaller: {', or '.join(advice)}." if advice else said
-
-
 @own_state()
 def plan(backend: Backend, **options: Any) -> Plan:
     """Layers, shapes, estimated time and memory of `analyze(backend, **options)`.
@@ -147,7 +112,7 @@ def plan(backend: Backend, **options: Any) -> Plan:
     for stage in stages:
         for name, cost in stage.cost(passes).items():
             seconds[name] = seconds.get(name, 0.0) + cost
-    seconds["writing"] = WRITING
+    seconds["writing"] = WRITING + OF_BASIS * len(stages.methods)
     return Plan(
         layers=tuple(
             LayerPlan(layer.name, layer.size, x.shape[1])
@@ -231,6 +196,8 @@ class FewSamples:
             outputs = 0.0
             if any(method.output_gram for method in methods.values()):
                 eye = torch.eye(self.network.node_layers[-1].size).to(self.activations[-1])
+                # Libraries get ready, for a second.
+                output_grams(self.network, self.batch.inputs[:1], eye, 0)
                 outputs = _seconds(partial(output_grams, self.network, self.batch.inputs, eye, 0))
             forward = _seconds(partial(self.network, self.batch.inputs))
             score = 0.0
@@ -322,11 +289,12 @@ class FewSamples:
 
     def _ablation_seconds(self, section: Section, x: Tensor, _: Tensor) -> Seconds:
         """Of a pass that keeps half of the edges, and of one that keeps all."""
-        # Edges are about products of what is sent and received, so that masks are about nested.
+        # Edges are about products of what is sent and received, and masks have a part in common.
         generator = torch.Generator().manual_seed(0)
-        sent, received = (torch.rand(d, generator=generator) for d in (section.d_in, section.d_out))
-        strength = torch.outer(sent, received).to(x.device)
-        keep = strength > strength.median()
+        sizes = section.d_in, section.d_out
+        sent, received = (torch.rand(size, generator=generator) for size in sizes)
+        strength = torch.outer(sent, received) * torch.rand(*sizes, generator=generator)
+        keep = (strength > strength.median()).to(x.device)
 
         def masked(outputs: int) -> Callable[[], object]:
             seen = section.rebase(encoder=torch.eye(section.d_out, outputs).to(x))
@@ -363,12 +331,9 @@ class FewSamples:
         if any(method.jacobian_gram for method in methods.values()):
             held = self.samples[self.bases_split] * sum(bytes_of)
         held = max(held, *(len(sizes) * method.layer_bytes for method in methods.values()))
-        # A state dict would hold tables of embeddings too, which are converted for it.
-        held_by = chain(network.parameters(), network.buffers())
-        weights = sum(t.numel() * t.element_size() for t in held_by)
         batch_bytes = 4 * samples * max(bytes_of)
         parts = 4 * DERIVATIVES.at(activations[0])
-        return 2 * weights + 8 * sums + min(budget // 2, held) + batch_bytes + parts
+        return 2 * network.weight_bytes + 8 * sums + min(budget // 2, held) + batch_bytes + parts
 
 
 def _seconds_of(count: int, few: int, prepared: Callable[[int], Callable[[], object]]) -> float:

@@ -39,9 +39,14 @@ from libgraph.runs.stored import (
 ABLATION = "ablation.json"
 
 
-BISECTION_PASSES = 3
+BISECTION_PASSES = 5
 """Cost of a bisection, in passes that keep half of all edges: the first trials keep all, a half, a
-quarter and so on, and later ones change few outputs. What was counted on the bundled models."""
+quarter and so on, and later ones change few outputs. What was counted on the bundled models, where
+it is 3 to 12."""
+
+
+SCATTERED_PASSES = 12
+"""The same where nearly all edges are needed."""
 
 
 CURVE_PASSES = 2
@@ -111,8 +116,11 @@ class AnalysisStages:
         pairs = [(a.name, b.name) for a, b, _ in network.pairs]
         bases = _bases(methods, options, network)
         interactions = _interactions(bases, list(methods), pairs, options)
-        names = list(methods) if options.ablate else []
-        ablation = {name: _ablation(interactions, name, pairs, options) for name in names}
+        ablated = methods if options.ablate else {}
+        ablation = {
+            name: _ablation(interactions, name, method.scattered, pairs, options)
+            for name, method in ablated.items()
+        }
         return cls(
             methods,
             bases,
@@ -170,10 +178,15 @@ def _interactions(
 
 
 def _ablation(
-    interactions: Stage[Interactions], name: str, pairs: list[Pair], options: AnalysisOptions
+    interactions: Stage[Interactions],
+    name: str,
+    scattered: bool,
+    pairs: list[Pair],
+    options: AnalysisOptions,
 ) -> Stage[Ablation]:
     def cost(passes: Passes) -> dict[str, float]:
-        masked = (BISECTION_PASSES + CURVE_PASSES * options.curves) * passes.masked
+        bisection = SCATTERED_PASSES if scattered else BISECTION_PASSES
+        masked = (bisection + CURVE_PASSES * options.curves) * passes.masked
         trials = TRIALS * (1 + options.curves)
         behind = trials * (passes.behind + passes.sections * passes.score)
         return {"ablation": (masked + behind + passes.nodes) * passes.samples["test"]}

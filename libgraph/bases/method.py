@@ -146,6 +146,7 @@ class BasisMethod:
         layer_bytes: what it holds of a node layer at most, beside activations.
         leaves: pattern of the files in which it keeps work that is half done.
         digest: SHA-256 of the file that directions come from, if they do.
+        scattered: whether its directions are nothing to the network, which then needs most edges.
         latent: whether its bases are dictionaries, at some node layers at least.
         writes: puts files of its own into the directory of a run, from its finished bases.
     """
@@ -160,6 +161,7 @@ class BasisMethod:
     layer_bytes: int = 0
     leaves: str | None = None
     digest: str = ""
+    scattered: bool = False
     latent: bool = False
     writes: Callable[[Network, Bases, Path], None] | None = None
 

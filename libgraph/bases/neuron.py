@@ -38,4 +38,4 @@ def neuron(
     }
 
 
-METHOD = BasisMethod(neuron)
+METHOD = BasisMethod(neuron, scattered=True)

@@ -65,4 +65,4 @@ def _rotated(basis: Basis, rng: np.random.Generator) -> Basis:
     return Basis(basis.encoder @ rotation, rotation.T @ basis.decoder, importance, isolated)
 
 
-METHOD = BasisMethod(random)
+METHOD = BasisMethod(random, scattered=True)

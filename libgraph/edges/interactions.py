@@ -32,6 +32,10 @@ from libgraph.sections.estimate import Estimate
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import Section
 
+LARGE = 2**26
+"""Bytes of weights above which they are not held a second time."""
+
+
 Edges = dict[Pair, Float[Tensor, "out in"]]
 """Interactions `[out, in]` by (input node layer, output node layer)."""
 
@@ -104,8 +108,8 @@ def estimate_interactions(
         if _is_latent(cast[name, a.name]) or _is_latent(cast[name, b.name])
     }
 
-    # Of one layer pair at a time: together they are a second model in each basis.
-    @lru_cache(maxsize=len(bases))
+    # Of one layer pair at a time where together they are a second, large model in each basis.
+    @lru_cache(maxsize=len(bases) if network.weight_bytes > LARGE else None)
     def read_by(name: str, index: int) -> Section:
         _, b, section = network.pairs[index]
         return section.rebase(encoder=cast[name, b.name].encoder)

@@ -17,6 +17,7 @@ from libgraph.accumulate.pieces import Piece
 from libgraph.accumulate.reached import AtLayers, Reached
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.edges.curves import sizes_between, sizes_to_try
+from libgraph.edges.interactions import LARGE
 from libgraph.edges.score import Scoring
 from libgraph.network.basis import Bases
 from libgraph.progress import Progress, silent
@@ -77,8 +78,8 @@ def _scores(
     network, backend, data = scoring.network, scoring.backend, scoring.data
     cast = {layer: bases[layer].to(data.dtype) for layer in sizes}
 
-    # Of one node layer at a time: together they are a second model.
-    @lru_cache(maxsize=1)
+    # Of one node layer at a time where together they are a second, large model.
+    @lru_cache(maxsize=1 if network.weight_bytes > LARGE else None)
     def behind(index: int) -> Section:
         decoder = cast[network.node_layers[index].name].part_decoder
         ends = index == len(network.sections)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from jaxtyping import Float
@@ -127,6 +127,12 @@ class Network(nn.Module):
         self.embed = embed
         self.sections: Sequence[Section] = nn.ModuleList(sections)  # type: ignore[assignment]
         self.node_layers = tuple(node_layers)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What weights take; a state dict would convert tables of embeddings for that."""
+        held = chain(self.parameters(), self.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
     @property
     def pairs(self) -> list[tuple[NodeLayer, NodeLayer, Section]]:

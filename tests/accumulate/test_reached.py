@@ -1,4 +1,4 @@
-"""Steps within a batch, of node layers and pairs of them: kept, halved and shared out one by one."""
+"""Steps within a batch, at node layers and pairs of them: kept, halved and shared out."""
 
 import pytest
 import torch

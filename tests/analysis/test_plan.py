@@ -9,8 +9,15 @@ import libgraph as lg
 from libgraph.accumulate.memory import LARGEST_BATCH
 from libgraph.analysis import analysis as analysis_module
 from libgraph.analysis import plan as planning
+from libgraph.analysis.announcement import announcement
 from libgraph.analysis.rotations import DRAWN_SAMPLES
-from libgraph.analysis.stages import BISECTION_PASSES, CURVE_PASSES, NODE_TRIALS, TRIALS
+from libgraph.analysis.stages import (
+    BISECTION_PASSES,
+    CURVE_PASSES,
+    NODE_TRIALS,
+    SCATTERED_PASSES,
+    TRIALS,
+)
 from libgraph.bases.learned.options import CODING_ROUNDS
 from libgraph.bases.sparse.options import BATCH, EVERY, SAMPLES
 
@@ -54,6 +61,13 @@ def test_passes_over_all_samples(plan):
     # Every trial runs what is behind its pair, of nodes the section too, and is scored.
     assert found.seconds["ablation"] == pytest.approx(2 * test * ablated(BISECTION_PASSES, TRIALS))
     assert set(found.seconds) == {"statistics", "bases", "interactions", "ablation", "writing"}
+
+
+def test_bases_that_are_nothing_to_the_network_need_most_edges(plan):
+    found, samples = plan(basis="lib", beside=("neuron", "random"))
+    one, other = (ablated(passes, TRIALS) for passes in (BISECTION_PASSES, SCATTERED_PASSES))
+    test = samples["test"] / LARGEST_BATCH
+    assert found.seconds["ablation"] == pytest.approx(test * (one + 2 * other))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +163,7 @@ def test_gradients_are_left_as_they_were(plan):
 
 def test_a_long_run_says_so_before_it_starts(caplog, monkeypatch):
     monkeypatch.setattr(analysis_module, "LOOK_AHEAD", 0.0)
-    monkeypatch.setattr(planning, "LONG", 0.0)
+    monkeypatch.setattr("libgraph.analysis.announcement.LONG", 0.0)
     told = Listener()
     backend = lg.load_backend("mlp", seed=0)
     lg.analyze(backend, basis="lib", beside=(), limit=100, progress=told)
@@ -170,18 +184,16 @@ def test_a_short_run_says_nothing(caplog, monkeypatch):
 
 
 def test_what_makes_a_run_smaller():
-    hours = planning.announcement(
-        {"bases": 60, "ablation lib": 70_000, "ablation pca": 73_940}, 4000
-    )
+    hours = announcement({"bases": 60, "ablation lib": 70_000, "ablation pca": 73_940}, 4000)
     assert hours == (
         "This is going to take about 40 hours, 100% of it for ablation. To make it smaller: "
         "limit=8 takes fewer samples, or ablate=False leaves ablations out."
     )
-    assert "signs=16" in planning.announcement({"interactions": 700.0}, 1000)
-    assert planning.announcement({"bases": 599.0}, 1000) is None
+    assert "signs=16" in announcement({"interactions": 700.0}, 1000)
+    assert announcement({"bases": 599.0}, 1000) is None
     # As few as can be: there is nothing to advise.
-    assert "limit" not in planning.announcement({"ablation": 7000.0}, 2)
-    assert planning.announcement({"bases": 7000.0}, 2).endswith("100% of it for bases.")
+    assert "limit" not in announcement({"ablation": 7000.0}, 2)
+    assert announcement({"bases": 7000.0}, 2).endswith("100% of it for bases.")
 
 
 class Listener:

@@ -42,6 +42,12 @@ def dictionary_seconds(probe: Probe) -> float:
     start *= sum(sizes.values()) / sizes[largest]
     for key, value in begun.items():
         value.requires_grad_(not key.endswith("/quiet"))
+    optimizer = torch.optim.Adam([value for value in begun.values() if value.requires_grad])
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        problem.loss(begun, 0).backward()
+        optimizer.step()
+
     with torch.enable_grad():
-        step = probe.seconds(lambda: problem.loss(begun, 0).backward())
-    return start + step * options.steps
+        return start + probe.seconds(step) * options.steps
