@@ -25,7 +25,7 @@ from libgraph.bases.methods import digest_of
 from libgraph.bases.statistics import Statistics
 from libgraph.dictionaries.circuit_tracer import CONFIGURATION
 from libgraph.dictionaries.matching import WITH_PASSAGES, dictionary_of_layer, matched
-from libgraph.dictionaries.registry import read_dictionaries
+from libgraph.dictionaries.registry import DEPTH, read_dictionaries
 from libgraph.dictionaries.weights import (
     CrossLayerWeights,
     DictionaryWeights,
@@ -65,7 +65,8 @@ def method_of_folder(folder: Path) -> BasisMethod:
 def _files(found: DictionaryWeights) -> list[Path]:
     path = found.path
     if path.is_file():
-        beside = [path.with_name(CONFIGURATION)]
+        # It may list files of folders within its own.
+        beside = [place / CONFIGURATION for place in [*path.parents][: DEPTH + 1]]
         if isinstance(found, CrossLayerWeights):
             beside.append(path.with_name(path.name.replace("enc", "dec")))
         return [path, *(each for each in beside if each.is_file())]

@@ -221,6 +221,24 @@ class Tensors:
             raise UsageError(f"'{self.path}': '{stored}' has values that are NaN or infinite.")
         return tensor.T if name.startswith("~") else tensor
 
+    def of_these_alone(self, *besides: str) -> Tensors:
+        """Itself, if the file holds nothing that is not named: what is left out might count.
+
+        Args:
+            besides: further names in the file, of tensors that change nothing.
+
+        Raises:
+            UsageError: naming others.
+        """
+        known = {name.removeprefix("~") for name in self._names.values()} | {*besides}
+        others = sorted(set(self._tensors) - known)
+        if others:
+            raise UsageError(
+                f"'{self.path}' holds '{others[0]}', which is not read here and may change what "
+                f"its latents are: known are {', '.join(sorted(known))}."
+            )
+        return self
+
     def matrix(self, what: str, shape: tuple[int, int] | None = None) -> Float[Tensor, "a b"]:
         """A matrix, of this shape if one is given."""
         return self._checked(what, lambda found: found.ndim == 2 and shape in (None, found.shape))
@@ -238,6 +256,23 @@ class Tensors:
                 "which does not fit the dictionary's other tensors."
             )
         return found
+
+
+def check_all_or_none(files: Mapping[int, Tensors], optional: Mapping[str, str]) -> None:
+    """Raise a `UsageError` where some blocks of one transcoder have what others lack.
+
+    Args:
+        files: by block.
+        optional: what it is called, by what it is for.
+    """
+    for what, name in optional.items():
+        having = [block for block, tensors in files.items() if what in tensors]
+        lacking = [block for block in files if block not in having]
+        if having and lacking:
+            raise UsageError(
+                f"'{files[lacking[0]].path}' has no {name}, and '{files[having[0]].path}' has: all "
+                "blocks of a transcoder have them, or none."
+            )
 
 
 def gated(

@@ -139,7 +139,7 @@ def circuit_tracer(folder, blocks=(0,), configuration=None, **extra):
         'feature_input_hook: "hook_resid_mid"',
         "feature_output_hook: hook_mlp_out",
         "transcoders:",
-        "  - layer_0.safetensors",
+        *(f"  - layer_{i}.safetensors" for i in weights),
     ]
     (folder / "config.yaml").write_text("\n".join(lines))
     return weights
