@@ -108,7 +108,7 @@ class Difference:
             "matched": count,
             "needed_matched": self.needed_matched(layer),
             "share_matched": count / fewer if fewer else None,
-            "mean_cosine": float(layer.matching.cosine.mean()) if fewer else None,
+            "mean_cosine": layer.mean_cosine,
             "matches": {k: getattr(layer.matching, k).tolist() for k in ("a", "b", "cosine")},
         }
 
@@ -198,6 +198,9 @@ def print_difference(console: Console, difference: Difference) -> None:
     console.print()
     title = f"Features, A / B; matched: |cosine| at least {difference.threshold:g}"
     print_table(console, title, _features(difference))
+    if any(layer.latents for layer in difference.layers):
+        title = "Cosine with the closest feature, mean over A's / over B's"
+        print_table(console, title, _closest(difference))
     print_table(console, "Overlap of the leading features, by their number", _leading(difference))
     if difference.pairs:
         print_table(console, "Kept edges between matched features", _edges(difference))
@@ -210,7 +213,7 @@ def print_difference(console: Console, difference: Difference) -> None:
 
 def _features(difference: Difference) -> PlainTable:
     """Features, their subspaces and how many have a counterpart, per node layer."""
-    columns = ["features", "overlap", "by chance", "matched", "closest", "by chance"]
+    columns = ["features", "overlap", "by chance", "matched"]
     if any(layer.needed is not None for layer in difference.layers):
         columns += ["B needs", "overlap", "matched"]
     table = plain_table("node layer", *columns)
@@ -220,13 +223,22 @@ def _features(difference: Difference) -> PlainTable:
             number(layer.overlap, ".3f"),
             number(layer.by_chance, ".3f"),
             str(len(difference.matched(layer.name).a)),
-            " / ".join(number(each, ".3f") for each in layer.closest),
-            " / ".join(number(each, ".3f") for each in layer.closest_by_chance),
             number(layer.needed, "d"),
             number(layer.needed_overlap, ".3f"),
             number(difference.needed_matched(layer), "d"),
         )
         table.add_row(layer.name, *cells[: len(columns)])
+    return table
+
+
+def _closest(difference: Difference) -> PlainTable:
+    """How near features are to one another where some are latents."""
+    table = plain_table("node layer", "closest", "by chance", "one to one")
+    for layer in difference.layers:
+        if layer.latents:
+            pairs = (layer.closest, layer.closest_by_chance)
+            cells = [" / ".join(number(each, ".3f") for each in pair) for pair in pairs]
+            table.add_row(layer.name, *cells, number(layer.mean_cosine, ".3f"))
     return table
 
 

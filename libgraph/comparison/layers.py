@@ -76,6 +76,7 @@ class LayerDifference:
         closest: mean largest cosines, of features that need not be one another's.
         closest_by_chance: the same where the other basis has random directions in place of its own,
             as many and of the same second moment.
+        latents: whether some features of either are latents of a dictionary.
     """
 
     name: str
@@ -90,6 +91,13 @@ class LayerDifference:
     matching: Matching
     closest: Closest
     closest_by_chance: Closest
+    latents: bool
+
+    @property
+    def mean_cosine(self) -> float | None:
+        """Of all features of the smaller basis with their counterpart; None of none."""
+        cosine = self.matching.cosine
+        return float(cosine.mean()) if len(cosine) else None
 
 
 def compare_layer(
@@ -141,6 +149,7 @@ def compare_layer(
             closest(first, random_like(second), signed),
             closest(second, random_like(first), signed.T),
         ),
+        latents=any(_latents(basis).any() for basis in (a, b)),
     )
 
 
