@@ -117,10 +117,10 @@ def _of_block(
 ) -> tuple[CrossLayerWeights, Tensors]:
     path = files.encoder
     encoder = read_weights(path)
-    latents = Tensors(path, encoder, files.names).of_these_alone().matrix("encoder").shape[1]
+    latents = Tensors(path, encoder, files.names).of_these_alone().stored("encoder").shape[1]
     decoders = _decoders(files, block, blocks, latents)
     # Of all that it writes here only what its own block's MLP gets.
-    own = {**encoder, files.names["decoder"]: decoders()[:, 0]}
+    own = {**encoder, files.names["decoder"]: decoders()[:, 0].clone()}
     tensors = Tensors(path, own, files.names)
     gate = threshold_gate(tensors, latents)
     hook, output = (f"blocks.{block}.{place}" for place in (reads, writes))

@@ -157,9 +157,14 @@ def read(folder: Path) -> list[DictionaryWeights]:
             # Says that it is missing, if it is.
             tensors.matrix("skip")
         gate = _gate(folder, cfg, tensors)
-        return [transcoder_of(tensors, cfg.input, cfg.output, gate, cfg.d_out)]
+        transcoder = transcoder_of(tensors, cfg.input, cfg.output, gate, cfg.d_out)
+        return [replace(transcoder, normalised=_normalisation(cfg))]
     found = _finetuned(folder, cfg, weights, _autoencoder(folder, cfg, weights))
-    return [replace(found, normalised=NORMALISATIONS[cfg.normalize_activations or "none"])]
+    return [replace(found, normalised=_normalisation(cfg))]
+
+
+def _normalisation(cfg: _Configuration) -> Normalisation | None:
+    return NORMALISATIONS[cfg.normalize_activations or "none"]
 
 
 def _finetuned(
@@ -231,12 +236,6 @@ def _check_supported(folder: Path, cfg: _Configuration) -> None:
     if how not in NORMALISATIONS:
         names = ", ".join(name for name in NORMALISATIONS if name != "None")
         raise UsageError(f"'{folder}' has normalize_activations={how}: known are {names}.")
-    if NORMALISATIONS[how] and cfg.architecture in TRANSCODERS:
-        raise UsageError(
-            f"'{folder}' is a transcoder with normalize_activations={how}: what it reads is "
-            "divided by its own size, and what it writes is of another place; that is not read "
-            "here."
-        )
     if cfg.reshape_activations != "none" or cfg.metadata.hook_head_index is not None:
         raise UsageError(f"'{folder}' reads heads of attention, which are no node layers.")
     transcodes = cfg.architecture in TRANSCODERS
