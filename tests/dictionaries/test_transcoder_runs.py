@@ -92,9 +92,16 @@ def test_edges_are_those_of_autodiff(mixing, rule, folder):
 @pytest.mark.parametrize("how", ["layer_norm", "constant_norm_rescale"])
 def test_edges_go_through_what_inputs_are_divided_by(mixing, rule, how, tmp_path):
     """The size is no constant: dense Jacobians through it, and circuits that are the network."""
-    save_transcoder(tmp_path, "jumprelu_skip_transcoder", normalize_activations=how)
+    w = save_transcoder(tmp_path, "jumprelu_skip_transcoder", normalize_activations=how)
     backend, _ = network_with_mlp(torch.tanh, mixing)
     network, bases = backend.network(), bases_of(backend, tmp_path)
+    basis, x = bases["mlp"], network.activations_at(1, backend.inputs)
+    h = x[..., :WIDTH]
+    h = h - h.mean(-1, keepdim=True) if how == "layer_norm" else h
+    size = h.std(-1, keepdim=True) + 1e-5 if how == "layer_norm" else h.norm(dim=-1)[..., None] / 2
+    pre = h / size @ w["W_enc"] + w["b_enc"]
+    z = (pre.relu() * (pre > w["threshold"]))[..., basis.numbers]
+    assert_close(basis.latents(x)[..., basis.always :], z)
     rule = Quadrature.parse(rule)
     found = estimate_interactions(network, {"t": bases}, Data(backend, "train"), rule, 0)
     for index, (a, b, section) in enumerate(network.pairs):

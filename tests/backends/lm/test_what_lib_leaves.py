@@ -15,7 +15,7 @@ from libgraph.edges.interactions import estimate_interactions
 from libgraph.interventions.circuits import BASELINES, Circuits, EdgePool
 from libgraph.interventions.subject import Subject
 from libgraph.network.basis import Basis
-from libgraph.network.dictionary import Dictionary, Threshold
+from libgraph.network.dictionary import Dictionary, Threshold, with_rest
 from libgraph.sections.quadrature import Quadrature
 from libgraph_backends.lm.backend import LM
 from libgraph_backends.lm.options import LMOptions
@@ -154,6 +154,20 @@ def test_interactions_add_up_where_lib_drops_what_a_dictionary_reads(backend, ba
 
 @pytest.mark.parametrize("rule", ["gradient", "gauss-legendre:2"])
 def test_edges_of_linear_features_and_errors_are_those_of_autodiff(backend, bases, rule):
+    """Also where linear bases drop what is read, so that edges of their errors are large."""
+    plain = {name: each for name, each in without_rests(bases).items() if type(each) is Basis}
+    cut = {name: with_rest(without_last(each)) for name, each in plain.items() if each.rotated}
+    check_edges(backend, bases, rule)
+    assert check_edges(backend, {**bases, **cut}, rule) > 1e-3
+
+
+def without_last(basis):
+    return Basis(basis.encoder[:, :-2], basis.decoder[:-2], basis.importance[:-2], basis.isolated)
+
+
+def check_edges(backend, bases, rule):
+    """The largest edge of an error between linear features."""
+    largest = 0.0
     data = Data(backend, "train", 2, limit=2, dtype=torch.float64)
     network, rule = backend.network().double(), Quadrature.parse(rule)
     found = estimate_interactions(network, {"t": bases}, data, rule, 0).edges["t"]
@@ -164,6 +178,10 @@ def test_edges_of_linear_features_and_errors_are_those_of_autodiff(backend, base
         x = network.activations_at(index, inputs)
         expected = edges_by_autodiff(section, bases[a.name], bases[b.name], x, rule)
         assert_close(found[a.name, b.name], expected, 1e-10)
+        if not any(bases[layer.name].always < len(bases[layer.name]) for layer in (a, b)):
+            place = bases[a.name].error_place
+            largest = max(largest, float(found[a.name, b.name][:, place].max()))
+    return largest
 
 
 def test_a_run_has_errors_of_lib_and_reads_back(backend, folder, tmp_path):
