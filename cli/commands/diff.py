@@ -28,6 +28,12 @@ from libgraph_cli.options import GroupedCommand, json_option
     help="|cosine| of two directions from which on features count as matched.  [0.9]",
 )
 @click.option(
+    "--coordinates",
+    metavar="NAME",
+    help="A linear basis of the first run in which directions are compared, such as lib, where "
+    "they are as long as what they do.  [those of activations]",
+)
+@click.option(
     "--figure",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -40,6 +46,7 @@ def diff(
     basis: str | None,
     basis_b: str | None,
     threshold: float,
+    coordinates: str | None,
     figure: Path | None,
     as_json: bool,
 ) -> None:
@@ -66,7 +73,7 @@ def diff(
     if figure is not None:
         figure_kind(figure)
     bases = [basis] * (len(runs) - 1) + [basis_b or basis]
-    series = diff_series(runs, bases=bases, threshold=threshold)
+    series = diff_series(runs, bases=bases, threshold=threshold, coordinates=coordinates)
     detailed = len(runs) == 2
     if as_json:
         # One object for every number of runs: `differences` are those of neighbours.

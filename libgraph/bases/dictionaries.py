@@ -25,7 +25,7 @@ from libgraph.bases.methods import digest_of
 from libgraph.bases.statistics import Statistics
 from libgraph.dictionaries.circuit_tracer import CONFIGURATION
 from libgraph.dictionaries.matching import WITH_PASSAGES, dictionary_of_layer, matched
-from libgraph.dictionaries.registry import read_dictionaries
+from libgraph.dictionaries.registry import DEPTH, read_dictionaries
 from libgraph.dictionaries.weights import (
     CrossLayerWeights,
     DictionaryWeights,
@@ -34,7 +34,7 @@ from libgraph.dictionaries.weights import (
 from libgraph.errors import BackendError, UsageError
 from libgraph.network.basis import Bases, Basis
 from libgraph.network.cross_layer import CrossLayer, carrying
-from libgraph.network.dictionary import Dictionary
+from libgraph.network.dictionary import Dictionary, with_rest
 from libgraph.network.network import Network, NodeLayer
 from libgraph.network.transcoder import Transcoder
 from libgraph.progress import Progress, renamed
@@ -65,7 +65,8 @@ def method_of_folder(folder: Path) -> BasisMethod:
 def _files(found: DictionaryWeights) -> list[Path]:
     path = found.path
     if path.is_file():
-        beside = [path.with_name(CONFIGURATION)]
+        # It may list files of folders within its own.
+        beside = [place / CONFIGURATION for place in [*path.parents][: DEPTH + 1]]
         if isinstance(found, CrossLayerWeights):
             beside.append(path.with_name(path.name.replace("enc", "dec")))
         return [path, *(each for each in beside if each.is_file())]
@@ -131,7 +132,7 @@ def dictionaries(
     bases = dict(start or lib(network, statistics, data, truncation, progress))
     bases |= alive | _carrying(network, alive, bases, statistics, truncation)
     if not crosses:
-        return bases
+        return with_rests(network, bases)
     squares = {name: sums[f"{name} squares"] / sums[f"{name} count"] for name in whole}
     bases = with_cross_layer(network, bases, crosses, squares, data)
     latent = {name: each for name, each in bases.items() if isinstance(each, CrossLayer)}
@@ -139,6 +140,30 @@ def dictionaries(
     errors = latent_sums(carrying(network, bases), latent, data, told)
     tell_errors(errors, whole, statistics)
     return bases
+
+
+def with_rests(network: Network, bases: Bases) -> dict[str, Basis]:
+    """Linear bases before dictionaries with what they leave out, which these may read, as an error.
+
+    A basis such as LIB drops what the model does not read, and a dictionary may: the mean of a
+    stream before a LayerNorm.
+
+    Args:
+        network: whose node layers they are of.
+        bases: of all of them.
+    """
+    latent = [
+        place
+        for place, layer in enumerate(network.node_layers)
+        if bases[layer.name].always < len(bases[layer.name])
+    ]
+    before = network.node_layers[: max(latent, default=0)]
+    dropping = [
+        layer.name
+        for layer in before
+        if layer.rotated and bases[layer.name].linear and len(bases[layer.name]) < layer.size
+    ]
+    return {**bases, **{name: with_rest(bases[name]) for name in dropping}}
 
 
 def _carrying(

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from libgraph.backend.data import Data
-from libgraph.bases.dictionaries import mean_squares, only_active
+from libgraph.bases.dictionaries import mean_squares, only_active, with_rests
 from libgraph.bases.lib import lib
 from libgraph.bases.method import BasisMethod, MakeBases, Setting, Truncation
 from libgraph.bases.methods import digest_of
@@ -97,7 +97,8 @@ def directions(path: Path, setting: Setting | None = None) -> MakeBases:
             )
         if not latent:
             return bases
-        return {**bases, **only_active(network, latent, statistics, data, progress)}
+        found = only_active(network, latent, statistics, data, progress)
+        return with_rests(network, {**bases, **found})
 
     return method
 

@@ -17,8 +17,9 @@ from rich.console import Console
 from libgraph.comparison.edges import PairDifference, compare_edges
 from libgraph.comparison.layers import LayerDifference, Matching, compare_layer
 from libgraph.comparison.modules import ModulesDifference, compare_modules
-from libgraph.comparison.sides import Side, side
+from libgraph.comparison.sides import Side, coordinates_of, side
 from libgraph.errors import UsageError
+from libgraph.network.basis import Bases
 from libgraph.runs.run import Printer, Run, arrow
 from libgraph.runs.saved_run import as_run
 from libgraph.runs.tables import MOST_MODULES, count_the_rest, plain_table, print_table, text_of
@@ -97,6 +98,8 @@ class Difference:
             "needed",
             "needed_overlap",
             "leading",
+            "closest",
+            "closest_by_chance",
         )
         count = len(self.matched(layer.name).a)
         fewer = min(layer.features)
@@ -105,6 +108,7 @@ class Difference:
             "matched": count,
             "needed_matched": self.needed_matched(layer),
             "share_matched": count / fewer if fewer else None,
+            "mean_cosine": layer.mean_cosine,
             "matches": {k: getattr(layer.matching, k).tolist() for k in ("a", "b", "cosine")},
         }
 
@@ -116,6 +120,7 @@ def diff(
     basis: str | None = None,
     basis_b: str | None = None,
     threshold: float = THRESHOLD,
+    coordinates: str | None = None,
 ) -> Difference:
     """Compare two runs, or two bases of one.
 
@@ -128,17 +133,26 @@ def diff(
         basis: one that they have; by default the main one of each.
         basis_b: that of B; by default `basis`.
         threshold: |cosine| from which on features count as matched.
+        coordinates: a linear basis of A in whose features directions are compared.
 
     Raises:
         UsageError: if a directory is no finished run, a run has no such basis, no node layer is in
-            both, or the threshold is no |cosine|.
+            both, coordinates are not linear, or the threshold is no |cosine|.
         NumericalError: if a decoder is not finite.
     """
-    return compare_sides(side(as_run(a), basis), side(as_run(b), basis_b or basis), threshold)
+    first = as_run(a)
+    return compare_sides(
+        side(first, basis),
+        side(as_run(b), basis_b or basis),
+        threshold,
+        coordinates_of(first, coordinates),
+    )
 
 
-def compare_sides(a: Side, b: Side, threshold: float = THRESHOLD) -> Difference:
-    """Compare what `side` gives of two runs; see `diff`."""
+def compare_sides(
+    a: Side, b: Side, threshold: float = THRESHOLD, coordinates: Bases | None = None
+) -> Difference:
+    """Compare what `side` gives of two runs, in coordinates of `coordinates_of`; see `diff`."""
     if not 0 <= threshold <= 1:
         raise UsageError(f"A threshold of {threshold} is no |cosine|: choose one from 0 to 1.")
     sizes = [{name: len(basis.encoder) for name, basis in s.bases.items()} for s in (a, b)]
@@ -149,9 +163,15 @@ def compare_sides(a: Side, b: Side, threshold: float = THRESHOLD) -> Difference:
             f"'{a.title}' and '{b.title}' have no node layer of one name and size in common "
             f"({'; '.join(listed)}): compare runs of the same network."
         )
+    within = {
+        name: basis
+        for name, basis in (coordinates or {}).items()
+        if len(basis.encoder) == sizes[0].get(name)
+    }
     others = dict.fromkeys(name for s in sizes for name in s if name not in common)
     layers = tuple(
-        compare_layer(name, a.bases[name], b.bases[name], b.needed.get(name)) for name in common
+        compare_layer(name, a.bases[name], b.bases[name], b.needed.get(name), within.get(name))
+        for name in common
     )
     matched = {layer.name: layer.matching.above(threshold) for layer in layers}
     pairs = [
@@ -178,6 +198,9 @@ def print_difference(console: Console, difference: Difference) -> None:
     console.print()
     title = f"Features, A / B; matched: |cosine| at least {difference.threshold:g}"
     print_table(console, title, _features(difference))
+    if any(layer.latents for layer in difference.layers):
+        title = "Cosine with the closest feature, mean over A's / over B's"
+        print_table(console, title, _closest(difference))
     print_table(console, "Overlap of the leading features, by their number", _leading(difference))
     if difference.pairs:
         print_table(console, "Kept edges between matched features", _edges(difference))
@@ -205,6 +228,17 @@ def _features(difference: Difference) -> PlainTable:
             number(difference.needed_matched(layer), "d"),
         )
         table.add_row(layer.name, *cells[: len(columns)])
+    return table
+
+
+def _closest(difference: Difference) -> PlainTable:
+    """How near features are to one another where some are latents."""
+    table = plain_table("node layer", "closest", "by chance", "one to one")
+    for layer in difference.layers:
+        if layer.latents:
+            pairs = (layer.closest, layer.closest_by_chance)
+            cells = [" / ".join(number(each, ".3f") for each in pair) for pair in pairs]
+            table.add_row(layer.name, *cells, number(layer.mean_cosine, ".3f"))
     return table
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from libgraph.comparison.difference import THRESHOLD, Difference, compare_sides, number
-from libgraph.comparison.sides import Side, side
+from libgraph.comparison.sides import Side, coordinates_of, side
 from libgraph.errors import UsageError
 from libgraph.runs.run import Printer, Run
 from libgraph.runs.saved_run import as_run
@@ -116,6 +116,7 @@ def diff_series(
     *,
     bases: Sequence[str | None] | None = None,
     threshold: float = THRESHOLD,
+    coordinates: str | None = None,
 ) -> Series:
     """Compare runs, each with the one before it.
 
@@ -123,6 +124,7 @@ def diff_series(
         runs: in memory, or directories, in their order.
         bases: one of each run; by default the main ones.
         threshold: |cosine| from which on features count as matched.
+        coordinates: a linear basis of the first run in whose features directions are compared.
 
     Raises:
         UsageError: if there are fewer than two runs, or as many bases as there are not runs; and
@@ -136,7 +138,8 @@ def diff_series(
         raise UsageError(f"{len(names)} bases are not those of {len(runs)} runs: name one of each.")
     opened = [as_run(run) for run in runs]
     sides = tuple(side(run, name) for run, name in zip(opened, names, strict=True))
-    return Series(sides, tuple(compare_sides(a, b, threshold) for a, b in pairwise(sides)))
+    within = coordinates_of(opened[0], coordinates)
+    return Series(sides, tuple(compare_sides(a, b, threshold, within) for a, b in pairwise(sides)))
 
 
 def run_figures(own: Side, last: Side) -> RunFigures:

@@ -67,3 +67,21 @@ def side(run: Run, basis: str | None = None) -> Side:
         how = (main.resolution, main.seed, main.seeds, main.objective) if main else ()
         graph = graph.with_partition(find_communities(graph, *how))
     return Side(run.title, name, graph, bases, run.metrics)
+
+
+def coordinates_of(run: Run, basis: str | None) -> Bases | None:
+    """The bases of a run in whose features directions are compared; None for none.
+
+    Raises:
+        UsageError: if it has no such basis, or its features are not linear.
+    """
+    if basis is None:
+        return None
+    bases = run.bases(run.chosen(basis))
+    curved = [name for name, each in bases.items() if not each.linear]
+    if curved:
+        raise UsageError(
+            f"Features of '{basis}' are latents at {', '.join(curved)}, and no coordinates: name a "
+            "linear basis of the run, such as pca or, where bases were compared, lib."
+        )
+    return bases

@@ -1,22 +1,37 @@
-"""Transcoders of circuit-tracer: `layer_N.safetensors` of every block beside `config.yaml`.
+"""Transcoders of circuit-tracer: files of every block beside, or named by, `config.yaml`.
 
-Latents are those above zero, or above thresholds, of h Wᵀ + b. Cross-layer ones are in other files
-(`libgraph.dictionaries.cross_layer`) beside the same configuration.
+Latents are those above zero, above thresholds, or the k largest, of h Wᵀ + b. Files are
+`layer_N.safetensors`, or what `transcoders` lists, block after block: those, or Gemma Scope's.
+Cross-layer ones are in other files (`libgraph.dictionaries.cross_layer`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import yaml
+from torch import Tensor
 
 from libgraph.dictionaries import cross_layer
 from libgraph.dictionaries.configuration import MOST_BYTES
-from libgraph.dictionaries.weights import DictionaryWeights, Tensors, threshold_gate, transcoder_of
+from libgraph.dictionaries.gemma_scope import CIRCUIT_NAMES as GEMMA_NAMES
+from libgraph.dictionaries.gemma_scope_2 import NAMES as GEMMA_2_NAMES
+from libgraph.dictionaries.gemma_scope_2 import is_gemma_scope_2
+from libgraph.dictionaries.weights import (
+    DictionaryWeights,
+    Tensors,
+    check_all_or_none,
+    threshold_gate,
+    transcoder_of,
+)
 from libgraph.errors import UsageError
+from libgraph.files.archives import read_arrays
 from libgraph.files.reading import reading
 from libgraph.files.weights import read_weights
+from libgraph.network.dictionary import Gate, TopK
 
 CONFIGURATION = "config.yaml"
 
@@ -31,12 +46,29 @@ NAMES = {
     "threshold": "activation_function.threshold",
 }
 
+OPTIONAL = {"skip": "skip connection", "threshold": "thresholds"}
+"""What all files of a folder have, or none."""
+
+KINDS = ("transcoder_set", cross_layer.KIND)
+
+ACTIVATIONS = ("relu", "topk", "jump_relu")
+
 
 def holds(folder: Path) -> bool:
     """Whether transcoders of circuit-tracer are in this folder."""
-    return (folder / CONFIGURATION).is_file() and (
-        cross_layer.holds(folder) or any(LAYER.fullmatch(path.name) for path in folder.iterdir())
-    )
+    if not (folder / CONFIGURATION).is_file():
+        return False
+    if cross_layer.holds(folder) or any(LAYER.fullmatch(path.name) for path in folder.iterdir()):
+        return True
+    # Its files are elsewhere, if it is one of these at all.
+    return "feature_input_hook" in _configuration(folder / CONFIGURATION)
+
+
+def takes_folders_within(folder: Path) -> bool:
+    """Whether folders within this one are of it alone, as its configuration lists their files."""
+    if not holds(folder):
+        return False
+    return bool({"transcoders", "subfolder"} & {*_configuration(folder / CONFIGURATION)})
 
 
 def read(folder: Path) -> list[DictionaryWeights]:
@@ -46,24 +78,99 @@ def read(folder: Path) -> list[DictionaryWeights]:
         UsageError: naming what is missing, of another shape, or not known.
     """
     configuration = _configuration(folder / CONFIGURATION)
+    where = f"'{folder / CONFIGURATION}'"
     places = []
     for name in ("feature_input_hook", "feature_output_hook"):
-        if name not in configuration:
-            raise UsageError(f"'{folder / CONFIGURATION}' does not say its {name}.")
-        places.append(configuration[name])
-    crosses = cross_layer.KIND in configuration.get("model_kind", "")
-    if crosses or cross_layer.holds(folder):
-        return [*cross_layer.read(folder, *places)]
+        if not isinstance(configuration.get(name), str):
+            raise UsageError(f"{where} does not say its {name}.")
+        places.append(str(configuration[name]))
+    kind = configuration.get("model_kind") or KINDS[0]
+    if kind not in KINDS:
+        raise UsageError(f"{where} has model_kind={kind}: known are {', '.join(KINDS)}.")
+    activation = configuration.get("activation")
+    if activation not in (None, *ACTIVATIONS):
+        known = ", ".join(ACTIVATIONS)
+        raise UsageError(f"{where} has activation={activation}: known are {known}.")
+    inside = folder / str(configuration.get("subfolder") or "")
+    listed = _listed(folder, configuration, where)
+    if kind == cross_layer.KIND or (inside.is_dir() and cross_layer.holds(inside)):
+        if activation == "topk":
+            raise UsageError(
+                f"{where} has activation=topk: of a cross-layer transcoder relu and jump_relu are "
+                "read."
+            )
+        return [*cross_layer.read(inside, places[0], places[1], listed)]
+    if not listed:
+        if not inside.is_dir():
+            raise UsageError(f"{where} has subfolder={inside.name}, which is not there.")
+        listed = {_number(path): path for path in inside.iterdir() if _number(path) >= 0}
+    if not listed:
+        raise UsageError(f"{where} is without weights: layer_N.safetensors are needed beside it.")
+    opened = {block: _tensors(path) for block, path in sorted(listed.items())}
+    check_all_or_none(opened, OPTIONAL)
     found: list[DictionaryWeights] = []
-    for path in sorted(folder.iterdir(), key=_number):
-        if _number(path) < 0:
-            continue
-        tensors = Tensors(path, read_weights(path), NAMES)
-        latents = tensors.matrix("encoder").shape[1]
-        gate = threshold_gate(tensors, latents)
-        hook, output = (f"blocks.{_number(path)}.{place}" for place in places)
+    for block, tensors in opened.items():
+        gate = _gate(where, tensors, activation, configuration.get("k"))
+        hook, output = (f"blocks.{block}.{place}" for place in places)
         found.append(transcoder_of(tensors, hook, output, gate))
     return found
+
+
+def _gate(where: str, tensors: Tensors, activation: object, k: object) -> Gate:
+    if activation == "topk":
+        if not isinstance(k, int) or isinstance(k, bool):
+            raise UsageError(f"{where} has activation=topk and does not say how many k are on.")
+        if "threshold" in tensors:
+            raise UsageError(f"{where} has activation=topk, and '{tensors.path}' has thresholds.")
+        return TopK(k)
+    if activation == "relu" and "threshold" in tensors:
+        raise UsageError(f"{where} has activation=relu, and '{tensors.path}' has thresholds.")
+    if activation == "jump_relu":
+        # Says that they are missing, if they are.
+        tensors["threshold"]
+    return threshold_gate(tensors, tensors.matrix("encoder").shape[1])
+
+
+def _tensors(path: Path) -> Tensors:
+    """Of one block, in whichever layout."""
+    if path.suffix == ".npz":
+        return Tensors(path, read_arrays(path), GEMMA_NAMES).of_these_alone()
+    weights: Mapping[str, Tensor] = read_weights(path)
+    names = GEMMA_2_NAMES if is_gemma_scope_2(weights) else NAMES
+    return Tensors(path, weights, names).of_these_alone()
+
+
+def _listed(folder: Path, configuration: Mapping[str, object], where: str) -> dict[int, Path]:
+    """Files that the configuration lists, by block; none where it lists none.
+
+    Those of a repository are looked for where they are in it, under the folder.
+    """
+    entries = configuration.get("transcoders")
+    if entries is None:
+        return {}
+    if not isinstance(entries, Sequence) or not all(isinstance(each, str) for each in entries):
+        raise UsageError(f"{where}: transcoders should be a list of files, one a block.")
+    return {block: _local(folder, str(entry), where) for block, entry in enumerate(entries)}
+
+
+def _local(folder: Path, entry: str, where: str) -> Path:
+    parts = urlsplit(entry)
+    name = parts.path.lstrip("/")
+    places = [folder / entry]
+    if parts.scheme == "hf":
+        repository, _, inside = name.partition("/")
+        # With or without the names of the repository and of who it is from.
+        places = [
+            folder / inside,
+            folder / repository / inside,
+            folder / parts.netloc / repository / inside,
+        ]
+    places = [place for place in places if ".." not in place.parts and folder in place.parents]
+    for place in places:
+        if place.is_file():
+            return place
+    tried = " or ".join(f"'{place.relative_to(folder)}'" for place in places) or "one"
+    raise UsageError(f"{where} lists '{entry}', which is not in its folder: put it at {tried}.")
 
 
 def _number(path: Path) -> int:
@@ -72,7 +179,7 @@ def _number(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _configuration(path: Path) -> dict[str, str]:
+def _configuration(path: Path) -> dict[str, object]:
     with reading(path, UsageError, "The configuration "):
         if path.stat().st_size > MOST_BYTES:
             raise UsageError(f"'{path}' is too large for a configuration of a dictionary.")
@@ -83,4 +190,4 @@ def _configuration(path: Path) -> dict[str, str]:
         raise UsageError(f"'{path}' is no YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(found, dict):
         raise UsageError(f"'{path}' is no configuration: names with values are needed.")
-    return {str(name): value for name, value in found.items() if isinstance(value, str)}
+    return {str(name): value for name, value in found.items()}

@@ -27,6 +27,17 @@ from libgraph.network.dictionary import Threshold, TopK
 
 WEIGHTS, CONFIGURATION = "ae.pt", "config.json"
 
+CLASSES = {
+    "AutoEncoder": "relu",
+    "AutoEncoderNew": "relu",
+    "AutoEncoderTopK": "topk",
+    "BatchTopKSAE": "topk",
+    "MatryoshkaBatchTopKSAE": "topk",
+    "GatedAutoEncoder": "gated",
+    "JumpReluAutoEncoder": "jumprelu",
+}
+"""Kinds of the classes that are read."""
+
 LAYERS = {"encoder": "~encoder.weight", "bias": "encoder.bias", "decoder": "~decoder.weight"}
 MATRICES = {"encoder": "W_enc", "bias": "b_enc", "decoder": "W_dec", "shift": "b_dec"}
 
@@ -68,6 +79,17 @@ def read(folder: Path) -> list[DictionaryWeights]:
             )
     hook = trainer.submodule_name or ""
     weights = read_weights(folder / WEIGHTS)
+    kind = _kind(weights)
+    if trainer.dict_class and CLASSES.get(trainer.dict_class) != kind:
+        known = ", ".join(CLASSES)
+        raise UsageError(
+            f"'{folder}' is a {trainer.dict_class}, "
+            + (
+                f"and its tensors are those of another class ({kind})."
+                if trainer.dict_class in CLASSES
+                else f"which is not read here: known are {known}."
+            )
+        )
     if "W_enc" in weights and "k" not in weights:
         return [_jump_relu(folder, weights, hook)]
     if "r_mag" in weights:
@@ -94,6 +116,15 @@ def read(folder: Path) -> list[DictionaryWeights]:
         )
     gate_k = TopK(int(weights["k"]))
     return [dictionary_of(tensors, hook, gate_k, subtracts_shift=True)]
+
+
+def _kind(weights: Mapping[str, Tensor]) -> str:
+    """What tensors say of the class."""
+    if "r_mag" in weights:
+        return "gated"
+    if "k" in weights:
+        return "topk"
+    return "jumprelu" if "W_enc" in weights else "relu"
 
 
 def _jump_relu(folder: Path, weights: Mapping[str, Tensor], hook: str) -> DictionaryWeights:

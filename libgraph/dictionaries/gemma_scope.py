@@ -27,6 +27,9 @@ SITE = re.compile(r".*-(res|mlp|att|transcoders)")
 
 NAMES = {"encoder": "W_enc", "bias": "b_enc", "decoder": "W_dec", "shift": "b_dec"}
 
+CIRCUIT_NAMES = {**NAMES, "threshold": "threshold"}
+"""With what latents exceed."""
+
 HOOKS = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "att": "attn.hook_z"}
 
 INPUT, OUTPUT = "ln2.hook_normalized", "hook_mlp_out"
@@ -46,7 +49,7 @@ def read(folder: Path) -> list[DictionaryWeights]:
     """
     path = folder / WEIGHTS
     block, site = _place(path)
-    tensors = Tensors(path, read_arrays(path), NAMES)
+    tensors = Tensors(path, read_arrays(path), CIRCUIT_NAMES).of_these_alone()
     gate = Threshold(tensors.vector("threshold", tensors.matrix("encoder").shape[1]))
     if site == "transcoders":
         hook, output = (f"blocks.{block}.{end}" for end in (INPUT, OUTPUT))

@@ -17,7 +17,7 @@ from libgraph.dictionaries.weights import DictionaryWeights, TranscoderWeights
 from libgraph.errors import UsageError
 from libgraph.network.dictionary import Dictionary
 from libgraph.network.network import NodeLayer
-from libgraph.network.size import Size
+from libgraph.network.size import Normalised, Size
 from libgraph.network.transcoder import Transcoder
 
 NEAR = 4
@@ -245,7 +245,9 @@ def _transcoder(
     encoder[alone, range(len(alone))] = 1
     decoder[range(len(alone)), alone] = 1
     encoder[:, first : first + width] = stream
-    encoder[:, first + width :] = reader @ weights.encoder
+    normalised = _normalised(weights, reader, first + width)
+    if normalised is None:
+        encoder[:, first + width :] = reader @ weights.encoder.double()
     encoder[constant, first + width :] += weights.bias
     decoder[first : first + width, there] = torch.eye(width, dtype=torch.float64)
     decoder[first + width :, there] = weights.decoder
@@ -266,4 +268,20 @@ def _transcoder(
         written=there,
         passing=by,
         numbers=torch.arange(weights.latents),
+        normalised=normalised,
+    )
+
+
+def _normalised(
+    weights: TranscoderWeights, reader: Float[Tensor, "d h"], before: int
+) -> Normalised | None:
+    """What latents read, with so many features before them, where it is divided by its size."""
+    if weights.normalised is None:
+        return None
+    encoder = weights.encoder.double()
+    return Normalised(
+        reader @ weights.normalised.without_mean(weights.size),
+        reader @ weights.normalised.stream(weights.size),
+        weights.normalised.epsilon,
+        torch.cat([encoder.new_zeros(weights.size, before), encoder], dim=1),
     )

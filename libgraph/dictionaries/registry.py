@@ -16,6 +16,7 @@ from libgraph.dictionaries import (
     circuit_tracer,
     dictionary_learning,
     gemma_scope,
+    gemma_scope_2,
     saelens,
     sparsify,
 )
@@ -49,6 +50,7 @@ READERS: tuple[Reader, ...] = (
     dictionary_learning,
     circuit_tracer,
     gemma_scope,
+    gemma_scope_2,
 )
 """Of formats that are read without any other package."""
 
@@ -59,14 +61,21 @@ def read_dictionaries(folder: Path) -> list[DictionaryWeights]:
     Raises:
         UsageError: if there are none, or one cannot be read.
     """
-    found = [dictionary for place in _folders(folder) for dictionary in _read(place)]
+    places = _folders(folder)
+    whole = [place for place in places if circuit_tracer.takes_folders_within(place)]
+    found = [
+        dictionary
+        for place in places
+        if not any(other in place.parents for other in whole)
+        for dictionary in _read(place)
+    ]
     if not found:
         raise UsageError(
             f"'{folder}' holds no dictionary: known are those of SAELens "
             "(sae_weights.safetensors), sparsify (sae.safetensors), dictionary_learning (ae.pt) "
             "and circuit-tracer (layer_N.safetensors, or W_enc_N.safetensors and "
             "W_dec_N.safetensors), each with its configuration beside it, and of Gemma Scope "
-            "(params.npz)."
+            "(params.npz; params.safetensors with config.json)."
         )
     return found
 

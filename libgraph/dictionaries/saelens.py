@@ -48,6 +48,25 @@ WITH_THRESHOLDS = ("jumprelu", "batchtopk", "matryoshka_batchtopk")
 
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 
+ACTIVATIONS = ("relu", "topk")
+
+FURTHER: Mapping[str, tuple[str, ...]] = {
+    "standard": (),
+    "topk": (),
+    "gated": ("r_mag", "b_mag", "b_gate"),
+    "jumprelu": ("threshold",),
+    "batchtopk": ("threshold",),
+    "matryoshka_batchtopk": ("threshold",),
+    "transcoder": (),
+    "skip_transcoder": (),
+    "jumprelu_transcoder": ("threshold",),
+    "jumprelu_skip_transcoder": ("threshold",),
+}
+"""Tensors of each architecture beside `NAMES`."""
+
+FACTORS = ("finetuning_scaling_factor", "scaling_factor")
+"""What a factor of each latent has been called."""
+
 NORMALISATIONS = {
     "none": None,
     "None": None,
@@ -70,8 +89,8 @@ class _Configuration(BaseModel):
     d_sae: int
     d_out: int | None = None
     k: int | None = None
-    apply_b_dec_to_input: bool = True
-    normalize_activations: str = "none"
+    apply_b_dec_to_input: bool | None = None
+    normalize_activations: str | None = "none"
     rescale_acts_by_decoder_norm: bool = False
     reshape_activations: str = "none"
     activation_fn: str | None = None
@@ -100,6 +119,11 @@ class _Configuration(BaseModel):
         return self.metadata.hook_name_out or self.hook_name_out or ""
 
     @property
+    def subtracts_shift(self) -> bool:
+        """Whether b_dec is taken from what is read; so it was where nothing is said."""
+        return self.apply_b_dec_to_input is not False
+
+    @property
     def activation(self) -> str:
         """That of `standard` dictionaries of older versions, which say it by itself."""
         return self.activation_fn or self.activation_fn_str or "relu"
@@ -118,22 +142,59 @@ def read(folder: Path) -> list[DictionaryWeights]:
     """
     cfg = read_configuration(folder / CONFIGURATION, _Configuration)
     _check_supported(folder, cfg)
-    weights = read_weights(folder / WEIGHTS)
-    tensors = Tensors(folder, weights, NAMES)
+    weights, architecture = read_weights(folder / WEIGHTS), cfg.architecture
+    names = {what: name for what, name in NAMES.items() if what != "skip" or "skip" in architecture}
+    tensors = Tensors(folder, weights, names)
     stored = tensors.matrix("encoder").shape
     if stored != (cfg.d_in, cfg.d_sae):
         raise UsageError(
             f"'{folder}': {CONFIGURATION} says {cfg.d_in} × {cfg.d_sae}, but W_enc is "
             f"{' × '.join(map(str, stored))}."
         )
+    tensors.of_these_alone(*FURTHER[cfg.architecture], *FACTORS)
     if cfg.architecture in TRANSCODERS:
         if "skip" in cfg.architecture:
             # Says that it is missing, if it is.
             tensors.matrix("skip")
         gate = _gate(folder, cfg, tensors)
-        return [transcoder_of(tensors, cfg.input, cfg.output, gate, cfg.d_out)]
-    found = _autoencoder(folder, cfg, weights)
-    return [replace(found, normalised=NORMALISATIONS[cfg.normalize_activations])]
+        transcoder = transcoder_of(tensors, cfg.input, cfg.output, gate, cfg.d_out)
+        return [replace(transcoder, normalised=_normalisation(cfg))]
+    found = _finetuned(folder, cfg, weights, _autoencoder(folder, cfg, weights))
+    return [replace(found, normalised=_normalisation(cfg))]
+
+
+def _normalisation(cfg: _Configuration) -> Normalisation | None:
+    return NORMALISATIONS[cfg.normalize_activations or "none"]
+
+
+def _finetuned(
+    folder: Path,
+    cfg: _Configuration,
+    weights: Mapping[str, Tensor],
+    found: DictionaryWeights,
+) -> DictionaryWeights:
+    """With what latents write so many times as long as a factor of each says.
+
+    Raises:
+        UsageError: if the factors are missing, or there and not used.
+    """
+    names = [name for name in FACTORS if name in weights]
+    if not names:
+        if cfg.finetuning_scaling_factor:
+            raise UsageError(
+                f"'{folder}' has a finetuning_scaling_factor, and {WEIGHTS} holds no "
+                f"'{FACTORS[0]}'."
+            )
+        return found
+    factor = Tensors(folder, weights, {}).vector(names[0], cfg.d_sae)
+    if not cfg.finetuning_scaling_factor:
+        if bool((factor != 1).any()):
+            raise UsageError(
+                f"'{folder}' holds '{names[0]}' that is not 1, and {CONFIGURATION} does not say "
+                "finetuning_scaling_factor: say whether it is used."
+            )
+        return found
+    return replace(found, decoder=found.decoder * factor[:, None])
 
 
 def _autoencoder(
@@ -147,14 +208,14 @@ def _autoencoder(
             Tensors(folder, plain, NAMES),
             cfg.hook,
             relu(cfg.d_sae),
-            subtracts_shift=cfg.apply_b_dec_to_input,
+            subtracts_shift=cfg.subtracts_shift,
         )
         parts = (tensors.vector(name, cfg.d_sae) for name in ("r_mag", "b_mag", "b_gate"))
         return gated(dictionary, *parts)
     dictionary = dictionary_of(
-        tensors, cfg.hook, _gate(folder, cfg, tensors), subtracts_shift=cfg.apply_b_dec_to_input
+        tensors, cfg.hook, _gate(folder, cfg, tensors), subtracts_shift=cfg.subtracts_shift
     )
-    if cfg.rescale_acts_by_decoder_norm:
+    if cfg.rescale_acts_by_decoder_norm and isinstance(dictionary.gate, TopK):
         # Latents compete by how long their decoders make them.
         dictionary = dictionary.scaled(dictionary.decoder.norm(dim=1))
     return dictionary
@@ -166,7 +227,7 @@ def _check_supported(folder: Path, cfg: _Configuration) -> None:
         raise UsageError(
             f"'{folder}' has the architecture '{cfg.architecture}': known are {', '.join(known)}."
         )
-    how = cfg.normalize_activations
+    how = cfg.normalize_activations or "none"
     if how == "expected_average_only_in":
         raise UsageError(
             f"'{folder}' has normalize_activations={how}, and its files do not say by which "
@@ -175,16 +236,33 @@ def _check_supported(folder: Path, cfg: _Configuration) -> None:
     if how not in NORMALISATIONS:
         names = ", ".join(name for name in NORMALISATIONS if name != "None")
         raise UsageError(f"'{folder}' has normalize_activations={how}: known are {names}.")
-    if NORMALISATIONS[how] and cfg.architecture in TRANSCODERS:
-        raise UsageError(
-            f"'{folder}' is a transcoder with normalize_activations={how}: what it reads is "
-            "divided by its own size, and what it writes is of another place; that is not read "
-            "here."
-        )
     if cfg.reshape_activations != "none" or cfg.metadata.hook_head_index is not None:
         raise UsageError(f"'{folder}' reads heads of attention, which are no node layers.")
-    if cfg.finetuning_scaling_factor:
-        raise UsageError(f"'{folder}' has a finetuning_scaling_factor, which is not read here.")
+    transcodes = cfg.architecture in TRANSCODERS
+    for name, wrong in (
+        ("apply_b_dec_to_input", transcodes and cfg.apply_b_dec_to_input),
+        ("finetuning_scaling_factor", transcodes and cfg.finetuning_scaling_factor),
+        (
+            "rescale_acts_by_decoder_norm",
+            cfg.rescale_acts_by_decoder_norm and not _takes_largest(cfg),
+        ),
+    ):
+        if wrong:
+            raise UsageError(
+                f"'{folder}' has {name} with the architecture '{cfg.architecture}', which is not "
+                "read here."
+            )
+    if cfg.activation not in ACTIVATIONS:
+        raise UsageError(
+            f"'{folder}' has the activation '{cfg.activation}': known are "
+            f"{' and '.join(ACTIVATIONS)}."
+        )
+
+
+def _takes_largest(cfg: _Configuration) -> bool:
+    return cfg.architecture == "topk" or (
+        cfg.architecture == "standard" and cfg.activation == "topk"
+    )
 
 
 def _gate(folder: Path, cfg: _Configuration, tensors: Tensors) -> Gate:

@@ -38,6 +38,15 @@ class _Configuration(BaseModel):
     activation: str = "topk"
     transcode: bool = False
     skip_connection: bool = False
+    signed: bool = False
+    normalize_io: bool = False
+    jumprelu: bool = False
+    encoder_halut: bool = False
+    encoder_pkm: bool = False
+
+
+OTHERS = ("signed", "normalize_io", "jumprelu", "encoder_halut", "encoder_pkm")
+"""What changes latents, and is not read here."""
 
 
 def holds(folder: Path) -> bool:
@@ -54,7 +63,15 @@ def read(folder: Path) -> list[DictionaryWeights]:
     cfg = read_configuration(folder / CONFIGURATION, _Configuration)
     if cfg.activation != "topk":
         raise UsageError(f"'{folder}' has the activation '{cfg.activation}': topk is known.")
-    tensors = Tensors(folder, read_weights(folder / WEIGHTS), NAMES)
+    for name in OTHERS:
+        if getattr(cfg, name):
+            raise UsageError(f"'{folder}': {CONFIGURATION} has {name}, which is not read here.")
+    tensors = Tensors(folder, read_weights(folder / WEIGHTS), NAMES).of_these_alone()
+    if "skip" in tensors and not cfg.skip_connection:
+        raise UsageError(
+            f"'{folder}' holds 'W_skip', and {CONFIGURATION} does not say skip_connection: say "
+            "whether it is used."
+        )
     stored = tensors.matrix("encoder").shape[0]
     if stored != cfg.d_in:
         raise UsageError(

@@ -23,7 +23,8 @@ from libgraph.network.dictionary import Gate, Threshold, TopK
 class Normalisation:
     """What activations are divided by before they are read, each by its own size n.
 
-    x = (h − m) / n, and what is written is m + n (z D + c).
+    x = (h − m) / n, and what is written is m + n (z D + c); by a transcoder z D + c, as it is of
+    another place.
 
     Args:
         centred: m is the mean of h over its coordinates and n its standard deviation, that of a
@@ -38,8 +39,13 @@ class Normalisation:
         """L with n = |h L| + ε."""
         stream = torch.eye(size, dtype=torch.float64)
         if self.centred:
-            return (stream - 1 / size).div(math.sqrt(max(1, size - 1)))
+            return self.without_mean(size).div(math.sqrt(max(1, size - 1)))
         return stream.div(math.sqrt(size))
+
+    def without_mean(self, size: int) -> Float[Tensor, "d d"]:
+        """R with h − m = h R."""
+        stream = torch.eye(size, dtype=torch.float64)
+        return stream - 1 / size if self.centred else stream
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,9 @@ def transcoder_of(
 ) -> TranscoderWeights:
     """From what a file holds as `encoder`, `bias`, `decoder`, `shift` and, if there is one, `skip`.
 
+    Matrices stay in the file's precision: there is one of each for every block, and only some of
+    these may be analysed.
+
     Args:
         tensors: by these names.
         hook: where it reads.
@@ -167,10 +176,10 @@ def transcoder_of(
     Raises:
         UsageError: if tensors are missing, do not fit together or are not finite.
     """
-    encoder = tensors.matrix("encoder")
+    encoder = tensors.stored("encoder")
     size, latents = encoder.shape
-    outputs = tensors.matrix("decoder").shape[1] if outputs is None else outputs
-    decoder = tensors.matrix("decoder", (latents, outputs))
+    outputs = tensors.stored("decoder").shape[1] if outputs is None else outputs
+    decoder = tensors.stored("decoder", (latents, outputs))
     bias, shift = tensors.vector("bias", latents), tensors.vector("shift", outputs)
     skip = tensors.matrix("skip", (size, outputs)) if "skip" in tensors else None
     _check_k(tensors, gate, latents)
@@ -210,27 +219,61 @@ class Tensors:
                 f"'{self.path}' holds no '{stored}', which its kind of dictionary has: it holds "
                 f"{known}."
             )
+        return self._as_is(name).double()
+
+    def _as_is(self, name: str) -> Float[Tensor, ...]:
+        """A tensor that is there, checked."""
+        stored = name.removeprefix("~")
         tensor = self._tensors[stored]
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UsageError(
                 f"'{self.path}': '{stored}' is of {kind} numbers: save it in floating point."
             )
-        tensor = tensor.double()
         if not bool(tensor.isfinite().all()):
             raise UsageError(f"'{self.path}': '{stored}' has values that are NaN or infinite.")
         return tensor.T if name.startswith("~") else tensor
+
+    def of_these_alone(self, *besides: str) -> Tensors:
+        """Itself, if the file holds nothing that is not named: what is left out might count.
+
+        Args:
+            besides: further names in the file, of tensors that change nothing.
+
+        Raises:
+            UsageError: naming others.
+        """
+        known = {name.removeprefix("~") for name in self._names.values()} | {*besides}
+        others = sorted(set(self._tensors) - known)
+        if others:
+            raise UsageError(
+                f"'{self.path}' holds '{others[0]}', which is not read here and may change what "
+                f"its latents are: known are {', '.join(sorted(known))}."
+            )
+        return self
 
     def matrix(self, what: str, shape: tuple[int, int] | None = None) -> Float[Tensor, "a b"]:
         """A matrix, of this shape if one is given."""
         return self._checked(what, lambda found: found.ndim == 2 and shape in (None, found.shape))
 
+    def stored(self, what: str, shape: tuple[int, int] | None = None) -> Float[Tensor, "a b"]:
+        """A matrix in the file's precision, of this shape if one is given."""
+        if what not in self:
+            return self.matrix(what)
+        return self._checked(
+            what,
+            lambda found: found.ndim == 2 and shape in (None, found.shape),
+            self._as_is(self._names.get(what, what)),
+        )
+
     def vector(self, what: str, size: int) -> Float[Tensor, " size"]:
         """A vector of so many numbers."""
         return self._checked(what, lambda found: found.shape == (size,))
 
-    def _checked(self, what: str, fits: Callable[[Tensor], bool]) -> Tensor:
-        found = self[what]
+    def _checked(
+        self, what: str, fits: Callable[[Tensor], bool], found: Tensor | None = None
+    ) -> Tensor:
+        found = self[what] if found is None else found
         if not fits(found):
             shape = " × ".join(map(str, found.shape))
             raise UsageError(
@@ -238,6 +281,23 @@ class Tensors:
                 "which does not fit the dictionary's other tensors."
             )
         return found
+
+
+def check_all_or_none(files: Mapping[int, Tensors], optional: Mapping[str, str]) -> None:
+    """Raise a `UsageError` where some blocks of one transcoder have what others lack.
+
+    Args:
+        files: by block.
+        optional: what it is called, by what it is for.
+    """
+    for what, name in optional.items():
+        having = [block for block, tensors in files.items() if what in tensors]
+        lacking = [block for block in files if block not in having]
+        if having and lacking:
+            raise UsageError(
+                f"'{files[lacking[0]].path}' has no {name}, and '{files[having[0]].path}' has: all "
+                "blocks of a transcoder have them, or none."
+            )
 
 
 def gated(

@@ -70,7 +70,9 @@ class LatentPairs:
     def sums(self, x: Float[Tensor, "n s d_in"], y: Float[Tensor, "n t d_out"]) -> PairSums:
         """Of a batch, from its activations before and after the section."""
         found = _Sums(self, x)
-        if self.through.positionwise:
+        if self._without_latents:
+            self._add_all(found, x, y)
+        elif self.through.positionwise:
             x, y = (rows.reshape(-1, 1, rows.shape[-1]) for rows in (x, y))
             rows = self._most_rows(x) + self._most_columns(y)
             for samples in chunks(len(x), rows * max(x.shape[-1], y.shape[-1]), x):
@@ -82,6 +84,26 @@ class LatentPairs:
         return PairSums(found.edges, found.missed, found.change)
 
     # Features on either side
+
+    @property
+    def _without_latents(self) -> bool:
+        """Whether there are errors alone beside linear features."""
+        return all(basis.always == len(basis) for basis in (self.source, self.target))
+
+    def _add_all(
+        self, found: _Sums, x: Float[Tensor, "n s d_in"], y: Float[Tensor, "n t d_out"]
+    ) -> None:
+        """Linear features as everywhere; the error is one tangent, and all together are x."""
+        source, reader = self.source, self.target.reader
+        section = self.through.rebase(encoder=reader)
+        f = _latents(source, x)
+        found.edges += section.interactions(x, f, source.decoder, self.quadrature).double()
+        linear = self.through.linearize_along(x, self.quadrature)
+        if isinstance(source, Dictionary):
+            error = linear(source.left(x, f).unsqueeze(1)).squeeze(1) @ reader
+            found.edges[:, source.error_place] += error.double().square().sum((0, 1))
+        total = linear(x.unsqueeze(1)).squeeze(1)
+        self._compare(found, _columns(self.target, y), total @ reader, None, x, y)
 
     def _most_rows(self, x: Tensor) -> int:
         return self.source.always + (_most_active(self.source, x) + 1)
@@ -157,7 +179,7 @@ class LatentPairs:
         found: _Sums,
         columns: _Columns,
         fixed: Float[Tensor, "*n a"],
-        gated: Float[Tensor, "*n b"],
+        gated: Float[Tensor, "*n b"] | None,
         x: Float[Tensor, "n s d_in"],
         y: Float[Tensor, "*n d_out"],
     ) -> None:
@@ -167,10 +189,19 @@ class LatentPairs:
         change = read - start.reshape(-1, *read.shape[1:])
         reader = self.target.reader
         of_fixed = change @ reader[:, : columns.first]
-        of_gated = (change.unsqueeze(-2) @ reader.T[columns.places].mT).squeeze(-2) * columns.open
-        for total, actual in ((fixed, of_fixed), (gated, of_gated)):
+        pairs = [(fixed, of_fixed)]
+        if gated is not None:
+            pairs.append((gated, self._of_gated(change, columns)))
+        for total, actual in pairs:
             found.missed += (total - actual).double().square().sum()
             found.change += actual.double().square().sum()
+
+    def _of_gated(
+        self, change: Float[Tensor, "*n d_out"], columns: _Columns
+    ) -> Float[Tensor, "*n b"]:
+        """Of the latents that are active."""
+        reader = self.target.reader
+        return (change.unsqueeze(-2) @ reader.T[columns.places].mT).squeeze(-2) * columns.open
 
 
 class _Sums:

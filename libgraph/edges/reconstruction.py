@@ -92,7 +92,7 @@ def reconstructions(
     cast = {
         name: basis.to(data.device, data.dtype)
         for name, basis in bases.items()
-        if isinstance(basis, Dictionary)
+        if isinstance(basis, Dictionary) and basis.latent
     }
 
     # Variances are summed about a mean, and do not drown in its square.

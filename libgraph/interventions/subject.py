@@ -67,7 +67,7 @@ class Subject:
 
     def require_linear(self, what: str) -> None:
         """Raise a `UsageError` if features are not linear in activations, which this needs."""
-        latent = [name for name, basis in self.bases.items() if not basis.linear]
+        latent = [name for name, basis in self.bases.items() if basis.always < len(basis)]
         if latent:
             raise UsageError(
                 f"{what} needs features that are linear in activations, and those at "

@@ -101,11 +101,13 @@ class Dictionary(Basis):
         gate: of the features that are not isolated.
         dead: latents that were never active on the data looked at: they are no features.
         size: of activations that are divided by it; the last isolated feature before the error.
+        carried: features without a gate after the isolated ones; the rest are latents.
     """
 
     gate: Gate = Threshold(torch.zeros(0))
     dead: int = 0
     size: Size | None = None
+    carried: int = 0
 
     @property
     def linear(self) -> bool:
@@ -115,12 +117,17 @@ class Dictionary(Basis):
     @property
     def always(self) -> int:
         """How many leading features have no gate."""
-        return self.isolated
+        return self.isolated + self.carried
 
     @property
     def own_latents(self) -> slice:
         """Where the latents are that are read at this node layer."""
         return slice(self.always, len(self))
+
+    @property
+    def latent(self) -> bool:
+        """Whether it has latents, and not only an error beside linear features."""
+        return self.always < len(self)
 
     @property
     def error_place(self) -> int:
@@ -259,3 +266,25 @@ class Dictionary(Basis):
     def imitated(self, x: Float[Tensor, "*n d"], f: Float[Tensor, "*n k"]) -> Float[Tensor, "*n d"]:
         """The activation with what latents write in place of what they are to explain."""
         return f @ self.decoder
+
+
+def with_rest(basis: Basis) -> Dictionary:
+    """A linear basis with all that it leaves out of an activation as one more feature, an error.
+
+    Whatever reads the activation sees it whole, as after a dictionary.
+
+    Args:
+        basis: whose features are linear.
+    """
+    place = basis.isolated
+    none = basis.encoder.new_zeros(len(basis.encoder), 1)
+    importance = basis.importance
+    return Dictionary(
+        torch.cat([basis.encoder[:, :place], none, basis.encoder[:, place:]], dim=1),
+        torch.cat([basis.decoder[:place], none.T, basis.decoder[place:]]),
+        torch.cat([importance[:place], importance.new_ones(1), importance[place:]]),
+        place + 1,
+        basis.rotated,
+        gate=Threshold(basis.encoder.new_zeros(0)),
+        carried=len(basis) - place,
+    )

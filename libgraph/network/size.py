@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from libgraph.sections.chains import chain
-from libgraph.sections.length import Length
+from libgraph.sections.length import Divided, Length, divided
 from libgraph.sections.section import Section
 
 
@@ -57,3 +57,45 @@ class Size:
             torch.eye(size + 1).to(self.stream)[rows] for rows in (slice(size), slice(size, None))
         )
         return chain([section, Length(skip, self.stream, last, self.epsilon)])
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """h̃(x) = (x R) / (|x L| + ε), which latents of a transcoder read in place of x R.
+
+    What they write is of another place, and is not multiplied by what they were divided by.
+
+    Args:
+        centred: R `(d, h)`.
+        stream: L `(d, m)`.
+        epsilon: ε.
+        read: `(h, k)`, what features read of h̃.
+    """
+
+    centred: Float[Tensor, "d h"]
+    stream: Float[Tensor, "d m"]
+    epsilon: float
+    read: Float[Tensor, "h k"]
+
+    def to(self, *where: Any) -> Normalised:
+        """The same on another device or in another precision."""
+        return replace(
+            self,
+            centred=self.centred.to(*where),
+            stream=self.stream.to(*where),
+            read=self.read.to(*where),
+        )
+
+    def of(self, kept: Tensor) -> Normalised:
+        """As these features read it."""
+        return replace(self, read=self.read[:, kept])
+
+    def beside(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d_and_h"]:
+        """Activations with h̃ as the last coordinates."""
+        return torch.cat([x, divided(x, self.centred, self.stream, self.epsilon)], dim=-1)
+
+    def after(self, section: Section) -> Section:
+        """A section whose output has h̃ as so many coordinates more."""
+        size, more = self.centred.shape
+        skip, last = torch.eye(size + more).to(self.centred).split([size, more])
+        return chain([section, Divided(skip, self.centred, self.stream, last, self.epsilon)])

@@ -17,41 +17,58 @@ from torch import Tensor
 
 from libgraph.network.basis import Basis
 from libgraph.network.dictionary import Dictionary
+from libgraph.network.size import Normalised
+from libgraph.sections.section import Section
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transcoder(Dictionary):
-    """Isolated features, those of what passes by, then latents: o = s + z D + c + ε.
+    """Isolated features, those of what passes by (`carried`), then latents: o = s + z D + c + ε.
 
     Args:
-        carried: features of what passes by, after the isolated ones.
         base: B `(d, m)`: x B = s + c is what stands at the written coordinates without latents.
         written: coordinates o that latents, and the part that they imitate, write into.
         passing: coordinates that hold what stands there without that part.
         numbers: which of the file's latents are features, in their order; None if not known.
+        normalised: what latents read, where that is divided by its own size; None as it is.
     """
 
-    carried: int
     base: Float[Tensor, "d m"]
     written: slice
     passing: slice
     numbers: Int[Tensor, " k"] | None = None
+    normalised: Normalised | None = None
 
     @property
-    def always(self) -> int:
-        """Isolated features, and those of what passes by."""
-        return self.isolated + self.carried
+    def reader(self) -> Float[Tensor, "r k"]:
+        """The encoder, and what latents read of what is divided, if it is."""
+        if self.normalised is None:
+            return self.encoder
+        return torch.cat([self.encoder, self.normalised.read])
+
+    def read(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n r"]:
+        """Activations, with what latents read beside them if it is divided by its size."""
+        return x if self.normalised is None else self.normalised.beside(x)
+
+    def read_after(self, section: Section) -> Section:
+        """The section, and what latents read of what it gives if that is divided."""
+        return section if self.normalised is None else self.normalised.after(section)
 
     def to(self, *where: Any) -> Self:
         """The same on another device or in another precision."""
-        return replace(super().to(*where), base=self.base.to(*where))
+        normalised = None if self.normalised is None else self.normalised.to(*where)
+        return replace(super().to(*where), base=self.base.to(*where), normalised=normalised)
 
     def of(self, chosen: Tensor, importance: Float[Tensor, " m"]) -> Self:
         """Some of the latents alone, which go by the numbers that they had."""
         numbers = self.numbers
         if numbers is not None:
             numbers = numbers[chosen.to(numbers.device)]
-        return replace(super().of(chosen, importance), numbers=numbers)
+        normalised = self.normalised
+        if normalised is not None:
+            first = torch.arange(self.always).to(chosen)
+            normalised = normalised.of(torch.cat([first, self.always + chosen]))
+        return replace(super().of(chosen, importance), numbers=numbers, normalised=normalised)
 
     def activations(
         self, pre: Float[Tensor, "*n k"], x: Float[Tensor, "*n d"]
@@ -101,6 +118,11 @@ class Transcoder(Dictionary):
         importance = squares * (self.decoder[latents, there] @ seen).square().sum(1)
         order = importance.argsort(descending=True, stable=True)
         sorted_ = self.of(order, importance[order])
+        normalised = sorted_.normalised
+        if normalised is not None:
+            read = normalised.read
+            none = read.new_zeros(len(read), first + len(stream) - 1 - self.carried)
+            normalised = replace(normalised, read=torch.cat([none, read[:, latents]], dim=1))
         return replace(
             sorted_,
             encoder=torch.cat([sorted_.encoder[:, :alone], into, sorted_.encoder[:, latents]], 1),
@@ -113,6 +135,7 @@ class Transcoder(Dictionary):
                 ]
             ),
             carried=len(stream) - 1,
+            normalised=normalised,
         )
 
     def _imitation(self, x: Tensor, f: Tensor) -> Float[Tensor, "*n m"]:

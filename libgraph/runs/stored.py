@@ -25,7 +25,7 @@ from libgraph.network.basis import Bases, Basis
 from libgraph.network.cross_layer import CarriedLatents, CrossLayer
 from libgraph.network.dictionary import Dictionary, Gate, Threshold, TopK
 from libgraph.network.network import NodeLayer
-from libgraph.network.size import Size
+from libgraph.network.size import Normalised, Size
 from libgraph.network.transcoder import Transcoder
 from libgraph.runs.run import Ablation, arrow
 
@@ -34,7 +34,7 @@ PARTS = ("encoder", "decoder", "importance")
 GATE_PARTS = (
     *("isolated", "dead", "threshold", "k", "others"),
     *("carried", "base", "places", "numbers", "own"),
-    *("stream", "epsilon", "read"),
+    *("stream", "epsilon", "read", "centred"),
 )
 """Those of a dictionary beside them."""
 
@@ -72,7 +72,8 @@ def _gate_tensors(basis: Basis) -> dict[str, Tensor]:
         return {"carried": torch.tensor(basis.carried)}
     if not isinstance(basis, Dictionary):
         return {}
-    tensors = {"dead": torch.tensor(basis.dead), "isolated": torch.tensor(basis.isolated)}
+    names = ("dead", "isolated", "carried")
+    tensors = {name: torch.tensor(getattr(basis, name)) for name in names}
     if isinstance(basis, Transcoder):
         tensors |= _passage_tensors(basis)
     if basis.size is not None:
@@ -89,9 +90,13 @@ def _gate_tensors(basis: Basis) -> dict[str, Tensor]:
 def _passage_tensors(basis: Transcoder) -> dict[str, Tensor]:
     """What a transcoder has beside a dictionary."""
     slices = [basis.written, basis.passing]
-    tensors = {"carried": torch.tensor(basis.carried), "base": basis.base}
+    tensors = {"base": basis.base}
     if basis.numbers is not None:
         tensors["numbers"] = basis.numbers
+    if basis.normalised is not None:
+        tensors |= {name: getattr(basis.normalised, name) for name in ("centred", "stream", "read")}
+        epsilon = torch.tensor(basis.normalised.epsilon, dtype=torch.float64)
+        tensors["epsilon"] = epsilon
     if isinstance(basis, CrossLayer):
         slices.append(basis.kept)
         tensors["own"] = torch.tensor(basis.own)
@@ -145,20 +150,34 @@ def stored_basis(
     )
     isolated = int(tensors[f"{start}isolated"])
     stream = tensors.get(f"{start}stream")
-    size = None
-    if stream is not None:
+    size = normalised = None
+    centred = tensors.get(f"{start}centred")
+    if stream is not None and centred is not None:
+        epsilon = float(tensors[f"{start}epsilon"])
+        normalised = Normalised(centred, stream, epsilon, tensors[f"{start}read"])
+    elif stream is not None:
         size = Size(stream, float(tensors[f"{start}epsilon"]), tensors[f"{start}read"])
-    found = Dictionary(encoder, decoder, importance, isolated, gate=gate, dead=int(dead), size=size)
-    if carried is None:
+    found = Dictionary(
+        encoder,
+        decoder,
+        importance,
+        isolated,
+        gate=gate,
+        dead=int(dead),
+        size=size,
+        carried=0 if carried is None else int(carried),
+    )
+    places = tensors.get(f"{start}places")
+    if places is None:
         return found
-    written, passing, *kept = (slice(*place) for place in tensors[f"{start}places"].tolist())
+    written, passing, *kept = (slice(*place) for place in places.tolist())
     transcoder = Transcoder(
         **vars(found),
-        carried=int(carried),
         base=tensors[f"{start}base"],
         written=written,
         passing=passing,
         numbers=tensors.get(f"{start}numbers"),
+        normalised=normalised,
     )
     if not kept:
         return transcoder

@@ -8,7 +8,7 @@ from libgraph.sections.convolution import Convolution
 from libgraph.sections.function import Function
 from libgraph.sections.grids import average_windows, conv_factors, windows
 from libgraph.sections.group_square import GroupSquare
-from libgraph.sections.length import Length
+from libgraph.sections.length import Divided, Length
 from libgraph.sections.linear import Linear
 from libgraph.sections.norm import Division, Variance, split_norm
 from libgraph.sections.parallel import Parallel
@@ -21,6 +21,7 @@ __all__ = [
     "AttentionMask",
     "Chain",
     "Convolution",
+    "Divided",
     "Division",
     "Function",
     "GatedMLP",

@@ -242,3 +242,14 @@ def test_help_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--basis-b" in done.stdout
     assert done.stdout.strip().endswith("[]")
+
+
+def test_coordinates_of_a_linear_basis(run, paths):
+    """Directions are compared where a basis of the first run says; the others have no word."""
+    plain, within = (
+        json.loads(run("diff", *paths[:2], "--json", *more)[1])["differences"][0]["layers"]
+        for more in ((), ("--coordinates", "lib"))
+    )
+    assert any(plain[name]["closest"] != pytest.approx(within[name]["closest"]) for name in plain)
+    assert all(0 < each["closest_by_chance"][0] <= 1 for each in within.values())
+    fails(run("diff", *paths[:2], "--coordinates", "sparse"), 2, "has no basis 'sparse'")

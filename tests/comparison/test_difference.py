@@ -25,13 +25,14 @@ from libgraph.comparison.layers import (
     subspace_overlap,
 )
 from libgraph.comparison.series import diff_series, places, run_figures
-from libgraph.comparison.sides import Side, side
+from libgraph.comparison.sides import Side, coordinates_of, side
 from libgraph.errors import NumericalError, UsageError
 from libgraph.graph.features import LayerFeatures
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import adjusted_mutual_information
 from libgraph.network.basis import Basis
+from libgraph.network.dictionary import Dictionary, Threshold
 from libgraph.report.series_figure import draw_series
 from libgraph.runs.computed_run import ComputedRun
 from libgraph.runs.saved_run import SavedRun, open_run
@@ -711,3 +712,86 @@ def test_a_run_whose_bases_do_not_fit(saved, monkeypatch, part, change):
     monkeypatch.setattr(SavedRun, "bases", lambda self, name: broken)
     with pytest.raises(UsageError, match=r"do not fit its node layer .*force=True\."):
         side(saved)
+
+
+# Agreement of dictionaries
+
+
+def latents_of(directions: np.ndarray) -> Dictionary:
+    """Latents that write these, after a constant and an error."""
+    count, size = directions.shape
+    decoder = np.zeros((count + 2, size + 1))
+    decoder[0, -1] = 1
+    decoder[2:, :-1] = directions
+    return Dictionary(
+        torch.tensor(decoder.T.copy()),
+        torch.tensor(decoder),
+        torch.ones(count + 2).double(),
+        isolated=2,
+        gate=Threshold(torch.zeros(count).double()),
+    )
+
+
+def test_closest_is_the_mean_of_largest_cosines():
+    """Each feature's nearest, which may be the same one for several, by a plain loop."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((7, 5)), rng.standard_normal((9, 5))
+    found = compare_layer("h", basis_of(a), basis_of(b)).closest
+
+    def nearest(each: np.ndarray, others: np.ndarray) -> float:
+        return max(abs(each @ o) / np.linalg.norm(each) / np.linalg.norm(o) for o in others)
+
+    assert found.a == pytest.approx(np.mean([nearest(each, b) for each in a]), abs=1e-12)
+    assert found.b == pytest.approx(np.mean([nearest(each, a) for each in b]), abs=1e-12)
+
+
+def test_latents_of_opposite_directions_are_not_the_same():
+    """Latents are never negative, so that their signs count; those of linear features do not."""
+    directions = orthogonal(6, 1)
+    turned = directions * np.array([1, -1, 1, -1, -1, 1])[:, None]
+    latents = compare_layer("h", latents_of(directions), latents_of(turned))
+    assert latents.closest == pytest.approx((0.5, 0.5))
+    assert len(latents.matching.above(0.9).a) == 3
+    linear = compare_layer("h", basis_of(directions), latents_of(turned))
+    assert linear.closest == pytest.approx((1, 1))
+
+
+def test_chance_is_what_random_directions_of_the_same_shape_have():
+    """Features that crowd into few dimensions are near anything there, and chance says so."""
+    rng = np.random.default_rng(2)
+    crowded = rng.standard_normal((40, 8)) * np.array([9, 9, *[0.01] * 6])
+    others = rng.standard_normal((40, 8)) * np.array([9, 9, *[0.01] * 6])
+    alike = compare_layer("h", latents_of(crowded), latents_of(others))
+    assert alike.closest.a == pytest.approx(alike.closest_by_chance.a, abs=0.02)
+    assert alike.closest_by_chance.a > 0.95
+    spread = compare_layer("h", latents_of(orthogonal(8, 3)), latents_of(orthogonal(8, 3)[::-1]))
+    assert spread.closest.a == pytest.approx(1)
+    assert spread.closest_by_chance.a < 0.8
+
+
+def test_directions_are_compared_in_the_coordinates_of_a_linear_basis():
+    """What a basis does not see does not count: its encoder gives the coordinates."""
+    rng = np.random.default_rng(4)
+    seen, unseen = rng.standard_normal((5, 3)), 100 * rng.standard_normal((2, 5, 4))
+    a, b = (latents_of(np.hstack([seen, noise])) for noise in unseen)
+    encoder = torch.zeros(8, 4).double()
+    encoder[:3, 1:] = torch.tensor(rng.standard_normal((3, 3)))
+    encoder[-1, 0] = 1
+    within = Basis(encoder, encoder.T, torch.ones(4).double(), isolated=1)
+    assert compare_layer("h", a, b, coordinates=within).closest == pytest.approx((1, 1))
+    assert compare_layer("h", a, b).closest.a < 0.95
+
+
+def test_latents_are_no_coordinates():
+    """A dictionary's features are not linear: said by name, with what to do."""
+
+    class Curved:
+        def chosen(self, basis):
+            return basis
+
+        def bases(self, basis):
+            return {"h": latents_of(orthogonal(4, 0))}
+
+    with pytest.raises(UsageError, match="latents at h, and no coordinates: name a linear basis"):
+        coordinates_of(Curved(), "dictionary")
+    assert coordinates_of(Curved(), None) is None

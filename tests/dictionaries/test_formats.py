@@ -196,12 +196,6 @@ def test_what_is_normalised_is_written_so(tmp_path):
     assert second.normalised == first.normalised is not None
 
 
-def test_transcoders_that_normalise_are_refused(tmp_path):
-    saelens(tmp_path, "transcoder", normalize_activations="layer_norm")
-    with pytest.raises(UsageError, match="a transcoder with normalize_activations=layer_norm"):
-        read_dictionaries(tmp_path)
-
-
 def test_sparsify(tmp_path):
     generator = seeded(1)
     folder = tmp_path / "layers.0"

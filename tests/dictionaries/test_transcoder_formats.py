@@ -70,6 +70,26 @@ def test_saelens(tmp_path, architecture):
     check(tmp_path, latents, lambda h, z: z @ w["W_dec"] + w["b_dec"] + h @ skip.T)
 
 
+NORMALISED = {
+    "layer_norm": lambda h: (h - h.mean(-1, keepdim=True)) / (h.std(-1, keepdim=True) + 1e-5),
+    "constant_norm_rescale": lambda h: h * WIDTH**0.5 / h.norm(dim=-1, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("how", NORMALISED)
+@pytest.mark.parametrize("architecture", ["transcoder", "jumprelu_skip_transcoder"])
+def test_saelens_normalises_what_is_read(tmp_path, architecture, how):
+    """Latents read it divided by its size; what they write and the skip are as they are."""
+    w = save_transcoder(tmp_path, architecture, normalize_activations=how)
+    skip = w.get("W_skip", torch.zeros(WIDTH, WIDTH).double())
+
+    def latents(h):
+        pre = NORMALISED[how](h) @ w["W_enc"] + w["b_enc"]
+        return pre.relu() * (pre > w.get("threshold", torch.zeros(K)))
+
+    check(tmp_path, latents, lambda h, z: z @ w["W_dec"] + w["b_dec"] + h @ skip.T)
+
+
 def test_another_input_is_found_in_the_same_node_layer(tmp_path):
     w = save_transcoder(tmp_path, "skip_transcoder", metadata={"hook_name": "mlp doubled"})
     check(
@@ -139,7 +159,7 @@ def circuit_tracer(folder, blocks=(0,), configuration=None, **extra):
         'feature_input_hook: "hook_resid_mid"',
         "feature_output_hook: hook_mlp_out",
         "transcoders:",
-        "  - layer_0.safetensors",
+        *(f"  - layer_{i}.safetensors" for i in weights),
     ]
     (folder / "config.yaml").write_text("\n".join(lines))
     return weights
@@ -255,7 +275,10 @@ MISTAKES = {
     "nan": ({"tensors": {"b_dec": NAN}}, "'b_dec' has values that are NaN"),
     "activation": ({"activation_fn": "tanh"}, "has the activation 'tanh'"),
     "architecture": ({"architecture": "transcoder_of_heads"}, "known are .*, skip_transcoder"),
-    "norm": ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm"),
+    "norm": (
+        {"normalize_activations": "expected_average_only_in"},
+        "normalize_activations=expected_average_only_in",
+    ),
 }
 
 

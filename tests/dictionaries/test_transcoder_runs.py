@@ -4,9 +4,14 @@ import json
 
 import pytest
 import torch
-from helpers.dictionaries import WIDTH, bases_of, network_with_mlp, save_transcoder
+from helpers.dictionaries import (
+    WIDTH,
+    bases_of,
+    edges_by_autodiff,
+    network_with_mlp,
+    save_transcoder,
+)
 from helpers.numbers import assert_close, normal, seeded
-from torch.func import jacrev
 
 import libgraph as lg
 from libgraph.backend.data import Data
@@ -20,6 +25,8 @@ from libgraph.edges.node_ablation import ablate_nodes
 from libgraph.edges.reconstruction import reconstructions
 from libgraph.edges.score import Scoring
 from libgraph.errors import UsageError
+from libgraph.interventions.circuits import Circuits
+from libgraph.interventions.subject import Subject
 from libgraph.network.basis import Basis
 from libgraph.network.dictionary import Threshold
 from libgraph.network.transcoder import Transcoder
@@ -63,33 +70,6 @@ def run(backend, folder, tmp_path_factory):
     )
 
 
-def expected(section, source, target, xs, rule):
-    """E from dense Jacobians, with what latents are active at each end and the error by itself."""
-    parts, gates = [], []
-    for basis, x in ((source, xs), (target, section(xs))):
-        f = basis.features(x)
-        gate = torch.ones_like(f)
-        if not basis.linear:
-            first, place = basis.always, basis.error_place
-            gate[..., first:], gate[..., place] = (f[..., first:] > 0).double(), 0
-            f[..., place] = 0
-        part = f.unsqueeze(-1) * basis.decoder
-        if not basis.linear:
-            part[..., basis.error_place, :] = x - f @ basis.decoder
-        parts.append(part)
-        gates.append(gate)
-    edges = torch.zeros(len(target), len(source), dtype=torch.float64)
-    for n, x in enumerate(xs):
-        jacobian = sum(
-            weight * jacrev(lambda x: section(x[None])[0])(point * x)
-            for point, weight in zip(rule.points, rule.weights, strict=True)
-        )
-        effects = torch.einsum("sid,teds->eti", parts[0][n], jacobian.permute(0, 1, 3, 2))
-        pre = torch.einsum("eti,ej->tji", effects, target.encoder)
-        edges += (gates[1][n].unsqueeze(-1) * pre).square().sum(0)
-    return edges / (len(xs) * xs.shape[1])
-
-
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("mixing", ["attention", "tanh"])
 def test_edges_are_those_of_autodiff(mixing, rule, folder):
@@ -101,8 +81,57 @@ def test_edges_are_those_of_autodiff(mixing, rule, folder):
     for index, (a, b, section) in enumerate(network.pairs):
         x = network.activations_at(index, backend.inputs)
         actual = found.edges["t"][a.name, b.name]
-        assert_close(actual, expected(section, bases[a.name], bases[b.name], x, rule), 1e-10)
+        assert_close(
+            actual, edges_by_autodiff(section, bases[a.name], bases[b.name], x, rule), 1e-10
+        )
         assert float(actual.max()) > 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("mixing", ["attention", "tanh"])
+@pytest.mark.parametrize("how", ["layer_norm", "constant_norm_rescale"])
+def test_edges_go_through_what_inputs_are_divided_by(mixing, rule, how, tmp_path):
+    """The size is no constant: dense Jacobians through it, and circuits that are the network."""
+    w = save_transcoder(tmp_path, "jumprelu_skip_transcoder", normalize_activations=how)
+    backend, _ = network_with_mlp(torch.tanh, mixing)
+    network, bases = backend.network(), bases_of(backend, tmp_path)
+    basis, x = bases["mlp"], network.activations_at(1, backend.inputs)
+    h = x[..., :WIDTH]
+    h = h - h.mean(-1, keepdim=True) if how == "layer_norm" else h
+    size = h.std(-1, keepdim=True) + 1e-5 if how == "layer_norm" else h.norm(dim=-1)[..., None] / 2
+    pre = h / size @ w["W_enc"] + w["b_enc"]
+    z = (pre.relu() * (pre > w["threshold"]))[..., basis.numbers]
+    assert_close(basis.latents(x)[..., basis.always :], z)
+    rule = Quadrature.parse(rule)
+    found = estimate_interactions(network, {"t": bases}, Data(backend, "train"), rule, 0)
+    for index, (a, b, section) in enumerate(network.pairs):
+        x = network.activations_at(index, backend.inputs)
+        actual = found.edges["t"][a.name, b.name]
+        assert_close(
+            actual, edges_by_autodiff(section, bases[a.name], bases[b.name], x, rule), 1e-10
+        )
+        assert float(actual.max()) > 0
+    subject = Subject(network, backend, bases, Data(backend, "test"), Data(backend, "train"))
+    whole = {
+        place: torch.ones(len(bases[b.name]), len(bases[a.name]), dtype=torch.bool)
+        for place, (a, b, _) in enumerate(network.pairs)
+    }
+    circuits = Circuits(subject)
+    assert_close(circuits.outputs(whole), circuits.outputs({}), 1e-10)
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "constant_norm_rescale"])
+def test_a_run_with_divided_inputs_reads_back(backend, kind, tmp_path):
+    save_transcoder(tmp_path / "t", "transcoder", normalize_activations=kind)
+    run = lg.analyze(
+        backend, basis=str(tmp_path / "t"), beside=(), out=tmp_path / "run", tolerances=[0.01],
+        seeds=1,
+    )  # fmt: skip
+    name = run.chosen(None)
+    again = lg.open_run(tmp_path / "run").bases(name)["mlp"]
+    basis = run.bases(name)["mlp"]
+    x = backend.network().activations_at(1, backend.inputs).float().to(basis.encoder)
+    assert torch.equal(again.latents(x), basis.latents(x))
 
 
 def test_interactions_add_up_to_the_change_of_pre_activations(folder):

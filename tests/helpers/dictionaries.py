@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch.func import jacrev
 
 from helpers.networks import Toy
 from helpers.numbers import normal, seeded
@@ -190,3 +191,30 @@ def save_cross_layer(
         found |= encoder | decoder
     (folder / "config.yaml").write_text(CROSS_LAYER_CONFIGURATION.format(reads=reads))
     return found
+
+
+def edges_by_autodiff(section, source, target, xs, rule):
+    """E from dense Jacobians, with what latents are active at each end and the error by itself."""
+    parts, gates = [], []
+    for basis, x in ((source, xs), (target, section(xs))):
+        f = basis.features(x)
+        gate = torch.ones_like(f)
+        if not basis.linear:
+            first, place = basis.always, basis.error_place
+            gate[..., first:], gate[..., place] = (f[..., first:] > 0).double(), 0
+            f[..., place] = 0
+        part = f.unsqueeze(-1) * basis.decoder
+        if not basis.linear:
+            part[..., basis.error_place, :] = x - f @ basis.decoder
+        parts.append(part)
+        gates.append(gate)
+    edges = torch.zeros(len(target), len(source), dtype=torch.float64)
+    for n, x in enumerate(xs):
+        jacobian = sum(
+            weight * jacrev(lambda x: target.read(section(x[None]))[0])(point * x)
+            for point, weight in zip(rule.points, rule.weights, strict=True)
+        )
+        effects = torch.einsum("sid,teds->eti", parts[0][n], jacobian.permute(0, 1, 3, 2))
+        pre = torch.einsum("eti,ej->tji", effects, target.reader)
+        edges += (gates[1][n].unsqueeze(-1) * pre).square().sum(0)
+    return edges / (len(xs) * xs.shape[1])

@@ -8,6 +8,7 @@ from libgraph.sections import (
     Attention,
     Chain,
     Convolution,
+    Divided,
     Division,
     Function,
     GatedMLP,
@@ -60,6 +61,11 @@ def formula(section, x):
             length = torch.sqrt((stream**2).sum(-1)) + section.epsilon
             skip = torch.einsum("nsi,io->nso", x, section.skip)
             return skip + torch.einsum("ns,o->nso", length, section.direction[0])
+        case Divided():
+            stream = torch.einsum("nsi,id->nsd", x, section.stream)
+            length = torch.sqrt((stream**2).sum(-1)) + section.epsilon
+            part = torch.einsum("nsi,ih->nsh", x, section.read) / length[..., None]
+            return torch.einsum("nsi,io->nso", x, section.skip) + part @ section.outer
         case GroupSquare():
             means = torch.einsum("nsi->ni", x) / x.shape[1]
             stream = torch.einsum("nsi,id->nsd", x, section.stream)

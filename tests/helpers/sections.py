@@ -9,6 +9,7 @@ from libgraph.sections import (
     AttentionMask,
     Chain,
     Convolution,
+    Divided,
     Division,
     Function,
     GatedMLP,
@@ -43,7 +44,7 @@ ATTENTIONS = {
     "attention-rotary-capped": AttentionMask(window=2),
 }
 FUNCTIONS = ["positionwise", "mixing", "pooling"]
-NORMS = ["variance", "division", "length"]
+NORMS = ["variance", "division", "length", "divided"]
 CHAINS = {
     "chain": ("tanh", "division", "gated"),
     "chain-mixing": ("variance", "attention", "tanh"),
@@ -133,6 +134,9 @@ def _section(kind, d_in, d_out, seed, heads, width, constant) -> Section:
         return Variance(main(), normal(generator, d_in, width), side(1))
     if kind == "length":
         return Length(main(), normal(generator, d_in, width), side(1), 0.3)
+    if kind == "divided":
+        read, stream = (normal(generator, d_in, width) for _ in range(2))
+        return Divided(main(), read, stream, side(width), 0.3)
     if kind == "group-square":
         parts = [normal(generator, d_in, width) for _ in range(2)]
         mean = normal(generator, d_in, d_out)

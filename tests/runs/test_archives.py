@@ -18,7 +18,7 @@ from libgraph.runs.saved_run import open_run
 
 ARCHIVES = Path(__file__).parent / "archives"
 OUTPUTS = json.loads((ARCHIVES / "0.1.0-outputs.json").read_text(encoding="utf-8"))
-SINCE = {"objective"}
+SINCE = {"objective", "closest", "closest_by_chance", "mean_cosine"}
 NAMES = ("ablation", "compare", "planted", "signs")
 
 
