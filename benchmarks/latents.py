@@ -35,7 +35,8 @@ def told(name: str, compute: Callable[[], JsonValue]) -> JsonValue:
     drawn = DRAWN.validate_python(compute())
     (modularity,) = drawn["modularities"]
     click.echo(f"{name}: Q {modularity:.3f}, {time.process_time() - began:.0f} s")
-    return DRAWN.dump_python(drawn)
+    kept: JsonValue = DRAWN.dump_python(drawn)
+    return kept
 
 
 @click.command(help=__doc__)
