@@ -188,9 +188,16 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Significance]]]) -> None:
 @click.option("--fair", is_flag=True, help="rotations with √E alone, no figure")
 @click.option("--full-size", is_flag=True, help="untrained transformers of the bundled one's size")
 @click.option("--dictionaries", is_flag=True, help="rotations in which latents are learned anew")
-@click.option("--only", default="", help="kinds with this in their names")
+@click.option("--only", default="", help="kinds of these with this in their names")
+@click.option("--first", default=0, help="seed of the first network")
 def main(
-    seeds: int, draws: int, fair: bool, full_size: bool, dictionaries: bool, only: str
+    seeds: int,
+    draws: int,
+    fair: bool,
+    full_size: bool,
+    dictionaries: bool,
+    only: str,
+    first: int,
 ) -> None:
     """Measure, print and draw."""
     fair = fair or dictionaries
@@ -205,10 +212,11 @@ def main(
         cases = {name: make for name, make in DICTIONARIES.items() if only in name}
     for name, make in cases.items():
         results[name] = []
-        for seed in range(seeds):
+        for number in range(seeds):
+            seed = first + number
             results[name].append(compare(make(seed), draws, seed, fair=fair))
             elapsed = time.monotonic() - began
-            progress.print(f"{elapsed:5.0f} s  {name}: {seed + 1} of {seeds}", style="dim")
+            progress.print(f"{elapsed:5.0f} s  {name}: {number + 1} of {seeds}", style="dim")
         for row in rows(name, results[name], draws):
             table.add_row(*row)
     for ablate, name in (

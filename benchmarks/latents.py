@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/latents.py                   # 9 draws, learned anew in each
     OMP_NUM_THREADS=1 python benchmarks/latents.py --draws 0 --seeds 10 --latents 4
-    OMP_NUM_THREADS=1 python benchmarks/latents.py --basis lib
+    OMP_NUM_THREADS=1 python benchmarks/latents.py --basis lib --draws 0 --largest
 
 One recipe for the model and for each rotated network: bases, dictionaries, exact interactions and
 modules on the same rows. It has to be small, because every draw costs as much as the model itself.
@@ -25,6 +25,7 @@ from pydantic import JsonValue
 import libgraph as lg
 from libgraph.analysis.rotations import rotated_networks
 from libgraph.backend.data import Data
+from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.communities import find_communities
 from libgraph.modules.significance import DRAWN, significance
 
@@ -39,6 +40,16 @@ def told(name: str, compute: Callable[[], JsonValue]) -> JsonValue:
     return kept
 
 
+def largest_inputs(graph: InteractionGraph) -> str:
+    """Its share of the weight that leads into a feature, in the mean by layer pair."""
+    shares = []
+    for (source, target), weights in graph.weights().items():
+        total = weights.sum(1)
+        mean = float((weights.max(1)[total > 0] / total[total > 0]).mean())
+        shares.append(f"{source} → {target} {mean:.3f}")
+    return ", ".join(shares)
+
+
 @click.command(help=__doc__)
 @click.option("--basis", default="dictionary", help="Any that can be made anew.")
 @click.option("--latents", default=2.0, help="For every dimension.")
@@ -47,6 +58,7 @@ def told(name: str, compute: Callable[[], JsonValue]) -> JsonValue:
 @click.option("--rows", default=24, help="Of 64 characters.")
 @click.option("--draws", default=9, help="Rotated networks; 0 for none.")
 @click.option("--seeds", default=5, help="Runs of Leiden whose modules are held beside each other.")
+@click.option("--largest", is_flag=True, help="Shares of largest inputs, here and in one rotation.")
 @click.option("--json", "file", type=Path, help="Also write all numbers there.")
 def main(
     basis: str,
@@ -56,6 +68,7 @@ def main(
     rows: int,
     draws: int,
     seeds: int,
+    largest: bool,
     file: Path | None,
 ) -> None:
     """Print Q, how far seeds agree, and Q of every draw."""
@@ -78,6 +91,9 @@ def main(
     found = find_communities(graph, seeds=seeds)
     click.echo(f"Q {found.modularity:.3f}, agreement of {seeds} seeds {found.agreement}")
     numbers: dict[str, object] = {"edges": edges, "agreement": found.agreement}
+    if largest:
+        click.echo(largest_inputs(graph))
+        click.echo(largest_inputs(rotated(graph, np.random.default_rng(0))))
     if draws:
         against = significance(graph, rotated, draws=draws, remember=told)
         click.echo(f"{against}")
