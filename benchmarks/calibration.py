@@ -3,11 +3,14 @@
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py --seeds 5 --draws 19
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py --fair --seeds 100 --draws 39
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py --dictionaries --draws 19
 
 Every null model on planted networks (`libgraph analyze mlp`), on networks of the same kind without
 blocks, on untrained transformers (the modular-addition one, made smaller), and on the bundled
 transformer. Prints a table; distributions of p go to `docs/images/calibration.png`.
-With `--fair` rotations of networks with √E alone, for more seeds, and without a figure.
+With `--fair` rotations of networks with √E alone, for more seeds, and without a figure. With
+`--dictionaries` the same of latents, learned anew in every rotation, on the networks of `libgraph
+benchmark`: 24 features planted in 12 dimensions or 24, and random weights with the same inputs.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from scipy.stats import kstest
 import libgraph as lg
 from libgraph.analysis.rotations import rotated_networks
 from libgraph.backend.data import Data
+from libgraph.benchmark.planted import Design
+from libgraph.benchmark.planted import planted as over_complete
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.modules.null_models import NULL_MODELS, NullModel
 from libgraph.modules.significance import Significance, significance
@@ -38,6 +43,7 @@ from libgraph_backends.modular_addition.training import initial_weights
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "calibration.png"
 SMALL = {"modulus": 31, "d_model": 32, "heads": 4, "d_mlp": 64}
 SAMPLES = {"mlp": 2000, "untrained": 300, "bundled": 300}
+DICTIONARY = {"samples": 2000, "active": 3, "steps": 150}
 NULLS = (*NULL_MODELS, "rotated")
 COLUMNS = ("network", "null", "Q", "Q of draws", "z", "median p", "p ≤ 0.05", "p ≤ 0.01", "even")
 Case = tuple[InteractionGraph, NullModel]
@@ -82,6 +88,22 @@ def bundled(*, ablate: bool) -> Case:
     return (run.graph() if run else graph), null
 
 
+def latents(seed: int, gradients: float, *, learned: bool, dimensions: int = 12) -> Case:
+    """A network of the benchmark with as many latents as it has features, weights √E."""
+    samples = DICTIONARY["samples"]
+    design = Design(dimensions=dimensions, samples=samples, learned=learned, seed=seed)
+    known = over_complete(design)
+    options = {
+        "dictionary_latents": known.features_per_dimension,
+        "dictionary_active": DICTIONARY["active"],
+        "dictionary_steps": DICTIONARY["steps"],
+        "dictionary_gradients": gradients,
+        "seed": seed,
+    }
+    data = Data(known.backend(), "train", 1000)
+    return rotated_networks(known.network, data, "dictionary", options=options)
+
+
 # Not hidden: a change of basis that stretches prefers coordinates, and with depth the more.
 DENSE = {"blocks": 1, "width": 12, "hide": False}
 DEEP = {"layers": 12}
@@ -95,6 +117,13 @@ CASES: dict[str, Callable[[int], Case]] = {
     "untrained transformer, √E": lambda seed: untrained(seed, **SMALL),
 }
 FAIR = tuple(name for name in CASES if name.endswith("√E"))
+DICTIONARIES: dict[str, Callable[[int], Case]] = {
+    "planted, TopK": lambda seed: latents(seed, 0.0, learned=True),
+    "separate, TopK": lambda seed: latents(seed, 0.0, learned=True, dimensions=24),
+    "random weights, TopK": lambda seed: latents(seed, 0.0, learned=False),
+    "planted, gradients": lambda seed: latents(seed, 1.0, learned=True),
+    "random weights, gradients": lambda seed: latents(seed, 1.0, learned=False),
+}
 
 
 def compare(case: Case, draws: int, seed: int, *, fair: bool) -> dict[str, Significance]:
@@ -158,8 +187,20 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Significance]]]) -> None:
 @click.option("--draws", default=119, show_default=True, help="graphs from each null model")
 @click.option("--fair", is_flag=True, help="rotations with √E alone, no figure")
 @click.option("--full-size", is_flag=True, help="untrained transformers of the bundled one's size")
-def main(seeds: int, draws: int, fair: bool, full_size: bool) -> None:
+@click.option("--dictionaries", is_flag=True, help="rotations in which latents are learned anew")
+@click.option("--only", default="", help="kinds of these with this in their names")
+@click.option("--first", default=0, help="seed of the first network")
+def main(
+    seeds: int,
+    draws: int,
+    fair: bool,
+    full_size: bool,
+    dictionaries: bool,
+    only: str,
+    first: int,
+) -> None:
     """Measure, print and draw."""
+    fair = fair or dictionaries
     torch.set_num_threads(1)
     began, progress = time.monotonic(), Console(stderr=True)
     table = Table(*COLUMNS, box=None, title=f"{seeds} networks of each kind, {draws} draws")
@@ -167,12 +208,15 @@ def main(seeds: int, draws: int, fair: bool, full_size: bool) -> None:
     cases = {name: make for name, make in CASES.items() if not fair or name in FAIR}
     if full_size:
         cases = {"untrained transformer, full size, √E": untrained}
+    if dictionaries:
+        cases = {name: make for name, make in DICTIONARIES.items() if only in name}
     for name, make in cases.items():
         results[name] = []
-        for seed in range(seeds):
+        for number in range(seeds):
+            seed = first + number
             results[name].append(compare(make(seed), draws, seed, fair=fair))
             elapsed = time.monotonic() - began
-            progress.print(f"{elapsed:5.0f} s  {name}: {seed + 1} of {seeds}", style="dim")
+            progress.print(f"{elapsed:5.0f} s  {name}: {number + 1} of {seeds}", style="dim")
         for row in rows(name, results[name], draws):
             table.add_row(*row)
     for ablate, name in (
