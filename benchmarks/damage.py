@@ -46,7 +46,7 @@ READING = (
     "view {run} --no-open --json",
 )
 
-VARY = {"seconds", "started", "sha256", "bytes", "files", "address", "page"}
+VARY = {"seconds", "started", "sha256", "bytes", "files", "memory_budget", "address", "page"}
 """What differs between two runs that found the same, or two places."""
 
 LIKELY = ("run.json", "metrics.json", "graph.json", "ablation.json", "bases.safetensors",

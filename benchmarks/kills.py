@@ -37,7 +37,7 @@ COMMANDS = (
     "--out out/m",
 )
 
-VARY = {"seconds", "started", "sha256", "bytes", "files"}
+VARY = {"seconds", "started", "sha256", "bytes", "files", "memory_budget"}
 
 AGAIN = 8
 """Times that one command is killed at most before it is left alone."""

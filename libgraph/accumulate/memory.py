@@ -2,11 +2,15 @@
 
 The model, the bases and the sums are needed whole; what lies between is sized by a budget, half of
 what may still be taken unless told otherwise. Batches are the same whatever is free, as long as
-they fit, so that the same command gives the same bits on another day.
+they fit, so that the same command gives the same bits on another day; where they do not, a run keeps
+the budget that it was begun with, and goes on with it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 
 import torch
@@ -61,9 +65,29 @@ def least_memory(network: Network, sample: torch.Tensor) -> int:
     return PARTS + sums + 4 * 8 * max(sizes) ** 2 + 8 * widest
 
 
+_BUDGET: ContextVar[tuple[str, int] | None] = ContextVar("budget", default=None)
+"""Kind of device, and bytes on it, by which all goes that is computed now."""
+
+
+@contextmanager
+def within_budget(device: torch.device | str, budget: int) -> Iterator[None]:
+    """Have what is computed in the block go by this budget, whatever is free by then."""
+    before = _BUDGET.set((torch.device(device).type, budget))
+    try:
+        yield
+    finally:
+        _BUDGET.reset(before)
+
+
 def memory_budget(device: torch.device | str) -> int:
-    """Half of the bytes that are free now on the device, or may be taken on the host."""
+    """Half of the bytes that are free on the device, or may be taken on the host.
+
+    Now, or when the analysis that is made was begun.
+    """
     place = torch.device(device)
+    known = _BUDGET.get()
+    if known is not None and known[0] == place.type:
+        return known[1]
     if place.type == "cuda":
         return int(torch.cuda.mem_get_info(place)[0]) // 2
     return max(1, available_memory() // 2)

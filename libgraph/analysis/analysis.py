@@ -44,6 +44,7 @@ from libgraph.interventions.survey import LesionSurvey, survey_lesions
 from libgraph.modules.significance import Significance
 from libgraph.network.basis import Bases
 from libgraph.pipeline.options import AnalysisOptions
+from libgraph.pipeline.budget import one_budget
 from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress, renamed
@@ -94,7 +95,11 @@ def analyze(
     check_backend_kind(backend)
     options = {"tolerances": backend.tolerances, **options}
     parsed = parse_options(AnalysisOptions, options, "the analysis")
-    with open_directory(out, force=force) as directory, shown(progress) as told:
+    with (
+        open_directory(out, force=force) as directory,
+        one_budget(directory, parsed),
+        shown(progress) as told,
+    ):
         return _Analysis(backend, parsed, directory, told, beside_files).run()
 
 

@@ -55,6 +55,7 @@ from libgraph.edges.score import Scoring
 from libgraph.errors import TooLarge
 from libgraph.files.run_directory import RunDirectory
 from libgraph.graph.interaction_graph import InteractionGraph
+from libgraph.pipeline.budget import one_budget
 from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Foretold, Progress
@@ -98,7 +99,11 @@ def measure_degeneracy(
     """
     check_backend_kind(backend)
     parsed = parse_options(DegeneracyOptions, options, "the degeneracy analysis")
-    with open_directory(out, force=force) as directory, shown(progress) as told:
+    with (
+        open_directory(out, force=force) as directory,
+        one_budget(directory, parsed),
+        shown(progress) as told,
+    ):
         # Of the ranks of a torchrun job one says it.
         said = Foretold(told, SMALLER) if ranks()[0] == 0 else told
         return _Measurement(backend, parsed, directory, said).run()

@@ -71,6 +71,9 @@ def hash_of(*parts: object) -> str:
 HALFWAY = "halfway"
 """What names begin with of files in which a stage keeps work that is half done."""
 
+BUDGET = "memory_budget"
+"""What it is called in the record by how many bytes of memory a run went."""
+
 ASIDE = ".old"
 """What names end with of folders that hold a run while another one takes its place."""
 
@@ -159,11 +162,23 @@ class RunDirectory:
         self._told: set[str] = set()
         self._used: set[str] = set()
         self._stages = self._read_stages()
+        self._budget = self._read_budget()
 
     @property
     def stages(self) -> Mapping[str, StageRecord]:
         """Hash and seconds of every finished stage."""
         return self._stages
+
+    @property
+    def budget(self) -> int | None:
+        """Bytes of memory by which the run went that is gone on with; None if none are known."""
+        return self._budget
+
+    def note_budget(self, budget: int) -> None:
+        """Keep by how many bytes of memory the run goes, for whoever goes on with it."""
+        if budget != self._budget:
+            self._budget = budget
+            self._write_record()
 
     def file(self, name: str) -> Path:
         """Where a file of the run is while the run goes on."""
@@ -210,7 +225,7 @@ class RunDirectory:
         self._stages[stage] = StageRecord(
             hash=digest, seconds=round(seconds, 3), file=file, part=part, sha256=content
         )
-        write_json(self.file(RECORD), signed({"complete": False, "stages": self._plain_stages()}))
+        self._write_record()
 
     def complete(self, record: Mapping[str, object]) -> None:
         """Write `run.json`, with all files of the run in it, and give the directory its name."""
@@ -222,6 +237,7 @@ class RunDirectory:
         }
         whole = {
             **record,
+            **self._plain_budget(),
             "complete": True,
             "stages": self._plain_stages(),
             "files": as_json(files),
@@ -313,6 +329,20 @@ class RunDirectory:
 
     def _plain_stages(self) -> dict[str, dict[str, object]]:
         return {name: stage.model_dump(exclude_none=True) for name, stage in self._stages.items()}
+
+    def _read_budget(self) -> int | None:
+        with contextlib.suppress(DamagedFile):
+            budget = read_record(self.partial).get(BUDGET)
+            return budget if type(budget) is int and budget > 0 else None
+        return None
+
+    def _plain_budget(self) -> dict[str, int]:
+        return {} if self._budget is None else {BUDGET: self._budget}
+
+    def _write_record(self) -> None:
+        """What is known of a run that is not finished."""
+        stages = {"complete": False, "stages": self._plain_stages()}
+        write_json(self.file(RECORD), signed({**stages, **self._plain_budget()}))
 
     def _digest(self, name: str) -> str:
         """SHA-256 of a file, which is not read again where nobody has written to it since."""

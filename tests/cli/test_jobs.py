@@ -23,7 +23,7 @@ from libgraph.runs.condition import run_condition
 from libgraph_cli.watch import SILENCE, longest_silence
 
 MODEL = "mlp -o blocks=2 -o width=3 -o layers=2 -o samples=60 -q"
-VARY = {"seconds", "started", "sha256", "bytes", "files"}
+VARY = {"seconds", "started", "sha256", "bytes", "files", "memory_budget"}
 
 SOON = 170
 """Seconds within which a process is gone that has been given up, and its files written."""

@@ -42,6 +42,11 @@ KERNEL_BYTES = 2 * 2**30
 weight alone, all samples have to fit."""
 
 
+VECTOR_BYTES = 4 * 2**30
+"""Vectors of probes that go on side by side take so much, or half of what is free if that is less;
+a quarter of the memory budget where one is given."""
+
+
 STAGE = "behavioural loss"
 
 
@@ -138,7 +143,9 @@ def _estimated(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for part in vectors.split(group):
         told = _steps(progress, len(parts) * group, probes.count, len(part))
-        parts.append(lanczos(product, part, probes.steps, told))
+        # Who goes on with other memory has other probes side by side.
+        label = f"lanczos, {group} at once"
+        parts.append(lanczos(product, part, probes.steps, told, label=label))
     values, shares, ended = (torch.cat(part) for part in zip(*parts, strict=True))
     shares = shares * parameters / probes.count
     return HessianSpectrum(
@@ -280,4 +287,4 @@ def _kernel_bytes(data: Data) -> int:
 
 def _vector_bytes(data: Data) -> int:
     """Of the vectors of all steps of the probes that go on side by side."""
-    return memory_budget(data.device) if data.memory is None else data.memory // 4
+    return min(VECTOR_BYTES, memory_budget(data.device) if data.memory is None else data.memory // 4)

@@ -120,6 +120,8 @@ def lanczos(
     probes: Float[Tensor, "m P"],
     steps: int,
     progress: Progress = silent,
+    *,
+    label: str = "lanczos",
 ) -> tuple[Float[Tensor, "m k"], Float[Tensor, "m k"], Bool[Tensor, " m"]]:
     """Nodes, largest first, and weights of each probe's Gauss quadrature; weights add up to 1.
 
@@ -131,6 +133,7 @@ def lanczos(
         probes: where to start from, each on its own.
         steps: how many nodes, at most P.
         progress: told of every step.
+        label: under which it is kept: of the same number of probes under the same name.
     """
     count, size = probes.shape
     steps = min(steps, size)
@@ -138,7 +141,7 @@ def lanczos(
     tridiagonal = probes.new_zeros(count, steps, steps)
     length = probes.new_zeros(count, 1)
     q = probes / probes.norm(dim=1, keepdim=True)
-    with resumable("lanczos") as kept:
+    with resumable(label) as kept:
         if kept.state:
             before = kept.state["vectors"].to(q)
             vectors[:, : before.shape[1]] = before
