@@ -2,8 +2,8 @@
 
 The model, the bases and the sums are needed whole; what lies between is sized by a budget, half of
 what may still be taken unless told otherwise. Batches are the same whatever is free, as long as
-they fit, so that the same command gives the same bits on another day; where they do not, a run keeps
-the budget that it was begun with, and goes on with it.
+they fit, so that the same command gives the same bits on another day; where they do not, a run
+keeps the budget that it was begun with, and goes on with it.
 """
 
 from __future__ import annotations

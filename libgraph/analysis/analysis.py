@@ -43,8 +43,8 @@ from libgraph.interventions.subject import Subject
 from libgraph.interventions.survey import LesionSurvey, survey_lesions
 from libgraph.modules.significance import Significance
 from libgraph.network.basis import Bases
-from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.budget import one_budget
+from libgraph.pipeline.options import AnalysisOptions
 from libgraph.pipeline.stages import Stages, may_be_left_out, open_directory
 from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress, renamed

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from libgraph.sections.carrying import look_again
+
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 """Where autocast may be on."""
 
@@ -63,8 +65,10 @@ def own_state() -> Iterator[None]:
     """PyTorch and NumPy as they are when they have just been imported; afterwards as before.
 
     Products of single precision keep all of its digits, on every device. Random numbers of the CPU
-    that are drawn meanwhile leave no trace either. It can be used as a decorator.
+    that are drawn meanwhile leave no trace either. Weights are looked at afresh, whoever changed
+    them since. It can be used as a decorator.
     """
+    look_again()
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
         enter = stack.enter_context

@@ -74,6 +74,9 @@ HALFWAY = "halfway"
 BUDGET = "memory_budget"
 """What it is called in the record by how many bytes of memory a run went."""
 
+ASKED = ".asked"
+"""What names begin with of folders in a run in which questions keep what is half done."""
+
 ASIDE = ".old"
 """What names end with of folders that hold a run while another one takes its place."""
 

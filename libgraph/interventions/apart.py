@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from libgraph.accumulate.halfway import steps
 from libgraph.interventions.circuits import Circuits, EdgePool
 from libgraph.progress import Progress, silent
 
@@ -119,18 +120,22 @@ def features_score(circuits: Circuits, share: float, layers: Sequence[str]) -> f
     """
     subject = circuits.subject
     generator = torch.Generator().manual_seed(circuits.seed)
-    scores = []
-    with torch.no_grad():
-        for batch in subject.data:
+    with torch.no_grad(), steps("features of a circuit") as kept:
+        scores = kept.state.get("scores", torch.zeros(0, dtype=torch.float64))
+        for number, batch in enumerate(subject.data):
             donors = torch.randint(2**31, (len(batch.inputs),), generator=generator)
+            if number < kept.done:
+                continue
             others = circuits.others(donors) if circuits.baseline == "resample" else {}
             x = subject.network.embed(batch.inputs)
-            for number, layer in enumerate(subject.layers):
-                x = subject.network.sections[number - 1](x) if number else x
+            for place, layer in enumerate(subject.layers):
+                x = subject.network.sections[place - 1](x) if place else x
                 if layer in layers:
                     x = _cut(circuits, share, layer, x, others)
-            scores.append(subject.backend.score(x, batch.targets).double().cpu())
-    return float(torch.cat(scores).mean())
+            score = subject.backend.score(x, batch.targets).double().cpu()
+            scores = torch.cat([scores, score])
+            kept.note(number + 1, {"scores": scores})
+    return float(scores.mean())
 
 
 def _cut(

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from libgraph.accumulate.halfway import steps
 from libgraph.edges.interactions import Edges
 from libgraph.errors import DataError, NumericalError, UsageError
 from libgraph.interventions.subject import Subject
@@ -158,24 +159,31 @@ class Circuits:
         return score
 
     def scores(self, circuit: Circuit) -> Float[Tensor, " n"]:
-        """The score of every sample, in float64."""
-        backend = self.subject.backend
-        with torch.no_grad():
-            scores = [
-                backend.score(outputs, targets).double().cpu()
-                for outputs, targets in self._outputs(circuit)
-            ]
-        return torch.cat(scores)
+        """The score of every sample, in float64.
+
+        Where a question keeps what is half done it goes on after the last batch that was kept.
+        """
+        score = self.subject.backend.score
+        with torch.no_grad(), steps("circuit") as kept:
+            scores = kept.state.get("scores", torch.zeros(0, dtype=torch.float64))
+            outputs = self._outputs(circuit, kept.done)
+            for done, (y, targets) in enumerate(outputs, start=kept.done + 1):
+                scores = torch.cat([scores, score(y, targets).double().cpu()])
+                kept.note(done, {"scores": scores})
+        return scores
 
     def outputs(self, circuit: Circuit) -> Float[Tensor, "n t d"]:
         """What the network puts out for all samples."""
         with torch.no_grad():
             return torch.cat([outputs for outputs, _ in self._outputs(circuit)])
 
-    def _outputs(self, circuit: Circuit) -> Iterator[tuple[Tensor, Tensor]]:
+    def _outputs(self, circuit: Circuit, skipped: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """What the network puts out for all batches but the first ones, and their targets."""
         subject, generator = self.subject, torch.Generator().manual_seed(self.seed)
-        for batch in subject.data:
+        for number, batch in enumerate(subject.data):
             donors = torch.randint(2**31, (len(batch.inputs),), generator=generator)
+            if number < skipped:
+                continue
             others = self.others(donors) if self.baseline == "resample" and circuit else {}
             yield self.run(subject.network.embed(batch.inputs), circuit, others), batch.targets
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from libgraph.accumulate.halfway import steps
 from libgraph.backend.contract import Batch
 from libgraph.interventions.circuits import Circuits, EdgePool
 from libgraph.interventions.intervene import AT_ONCE
@@ -98,20 +99,27 @@ def edge_effects(
         progress: told after every layer pair.
     """
     exact = pool.size <= MOST_EXACT if exact is None else exact
-    total, seen = torch.zeros(pool.size, dtype=torch.float64), 0
+    seen, begun = 0, 0
     generator = torch.Generator().manual_seed(circuits.seed)
     pairs = len(pool.shapes)
-    for batch in circuits.subject.data:
-        size = len(batch.inputs)
-        donors = torch.randint(2**31, (size,), generator=generator)
-        batch = Batch(batch.inputs[: samples - seen], batch.targets[: samples - seen])
-        measured = _Cuts(circuits, pool, batch, donors[: len(batch.inputs)], exact)
-        for number in range(pairs):
-            progress("effects of edges", number, pairs)
-            total[pool.parts[number]] += measured.effects(number)
-        seen += len(batch.inputs)
-        if seen >= samples:
-            break
+    with steps("effects of edges") as kept:
+        total = kept.state.get("total", torch.zeros(pool.size, dtype=torch.float64))
+        for batch in circuits.subject.data:
+            size = len(batch.inputs)
+            donors = torch.randint(2**31, (size,), generator=generator)
+            batch = Batch(batch.inputs[: samples - seen], batch.targets[: samples - seen])
+            left = range(max(0, kept.done - begun), pairs)
+            if left:
+                measured = _Cuts(circuits, pool, batch, donors[: len(batch.inputs)], exact)
+            for number in left:
+                progress("effects of edges", number, pairs)
+                total = total.clone()
+                total[pool.parts[number]] += measured.effects(number)
+                kept.note(begun + number + 1, {"total": total})
+            begun += pairs
+            seen += len(batch.inputs)
+            if seen >= samples:
+                break
     progress("effects of edges", pairs, pairs)
     return total / seen
 

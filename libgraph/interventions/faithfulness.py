@@ -208,6 +208,9 @@ class _Measured:
     ) -> None:
         self.options, self.progress = options, progress
         self.circuits = Circuits(subject, options.baseline, options.seed)
+        if options.baseline == "mean":
+            # A pass that is kept by itself, which it is not within a circuit.
+            _ = subject.usual
         self.pool = EdgePool.of(subject, edges)
         self.order = edge_order(
             self.circuits,

@@ -21,6 +21,7 @@ from libgraph.errors import DataError, UsageError
 from libgraph.network.basis import Bases, Basis
 from libgraph.network.cross_layer import CrossLayer, carrying
 from libgraph.network.network import Network, NodeLayer
+from libgraph.sections.carrying import look_again
 
 MOST_DONORS = 1024
 """Samples that resampled values come from, at most."""
@@ -60,6 +61,7 @@ class Subject:
     reference: Data
 
     def __post_init__(self) -> None:
+        look_again()
         object.__setattr__(self, "network", carrying(self.network, self.bases))
         missing = [layer for layer in self.layers if layer not in self.bases]
         if missing:

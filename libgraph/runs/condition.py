@@ -25,7 +25,7 @@ from libgraph.files.manifest import (
     read_record,
 )
 from libgraph.files.reading import reading
-from libgraph.files.run_directory import asides
+from libgraph.files.run_directory import ASKED, asides
 
 State = Literal["whole", "damaged", "unknown"]
 
@@ -208,6 +208,8 @@ def _left(directory: Path) -> Mapping[Path, str]:
             )
         if (directory / STAGED).is_dir():
             left[directory / STAGED] = "of a change that was not made: the next one removes it"
+        for folder in directory.glob(f"{ASKED}-*"):
+            left[folder] = "of a question that was interrupted: the same goes on there"
         for file in directory.glob(".*.tmp"):
             left[file] = "half of a file: it can be deleted"
     for folder in asides(directory):

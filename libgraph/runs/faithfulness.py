@@ -16,8 +16,10 @@ from libgraph.interventions.circuits import Circuits, EdgePool
 from libgraph.interventions.faithfulness import Curve, faithfulness
 from libgraph.interventions.options import FaithfulnessOptions
 from libgraph.interventions.subject import Subject
+from libgraph.pipeline.workload import Workload
 from libgraph.progress import Progress, renamed
-from libgraph.runs.subject import subject_of
+from libgraph.runs.going_on import going_on
+from libgraph.runs.subject import made_subject
 from libgraph.runs.tables import plain_table, print_table, text_of
 from libgraph.screen import PlainTable, tell
 
@@ -163,19 +165,21 @@ def faithfulness_of(
     parsed = parse_options(FaithfulnessOptions, options, "faithfulness")
     names = [bases] if isinstance(bases, str) else list(bases or run.basis_names)
     names = list(dict.fromkeys(run.chosen(name) for name in names))
+    workload: Workload | None = None
     if subject is None:
-        subject = subject_of(run, names[0], limit=parsed.limit)
+        subject, workload = made_subject(run, names[0], limit=parsed.limit)
     elif parsed.limit is not None:
         limit = min(parsed.limit, subject.data.limit or parsed.limit)
         subject = replace(subject, data=replace(subject.data, limit=limit))
-    scores = Circuits(subject).scores({})
     by_basis = {name: replace(subject, bases=run.bases(name)) for name in names}
     for each in by_basis.values():
         each.require_own_latents("Faithfulness")
         if parsed.order in ("effect", "both"):
             each.require_linear(f"Faithfulness with order='{parsed.order}'")
     sizes = [EdgePool.of(each, run.edges(name)).size for name, each in by_basis.items()]
-    with shown(progress) as told:
+    question = {"bases": [*names], **parsed.model_dump(mode="json")}
+    with shown(progress) as told, going_on(run, question, subject, workload):
+        scores = Circuits(subject).scores({})
         curves = {
             name: faithfulness(
                 by_basis[name],

@@ -58,6 +58,18 @@ def subject_of(
         UsageError: if the backend gives another network than that which was analysed.
         BackendError: if it cannot be made again.
     """
+    return made_subject(run, basis, backend=backend, split=split, limit=limit)[0]
+
+
+def made_subject(
+    run: Run,
+    basis: str | None,
+    *,
+    backend: Backend | None = None,
+    split: Split = "test",
+    limit: int | None = None,
+) -> tuple[Subject, Workload]:
+    """The same as `subject_of`, and what knows all that answers depend on."""
     name = run.chosen(basis)
     record: Mapping[str, JsonValue] = getattr(run, "record", {})
     if backend is None:
@@ -73,13 +85,14 @@ def subject_of(
         )
     data = workload.data(split)
     few = max(1, data.batch_size // len(workload.network.node_layers))
-    return Subject(
+    subject = Subject(
         workload.network,
         backend,
         run.bases(name),
         replace(data, batch_size=few),
         replace(workload.data("train"), batch_size=few, limit=_limit(given)),
     )
+    return subject, workload
 
 
 def _limit(given: object) -> int | None:

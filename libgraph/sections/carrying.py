@@ -33,6 +33,15 @@ MOST_READ = 0.8
 Found = TypeVar("Found")
 
 
+_LOOKED = [0]
+"""How often all matrices were to be looked at again."""
+
+
+def look_again() -> None:
+    """Believe nothing that was found before: changes through `.data` raise no matrix's version."""
+    _LOOKED[0] += 1
+
+
 @dataclass(frozen=True)
 class Stretches:
     """A matrix of zeros and ones, but for one row.
@@ -110,7 +119,7 @@ class Memory(Generic[Found]):
 
     def __init__(self, find: Callable[[Tensor], Found | None]) -> None:
         self._find = find
-        self._known: tuple[weakref.ref[Tensor], int, Found | None] | None = None
+        self._known: tuple[weakref.ref[Tensor], tuple[int, int], Found | None] | None = None
 
     def __reduce__(self) -> tuple[type[Memory[Found]], tuple[Callable[[Tensor], Found | None]]]:
         # A copy of the section has another matrix.
@@ -121,12 +130,13 @@ class Memory(Generic[Found]):
         # Of a matrix that is differentiated, or that stands for many, all do.
         if len(factor) < SMALLEST or not is_constant(factor):
             return None
+        version = _LOOKED[0], factor._version
         if self._known is not None:
-            matrix, version, found = self._known
-            if matrix() is factor and version == factor._version:
+            matrix, known, found = self._known
+            if matrix() is factor and version == known:
                 return found
         found = self._find(factor)
-        self._known = weakref.ref(factor), factor._version, found
+        self._known = weakref.ref(factor), version, found
         return found
 
 

@@ -54,6 +54,10 @@ class Section(nn.Module, ABC):
     `linearize`, `jacobian_gram` and `interactions`, which have to agree with automatic
     differentiation (`libgraph.testing.check_section` sees to that). The rest is *for speed*.
 
+    Rows of zeros in a weight are left out of products. Whoever changes weights between two calls
+    does it in place, `with torch.no_grad(): section.matrix[…] = …`; of changes through `.data`
+    nothing tells, and they are seen from the next analysis, or subject of questions, on.
+
     Attributes:
         d_in: coordinates of an activation that comes in, the constant one included.
         d_out: coordinates of an activation that goes out.

@@ -7,7 +7,11 @@ import torch
 from helpers.numbers import normal, seeded
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 
-from libgraph.sections import SkipMLP, carrying
+from libgraph.backend.state import own_state
+from libgraph.interventions.subject import Subject
+from libgraph.network.basis import Basis
+from libgraph.network.network import Network, NodeLayer
+from libgraph.sections import Linear, SkipMLP, carrying
 from libgraph.sections.carrying import Carrier, Reader, Stretches, rows_read
 from libgraph.sections.norm import split_norm
 
@@ -97,6 +101,31 @@ def test_a_changed_matrix_is_looked_at_again():
     other = matrix(3, 4)
     assert torch.equal(carry(x, other), x[:, 3:5])
     assert torch.equal(copy.deepcopy(carry)(x, factor), x @ factor)
+
+
+def own_network(weight):
+    """Of a user who keeps sections, whose matrix is a view of the weight of a model."""
+    layers = [NodeLayer("in", 6), NodeLayer("out", 3, rotated=False)]
+    return Network(lambda x: x, [Linear(weight.T)], layers)
+
+
+@pytest.mark.parametrize("how", ["analysis", "subject"])
+def test_weights_changed_through_data_are_seen_by_the_next_analysis(how):
+    weight = torch.zeros(3, 6)
+    weight[:, :2] = normal(seeded(3), 3, 2).float()
+    network, x = own_network(weight), normal(seeded(4), 5, 1, 6).float()
+    assert torch.equal(network(x), x @ weight.T)
+    weight.data[:, 2:] = 1.0
+    # Nothing tells.
+    assert not torch.allclose(network(x), x @ weight.T)
+    if how == "analysis":
+        with own_state():
+            pass
+    else:
+        eyes = {"in": torch.eye(6), "out": torch.eye(3)}
+        bases = {name: Basis(eye, eye, eye.sum(0), 0) for name, eye in eyes.items()}
+        Subject(network, None, bases, None, None)
+    assert torch.allclose(network(x), x @ weight.T)
 
 
 def test_derivatives_by_the_matrix_are_whole():

@@ -287,4 +287,6 @@ def _kernel_bytes(data: Data) -> int:
 
 def _vector_bytes(data: Data) -> int:
     """Of the vectors of all steps of the probes that go on side by side."""
-    return min(VECTOR_BYTES, memory_budget(data.device) if data.memory is None else data.memory // 4)
+    return min(
+        VECTOR_BYTES, memory_budget(data.device) if data.memory is None else data.memory // 4
+    )
