@@ -18,7 +18,7 @@ from libgraph.runs.saved_run import open_run
 
 SMALL = {"blocks": 2, "width": 3, "layers": 2, "samples": 60, "seed": 1}
 
-WHOLE = {"shares": (0.1, 0.5), "draws": 1, "restored": 2, "apart": True}
+WHOLE = {"shares": (0.1, 0.5), "draws": 1, "restored": 1, "apart": True}
 EFFECTS = {"shares": (0.3,), "draws": 0, "order": "both", "baseline": "resample"}
 
 
@@ -82,7 +82,7 @@ def test_faithfulness_goes_on_to_the_same_bits(options, how, run, passes):
     expected = answer(run, options)
     whole = len(passes)
     assert not left(run)
-    for until in range(2, 60, 7):
+    for until in (3, 9):
         with pytest.raises(how):
             answer(run, options, until, how)
         (folder,) = left(run)
@@ -92,8 +92,6 @@ def test_faithfulness_goes_on_to_the_same_bits(options, how, run, passes):
         # Nothing is computed twice, whatever was done before.
         assert len(passes) - before < whole
         assert not left(run)
-        if len(passes) - before < whole / 3:
-            break
     assert run_condition(run).well
 
 
@@ -107,9 +105,10 @@ def test_within_a_circuit_batches_that_are_done_are_not_done_again(run, passes, 
             raise Killed
         return through(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(circuits.Circuits, "run", stopping)
-        answer(run, WHOLE)
+        with pytest.raises(Killed):
+            answer(run, WHOLE)
     assert len(passes) == done + 8
     assert answer(run, WHOLE) == expected
     assert len(passes) == done + whole
@@ -136,6 +135,7 @@ def test_where_nothing_can_be_kept_the_answer_is_the_same(run, caplog):
     with pytest.raises(KeyboardInterrupt):
         answer(run, WHOLE, 20)
     (folder,) = left(run)
+    caplog.clear()
     # Another process asks the same.
     lock = FileLock(folder / ".lock", timeout=0)
     with lock:
