@@ -13,6 +13,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+LARGEST = "largest "
+"""What names begin with of numbers, none below zero, of which the largest is kept, not the sum."""
+
 AT_ONCE = 2**18
 """Numbers that are added at a time."""
 
@@ -69,6 +72,10 @@ class ExactSums:
         return sums
 
     def _add(self, name: str, value: Tensor) -> None:
+        if name.startswith(LARGEST):
+            # Nothing is left beside it, and of nothing zero is the largest.
+            self.high[name] = torch.maximum(self.high[name], value.to(self.high[name]))
+            return
         high, low = self.high[name].view(-1), self.low[name].view(-1)
         # In parts, so that what is made on the way takes little beside the sums themselves.
         parts = zip(*(t.split(AT_ONCE) for t in (high, low, value.reshape(-1))), strict=True)

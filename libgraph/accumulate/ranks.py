@@ -108,16 +108,6 @@ def smallest(number: int) -> int:
     return min(numbers)
 
 
-def largest_of_ranks(numbers: Mapping[str, float]) -> dict[str, float]:
-    """Of each of some numbers, whose names all ranks have, the largest of all ranks."""
-    _, world = ranks()
-    of_ranks: list[Mapping[str, float]] = [numbers] * world
-    if world > 1:
-        with _in_touch():
-            dist.all_gather_object(of_ranks, numbers)
-    return {name: max(each[name] for each in of_ranks) for name in numbers}
-
-
 def share_first(*tensors: Tensor) -> None:
     """Replace tensors, which are contiguous, by those of the first rank.
 

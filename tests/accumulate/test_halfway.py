@@ -61,6 +61,21 @@ def test_what_is_not_finite_stays_so():
     assert sums.total()["x"].tolist() == [float("inf"), 3.0]
 
 
+def test_of_some_numbers_the_largest_is_kept_in_any_order_and_in_parts():
+    values = {"largest x": torch.tensor([3.0, 7.0, 2.0]), "sum": torch.tensor([3.0, 7.0, 2.0])}
+    parts = []
+    for places in ([0], [2, 1]):
+        sums = ExactSums()
+        for place in places:
+            sums.add({name: value[place] for name, value in values.items()})
+        parts.append(sums)
+    parts[1].include(parts[0])
+    assert parts[1].total() == {"largest x": torch.tensor(7.0), "sum": torch.tensor(12.0)}
+    # Ranks without a batch take part with zeros.
+    parts[0].include(ExactSums({"largest x": torch.zeros(())}, {"largest x": torch.zeros(())}))
+    assert parts[0].total()["largest x"] == 3
+
+
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     """Everything is written at every batch."""

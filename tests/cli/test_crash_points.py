@@ -24,6 +24,7 @@ from helpers.examples import PROFILE
 import libgraph
 import libgraph_backends
 import libgraph_cli
+from libgraph.accumulate import halfway
 from libgraph.runs.condition import run_condition
 from libgraph_cli.main import main
 
@@ -91,6 +92,9 @@ def forked(
             watch = Watch(directory, before)
             sys.addaudithook(watch)
             sys.argv = ["libgraph", *arguments]
+            if arguments[0] == "faithfulness":
+                # It keeps what is half done in a run, which takes other files than this.
+                halfway.EVERY = 0.0
             try:
                 main()
                 code = 0
@@ -152,6 +156,10 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "prompt": (
         [f"analyze mlp {SMALL} --out out/r"],
         "prompt out/r --sample 0 -q --out out/one.json",
+    ),
+    "faithfulness": (
+        [f"analyze mlp {SMALL} --no-ablation --out out/r"],
+        "faithfulness out/r --basis lib --share 0.5 --draws 0 -q --figure out/f.png",
     ),
     "export": (
         [f"analyze mlp {SMALL} --out out/r"],

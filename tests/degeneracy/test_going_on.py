@@ -11,11 +11,13 @@ from helpers.numbers import normal, seeded
 from libgraph.accumulate import halfway as module
 from libgraph.accumulate.halfway import Halfway, halfway
 from libgraph.backend.registry import load_backend
+from libgraph.degeneracy.behaviour import behaviour
 from libgraph.degeneracy.behaviour.chains import Sampling
 from libgraph.degeneracy.behaviour.lanczos import lanczos
 from libgraph.degeneracy.behaviour.volume import local_volume
 from libgraph.degeneracy.measure import measure_degeneracy
-from libgraph.degeneracy.modules import by_module
+from libgraph.degeneracy.modules import block_curvature, by_module
+from libgraph.degeneracy.weights import jacobians
 from libgraph.progress import silent
 
 
@@ -125,3 +127,61 @@ def test_partitions_at_random_go_on_one_by_one(tmp_path, monkeypatch):
     assert measured("stopped") == expected
     # Once for the modules themselves, and for each of five partitions, of which three were known.
     assert 6 * len(drawn) == 3 * whole
+
+
+DERIVATIVES = ("moving weights", "behavioural loss", "degeneracy by module")
+
+
+@pytest.mark.parametrize("stage", DERIVATIVES)
+def test_rows_of_derivatives_are_not_computed_twice(stage, tmp_path, monkeypatch):
+    few = {"blocks": 2, "width": 4, "layers": 2, "samples": 60}
+    monkeypatch.setattr(by_module.Counting, "__init__", counting_of(50))
+    # A few parts of everything: single samples, and single weights.
+    monkeypatch.setattr(jacobians, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(block_curvature, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(behaviour, "KERNEL_BYTES", 8 * 40 * 120)
+    computed = []
+    original = jacobians.output_jacobians
+
+    def counting(*args):
+        computed.append(1)
+        return original(*args)
+
+    for place in (jacobians, block_curvature):
+        monkeypatch.setattr(place, "output_jacobians", counting)
+
+    def measured(name, stop=None):
+        computed.clear()
+        seen = []
+
+        def progress(told, done, total, note=""):
+            seen.append((told, done))
+            if stop is not None and told == stage and done == stop:
+                raise KeyboardInterrupt
+
+        backend = load_backend("mlp", **few)
+        options = {"draws": 2, "samples": 6, "batch_size": 20}
+        measure_degeneracy(backend, out=tmp_path / name, progress=progress, **options)
+        found = json.loads((tmp_path / name / "degeneracy.json").read_text())
+        return {key: value for key, value in found.items() if key != "seconds"}, seen
+
+    expected, seen = measured("whole")
+    whole = len(computed)
+    steps = sorted({done for told, done in seen if told == stage})
+    assert len(steps) > 2
+    stop = steps[len(steps) // 2]
+    with pytest.raises(KeyboardInterrupt):
+        measured("run", stop=stop)
+    before = len(computed)
+    found, seen = measured("run")
+    assert found == expected
+    # Of a batch it is told before it is kept.
+    assert stop - 1 <= min(done for told, done in seen if told == stage) <= stop
+    if stage != "moving weights":
+        assert before + len(computed) == whole
+
+
+def counting_of(rows):
+    """Of so many rows at most."""
+    begin = by_module.Counting.__init__
+    return lambda self, *args, **named: begin(self, *args, **{"rows": rows, **named})

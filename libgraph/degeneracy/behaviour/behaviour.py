@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, jvp, vjp, vmap
 
+from libgraph.accumulate.halfway import steps
 from libgraph.accumulate.memory import chunk_bytes, memory_budget
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
@@ -204,22 +205,25 @@ def _kernel(
         if groups[-1] and held > _kernel_bytes(data):
             groups.append([])
         groups[-1].append(weight)
-    total = torch.zeros(rows, rows, dtype=torch.float64, device=data.device)
-    for done, group in enumerate(groups):
-        progress(STAGE, done, len(groups))
-        size = count_parameters(group)
-        jacobian = torch.zeros(rows, size, dtype=torch.float64, device=data.device)
-        parts = (
-            part
-            for inputs in batches
-            for part in jacobian_rows(network, inputs, group, data.memory)
-        )
-        first = 0
-        for part in parts:
-            jacobian[first : first + len(part)] = part
-            first += len(part)
-        total += jacobian @ jacobian.T
-        del jacobian
+    with steps("outer products") as kept:
+        total = kept.state.get("total", torch.zeros(rows, rows, dtype=torch.float64))
+        total = total.to(data.device)
+        for done in range(kept.done, len(groups)):
+            progress(STAGE, done, len(groups))
+            size = count_parameters(groups[done])
+            jacobian = torch.zeros(rows, size, dtype=torch.float64, device=data.device)
+            parts = (
+                part
+                for inputs in batches
+                for part in jacobian_rows(network, inputs, groups[done], data.memory)
+            )
+            first = 0
+            for part in parts:
+                jacobian[first : first + len(part)] = part
+                first += len(part)
+            total = total + jacobian @ jacobian.T
+            del jacobian
+            kept.note(done + 1, {"total": total})
     progress(STAGE, len(groups), len(groups))
     return total
 

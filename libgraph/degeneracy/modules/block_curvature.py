@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from libgraph.accumulate.halfway import steps
 from libgraph.accumulate.memory import chunk_bytes
 from libgraph.accumulate.sums import Sums, accumulate
 from libgraph.backend.contract import Batch
@@ -23,6 +24,7 @@ from libgraph.degeneracy.modules.feature_weights import FeatureWeight
 from libgraph.degeneracy.weights.jacobians import (
     CHUNK_BYTES,
     count_parameters,
+    jacobian_parts,
     jacobian_rows,
     output_jacobians,
 )
@@ -174,7 +176,7 @@ def _by_features(
 
 
 def _gathered(
-    pieces: Iterable[Float[Tensor, "rows P"]],
+    pieces: Iterable[Callable[[], Float[Tensor, "rows P"]]],
     weights: Sequence[FeatureWeight],
     samples: int,
     count: int,
@@ -182,26 +184,39 @@ def _gathered(
 ) -> list[Float[Tensor, "count entries"]]:
     """J √(2/samples) from some of its rows at a time, weight by weight, by features."""
     jacobian: list[Tensor] = []
-    done = 0
-    for rows in pieces:
-        told(done, count)
-        columns = _by_features(rows, weights)
-        if not jacobian:
-            jacobian = [column.new_empty(count, column.shape[1]) for column in columns]
-        for piece, column in zip(jacobian, columns, strict=True):
-            piece[done : done + len(rows)] = column * math.sqrt(2 / samples)
-        done += len(rows)
+    with steps("rows of J") as kept:
+        before = [kept.state[str(number)] for number in range(len(kept.state))]
+        done = len(before[0]) if before else 0
+        for number, compute in enumerate(pieces):
+            if number < kept.done:
+                continue
+            told(done, count)
+            columns = _by_features(compute(), weights)
+            if not jacobian:
+                jacobian = [column.new_empty(count, column.shape[1]) for column in columns]
+                for piece, rows in zip(jacobian, before, strict=False):
+                    piece[:done] = rows
+                before.clear()
+            more = done + len(columns[0])
+            for piece, column in zip(jacobian, columns, strict=True):
+                piece[done:more] = column * math.sqrt(2 / samples)
+            done = more
+            # Of the rows those up to here, which stay as they are.
+            state = {str(place): piece[:done] for place, piece in enumerate(jacobian)}
+            kept.note(number + 1, state)
+        # Unless all were there.
+        jacobian = jacobian or [rows.to(weights[0].weight.rows.device) for rows in before]
     told(count, count)
     return jacobian
 
 
 def _exact_rows(
     network: Network, data: Data, weights: Sequence[FeatureWeight]
-) -> Iterator[Float[Tensor, "rows P"]]:
+) -> Iterator[Callable[[], Float[Tensor, "rows P"]]]:
     """J of all samples, some of them at a time."""
     matrices = [weight.weight for weight in weights]
     for batch in data:
-        yield from jacobian_rows(network, batch.inputs, matrices, data.memory)
+        yield from jacobian_parts(network, batch.inputs, matrices, data.memory)
 
 
 def _signed_rows(
@@ -211,7 +226,7 @@ def _signed_rows(
     samples: int,
     draws: int,
     seed: int,
-) -> Iterator[Float[Tensor, "rows P"]]:
+) -> Iterator[Callable[[], Float[Tensor, "rows P"]]]:
     """φᵀJ/√draws of each of the first samples, φ random signs: E[φφᵀ] = 1 keeps E[JᵀJ]."""
     matrices = [weight.weight for weight in weights]
     generator = torch.Generator().manual_seed(seed)
@@ -219,13 +234,16 @@ def _signed_rows(
         outputs = network(next(iter(data)).inputs[:1]).numel()
     held = 8 * draws * max(outputs, count_parameters(matrices))
     at_once = max(1, chunk_bytes(CHUNK_BYTES, data.memory) // held)
+
+    def rows(inputs: Tensor, signs: Tensor) -> Float[Tensor, "rows P"]:
+        summed = _under_signs(network, signs)
+        return output_jacobians(summed, inputs, matrices, data.memory).double()
+
     for batch in data:
         for inputs in batch.inputs[:samples].split(at_once):
             shape = (len(inputs), draws, outputs)
             signs = 2 * torch.randint(2, shape, generator=generator) - 1
-            yield output_jacobians(
-                _under_signs(network, signs), inputs, matrices, data.memory
-            ).double()
+            yield partial(rows, inputs, signs)
         samples -= min(samples, len(batch.inputs))
         if not samples:
             return

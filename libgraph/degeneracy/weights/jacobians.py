@@ -7,7 +7,8 @@ Parameters stand in one order everywhere: weight by weight, and row by row in ea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -67,10 +68,10 @@ def output_jacobians(
     return jacobian.flatten(0, 1)
 
 
-def jacobian_rows(
+def jacobian_parts(
     network: Network, inputs: Tensor, weights: Sequence[Weight], memory: int | None = None
-) -> Iterator[Float[Tensor, "rows P"]]:
-    """`output_jacobians` in float64, of a few samples at a time, or of one.
+) -> Iterator[Callable[[], Float[Tensor, "rows P"]]]:
+    """What gives `output_jacobians` in float64, of a few samples at a time, or of one.
 
     Args:
         network: whose outputs are differentiated.
@@ -82,8 +83,19 @@ def jacobian_rows(
     with torch.no_grad():
         outputs = network(inputs[:1]).numel()
     held = outputs * count_parameters(weights) * 8
+
+    def rows(samples: Tensor) -> Float[Tensor, "rows P"]:
+        return output_jacobians(network, samples, weights, memory).double()
+
     for samples in inputs.split(max(1, room // held)):
-        yield output_jacobians(network, samples, weights, memory).double()
+        yield partial(rows, samples)
+
+
+def jacobian_rows(
+    network: Network, inputs: Tensor, weights: Sequence[Weight], memory: int | None = None
+) -> Iterator[Float[Tensor, "rows P"]]:
+    """All of `jacobian_parts`, one after the other."""
+    return (rows() for rows in jacobian_parts(network, inputs, weights, memory))
 
 
 def jacobian_gram(

@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import pad
 
+from libgraph.accumulate.exact import LARGEST
 from libgraph.accumulate.gradient_grams import MOST_PASSES, gradient_grams
-from libgraph.accumulate.halfway import halfway
 from libgraph.accumulate.memory import chunk_bytes
 from libgraph.accumulate.pieces import Piece
-from libgraph.accumulate.ranks import largest_of_ranks
 from libgraph.accumulate.sums import Numbered, Sums, accumulate
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
@@ -224,21 +223,19 @@ def try_moves(
                 continue
             scale = step * matrix.norm() / part.norm() if bool(part.any()) else 0.0
             moves[f"{weight.name} {kind}"] = weight.moved(part * scale)
-    largest = dict.fromkeys(moves, 0.0)
 
     def measure(batch: Batch) -> Sums:
         outputs = network(batch.inputs)
+        square = outputs.double().square()
+        found = {"square": square.sum(), "count": torch.tensor(square.numel())}
         for name, tensors in moves.items():
             # With ties a module that stands in two places would not be put back as it was.
             changed = functional_call(network, dict(tensors), (batch.inputs,), tie_weights=False)
-            largest[name] = max(largest[name], float((changed - outputs).abs().max()))
-        square = outputs.double().square()
-        return {"square": square.sum(), "count": torch.tensor(square.numel())}
+            found[f"{LARGEST}{name}"] = (changed - outputs).abs().max()
+        return found
 
-    # The largest changes are beside the sums: an interrupted pass begins anew.
-    with halfway(None):
-        sums = accumulate(data, measure, stage="moving weights", progress=progress)
-    largest = largest_of_ranks(largest)
+    sums = accumulate(data, measure, stage="moving weights", progress=progress)
+    largest = {name: float(sums[f"{LARGEST}{name}"]) for name in moves}
     scale = float((sums["square"] / sums["count"]).sqrt()) or 1.0
     trials = {}
     for of_weight in ranks:
