@@ -241,7 +241,7 @@ def _saelens(folder: Path, name: str) -> list[bytes]:
         "b_dec": torch.zeros(3), "threshold": torch.zeros(5),
     }  # fmt: skip
     config = {"d_in": 3, "d_sae": 5, "metadata": {"hook_name": "l0"}}
-    kinds = ({"architecture": "topk", "k": 2}, {"architecture": "jumprelu"}, {})
+    kinds = ({"architecture": "jumprelu"}, {"architecture": "batchtopk", "k": 2})
     contents = [json.dumps(config | kind).encode() for kind in kinds]
     (inside / "cfg.json").write_bytes(contents[0])
     save_file(tensors, inside / "sae_weights.safetensors")
