@@ -103,9 +103,7 @@ class Pieces(Generic[Item]):
             if size < 2 or not is_out_of_memory(error):
                 raise
         # Only here, where the error no longer holds what was computed.
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        free_memory()
         self._note(size)
         return None
 
@@ -123,6 +121,13 @@ class Pieces(Generic[Item]):
                 size,
             )
         notes.said = True
+
+
+def free_memory() -> None:
+    """Give back what is held by nobody any more, after memory ran out."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _samples(item: object) -> int:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
+import torch
 from torch import Tensor
 
-from libgraph.accumulate.pieces import Piece
+from libgraph.accumulate.pieces import Piece, free_memory
 from libgraph.backend.contract import Batch
 from libgraph.backend.data import Data
+from libgraph.errors import is_out_of_memory
 from libgraph.network.network import Network
 
 
@@ -70,8 +72,9 @@ class AtPairs:
         return len(self.source) * len(self.networks[0].sections)
 
     def __iter__(self) -> Iterator[Piece[Reached]]:
+        ways = [_Way(network) for network in self.networks]
         for number, batch in enumerate(self.source):
-            paths = [pairwise(network.activations(batch.inputs)) for network in self.networks]
+            paths = [pairwise(way.activations(batch.inputs)) for way in ways]
             for index, pairs in enumerate(zip(*paths, strict=True)):
                 activations = tuple(x for pair in pairs for x in pair)
                 yield Piece(number, 0, Reached(batch, index, activations))
@@ -95,8 +98,39 @@ class AtLayers:
         return len(self.source) * sum(map(len, self.steps))
 
     def __iter__(self) -> Iterator[Piece[Reached]]:
+        way = _Way(self.network)
         for number, batch in enumerate(self.source):
-            path = zip(self.network.activations(batch.inputs), self.steps, strict=True)
+            path = zip(way.activations(batch.inputs), self.steps, strict=True)
             for index, (x, steps) in enumerate(path):
                 for asked in steps:
                     yield Piece(number, 0, Reached(batch, index, (x,), asked))
+
+
+class _Way:
+    """Through a network, some samples at a time where all of a batch do not fit into memory."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._most: int | None = None
+
+    def activations(self, inputs: Tensor) -> Iterator[Tensor]:
+        """As those of the network: what is halved after a step is too late for what runs before."""
+        reached = 0
+        while True:
+            size = min(len(inputs), self._most or len(inputs))
+            try:
+                for x in islice(self._in_parts(inputs, size), reached, None):
+                    # Counted before it is handed out: what fails there is not the way.
+                    reached += 1
+                    yield x
+                return
+            except Exception as error:
+                if size < 2 or not is_out_of_memory(error):
+                    raise
+            self._most = size // 2 + size % 2
+            free_memory()
+
+    def _in_parts(self, inputs: Tensor, size: int) -> Iterator[Tensor]:
+        parts = [self._network.activations(part) for part in inputs.split(max(1, size))]
+        for found in zip(*parts, strict=True):
+            yield found[0] if len(found) == 1 else torch.cat(found)

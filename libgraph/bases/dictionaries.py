@@ -25,7 +25,7 @@ from libgraph.bases.methods import digest_of
 from libgraph.bases.statistics import Statistics
 from libgraph.dictionaries.circuit_tracer import CONFIGURATION
 from libgraph.dictionaries.matching import WITH_PASSAGES, dictionary_of_layer, matched
-from libgraph.dictionaries.registry import DEPTH, read_dictionaries
+from libgraph.dictionaries.registry import read_dictionaries
 from libgraph.dictionaries.weights import (
     CrossLayerWeights,
     DictionaryWeights,
@@ -51,7 +51,7 @@ def method_of_folder(folder: Path) -> BasisMethod:
         UsageError: if it holds none, or one cannot be read.
     """
     found = read_dictionaries(folder)
-    files = sorted({path for each in found for path in _files(each)})
+    files = sorted({path for each in found for path in _files(each, folder)})
     return BasisMethod(
         partial(dictionaries, found=found),
         prepare=lambda setting: _prepared(found, setting),
@@ -62,11 +62,12 @@ def method_of_folder(folder: Path) -> BasisMethod:
     )
 
 
-def _files(found: DictionaryWeights) -> list[Path]:
+def _files(found: DictionaryWeights, folder: Path) -> list[Path]:
     path = found.path
     if path.is_file():
-        # It may list files of folders within its own.
-        beside = [place / CONFIGURATION for place in [*path.parents][: DEPTH + 1]]
+        # It may list files of folders within its own, however deep.
+        places = [place for place in path.parents if place.is_relative_to(folder)]
+        beside = [place / CONFIGURATION for place in places]
         if isinstance(found, CrossLayerWeights):
             beside.append(path.with_name(path.name.replace("enc", "dec")))
         return [path, *(each for each in beside if each.is_file())]

@@ -8,6 +8,7 @@ as many coordinates in both.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from libgraph.runs.run import Printer, Run, arrow
 from libgraph.runs.saved_run import as_run
 from libgraph.runs.tables import MOST_MODULES, count_the_rest, plain_table, print_table, text_of
 from libgraph.screen import PlainTable, tell
+
+log = logging.getLogger("libgraph")
 
 THRESHOLD = 0.9
 """|cosine| of two directions from which on features count as matched, unless told otherwise."""
@@ -168,6 +171,15 @@ def compare_sides(
         for name, basis in (coordinates or {}).items()
         if len(basis.encoder) == sizes[0].get(name)
     }
+    lacking = [name for name in common if coordinates is not None and name not in within]
+    if lacking:
+        log.warning(
+            "'%s' and '%s' are compared in their own coordinates at %s: the basis that was named "
+            "for coordinates has none of these there.",
+            a.title,
+            b.title,
+            ", ".join(lacking),
+        )
     others = dict.fromkeys(name for s in sizes for name in s if name not in common)
     layers = tuple(
         compare_layer(name, a.bases[name], b.bases[name], b.needed.get(name), within.get(name))

@@ -8,7 +8,7 @@ Cross-layer ones are in other files (`libgraph.dictionaries.cross_layer`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -84,16 +84,17 @@ def read(folder: Path) -> list[DictionaryWeights]:
         if not isinstance(configuration.get(name), str):
             raise UsageError(f"{where} does not say its {name}.")
         places.append(str(configuration[name]))
-    kind = configuration.get("model_kind") or KINDS[0]
+    kind = _text(configuration, "model_kind", where) or KINDS[0]
     if kind not in KINDS:
         raise UsageError(f"{where} has model_kind={kind}: known are {', '.join(KINDS)}.")
-    activation = configuration.get("activation")
+    activation = _text(configuration, "activation", where)
     if activation not in (None, *ACTIVATIONS):
         known = ", ".join(ACTIVATIONS)
         raise UsageError(f"{where} has activation={activation}: known are {known}.")
-    inside = folder / str(configuration.get("subfolder") or "")
-    listed = _listed(folder, configuration, where)
-    if kind == cross_layer.KIND or (inside.is_dir() and cross_layer.holds(inside)):
+    with reading(folder / CONFIGURATION, UsageError, "What is named in "):
+        listed = _listed(folder, configuration, where)
+        inside = folder if listed else _subfolder(folder, configuration, where)
+    if kind == cross_layer.KIND or cross_layer.holds(inside):
         if activation == "topk":
             raise UsageError(
                 f"{where} has activation=topk: of a cross-layer transcoder relu and jump_relu are "
@@ -101,8 +102,6 @@ def read(folder: Path) -> list[DictionaryWeights]:
             )
         return [*cross_layer.read(inside, places[0], places[1], listed)]
     if not listed:
-        if not inside.is_dir():
-            raise UsageError(f"{where} has subfolder={inside.name}, which is not there.")
         listed = {_number(path): path for path in inside.iterdir() if _number(path) >= 0}
     if not listed:
         raise UsageError(f"{where} is without weights: layer_N.safetensors are needed beside it.")
@@ -120,6 +119,8 @@ def _gate(where: str, tensors: Tensors, activation: object, k: object) -> Gate:
     if activation == "topk":
         if not isinstance(k, int) or isinstance(k, bool):
             raise UsageError(f"{where} has activation=topk and does not say how many k are on.")
+        if k.bit_length() > 63:
+            raise UsageError(f"{where} has a k that is larger than any number of latents.")
         if "threshold" in tensors:
             raise UsageError(f"{where} has activation=topk, and '{tensors.path}' has thresholds.")
         return TopK(k)
@@ -148,13 +149,16 @@ def _listed(folder: Path, configuration: Mapping[str, object], where: str) -> di
     entries = configuration.get("transcoders")
     if entries is None:
         return {}
-    if not isinstance(entries, Sequence) or not all(isinstance(each, str) for each in entries):
+    if not isinstance(entries, list) or not all(isinstance(each, str) for each in entries):
         raise UsageError(f"{where}: transcoders should be a list of files, one a block.")
     return {block: _local(folder, str(entry), where) for block, entry in enumerate(entries)}
 
 
 def _local(folder: Path, entry: str, where: str) -> Path:
-    parts = urlsplit(entry)
+    try:
+        parts = urlsplit(entry)
+    except ValueError as error:
+        raise UsageError(f"{where} lists '{entry}', which is no file: {error}.") from error
     name = parts.path.lstrip("/")
     places = [folder / entry]
     if parts.scheme == "hf":
@@ -165,12 +169,34 @@ def _local(folder: Path, entry: str, where: str) -> Path:
             folder / repository / inside,
             folder / parts.netloc / repository / inside,
         ]
-    places = [place for place in places if ".." not in place.parts and folder in place.parents]
+    places = [place for place in places if _is_within(place, folder)]
     for place in places:
         if place.is_file():
             return place
-    tried = " or ".join(f"'{place.relative_to(folder)}'" for place in places) or "one"
-    raise UsageError(f"{where} lists '{entry}', which is not in its folder: put it at {tried}.")
+    tried = " or ".join(f"at '{place.relative_to(folder)}'" for place in places) or "there"
+    raise UsageError(f"{where} lists '{entry}', which is not in its folder: put it {tried}.")
+
+
+def _subfolder(folder: Path, configuration: Mapping[str, object], where: str) -> Path:
+    """Where files are that are not listed: the folder itself, or one within."""
+    name = _text(configuration, "subfolder", where) or ""
+    inside = folder / name
+    if not _is_within(inside, folder) or not inside.is_dir():
+        raise UsageError(f"{where} has subfolder={name}, which is not in its folder: put it there.")
+    return inside
+
+
+def _is_within(place: Path, folder: Path) -> bool:
+    """Whether a path leads nowhere else; that of the folder may."""
+    return place.is_relative_to(folder) and ".." not in place.relative_to(folder).parts
+
+
+def _text(configuration: Mapping[str, object], name: str, where: str) -> str | None:
+    """A value that is a text, or not there: others may say themselves a thousand times over."""
+    value = configuration.get(name)
+    if value is not None and not isinstance(value, str):
+        raise UsageError(f"{where}: {name} should be a text.")
+    return value
 
 
 def _number(path: Path) -> int:

@@ -177,8 +177,8 @@ class RunDirectory:
         """Bytes of memory by which the run went that is gone on with; None if none are known."""
         return self._budget
 
-    def note_budget(self, budget: int) -> None:
-        """Keep by how many bytes of memory the run goes, for whoever goes on with it."""
+    def note_budget(self, budget: int | None) -> None:
+        """Keep by how many bytes of memory the run goes, for whoever goes on with it, or none."""
         if budget != self._budget:
             self._budget = budget
             self._write_record()

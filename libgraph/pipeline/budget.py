@@ -26,9 +26,11 @@ def one_budget(directory: RunDirectory | None, options: ComputingOptions) -> Ite
 
     Args:
         directory: of the run, on the first rank; None if nothing is kept.
-        options: where memory is given there is nothing to decide.
+        options: where memory is given there is nothing to decide, nor to keep beside it.
     """
     if options.memory is not None:
+        if directory is not None:
+            directory.note_budget(None)
         yield
         return
     now = smallest(memory_budget(options.device))

@@ -119,13 +119,15 @@ class Divided(Section):
         )
 
     def linearize(self, x: Float[Tensor, "n s d_in"]) -> LinearMap:
-        """Tangents t to t S + (t R − (t L · u) x R / n) B / n, with u = x L / |x L|."""
+        """Tangents t to t S + (t R − (t L · u) x R / n) B / n, u = x L / |x L|; to t S at n = 0."""
         moved = x @ self.stream
         length = moved.norm(dim=-1, keepdim=True)
         tiny = torch.finfo(x.dtype).tiny
-        size = (length + self.epsilon).clamp(min=tiny).unsqueeze(1)
+        size = (length + self.epsilon).unsqueeze(1)
+        # Where nothing is long there is no direction in which it would be divided by more.
+        inverse = (size >= tiny) / size.clamp(min=tiny)
         along = (moved / length.clamp(min=tiny)).unsqueeze(1)
-        value = (x @ self.read).unsqueeze(1) / size
+        value = (x @ self.read).unsqueeze(1) * inverse
         return lambda tangents: (
             tangents @ self.skip
             + (
@@ -133,7 +135,7 @@ class Divided(Section):
                     tangents @ self.read
                     - ((tangents @ self.stream) * along).sum(-1, keepdim=True) * value
                 )
-                / size
+                * inverse
             )
             @ self.outer
         )

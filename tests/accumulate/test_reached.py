@@ -50,6 +50,42 @@ def test_halves_are_of_everything():
     assert other.activations[0].tolist() == [[6, 7], [8, 9]]
 
 
+@pytest.mark.parametrize("fails", [0, 1])
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_the_way_there_is_halved_too(network, fails, error, monkeypatch):
+    """Whatever section has no room for a batch, each node layer is reached once by all samples."""
+    data = toy_data(network, normal(seeded(0), 7, POSITIONS, 3), batch_size=7)
+    expected = [step.batch.activations for step in AtPairs(data, [network])]
+    kind, seen = type(network.sections[fails]), []
+    forward = kind.forward
+
+    def limited(section, x):
+        if section is network.sections[fails]:
+            seen.append(len(x))
+            if len(x) > 2:
+                raise error
+        return forward(section, x)
+
+    monkeypatch.setattr(kind, "forward", limited)
+    found = [step.batch.activations for step in AtPairs(data, [network])]
+    assert seen == [7, 4, 2, 2, 2, 1]
+    for one, other in zip(found, expected, strict=True):
+        for x, y in zip(one, other, strict=True):
+            torch.testing.assert_close(x, y)
+    asked = [[(0,)], [(1,)], [(2,)]]
+    steps = [step.batch for step in AtLayers(data, network, asked)]
+    assert [len(step.activations[0]) for step in steps] == [7, 7, 7]
+
+
+def test_samples_that_do_not_fit_one_by_one_are_an_error(network, data, monkeypatch):
+    def limited(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(type(network.sections[1]), "forward", limited)
+    with pytest.raises(MemoryError):
+        list(AtPairs(data, [network]))
+
+
 def test_goes_on_within_a_batch(network, data, tmp_path, monkeypatch):
     """Whatever step is the last before a kill, no step is measured twice, and sums are the same."""
     monkeypatch.setattr(halfway_module, "EVERY", 0.0)

@@ -795,3 +795,15 @@ def test_latents_are_no_coordinates():
     with pytest.raises(UsageError, match="latents at h, and no coordinates: name a linear basis"):
         coordinates_of(Curved(), "dictionary")
     assert coordinates_of(Curved(), None) is None
+
+
+def test_it_is_said_where_coordinates_are_others(caplog):
+    """As at node layers that the run of a series whose coordinates they are does not have."""
+    a, b = made([4, 5], [3, 3], seed=1), made([4, 5], [3, 3], seed=2)
+    whole = compare_sides(a, b, coordinates=a.bases)
+    assert not caplog.records
+    some = compare_sides(a, b, coordinates={"l0": a.bases["l0"]})
+    (record,) = caplog.records
+    assert "are compared in their own coordinates at l1:" in record.getMessage()
+    assert some.layers[0].closest == whole.layers[0].closest
+    assert some.layers[1].closest == compare_sides(a, b).layers[1].closest

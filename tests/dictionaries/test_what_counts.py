@@ -291,6 +291,8 @@ def test_files_are_found_as_a_configuration_lists_them(tmp_path):
         ("hf://a/b/layer_9.safetensors", "which is not in its folder: put it at 'layer_9.safet"),
         ("../layer_0.safetensors", "which is not in its folder"),
         ("/layer_0.safetensors", "which is not in its folder"),
+        ("hf://[a/b/layer_0.safetensors", "is no file: Invalid IPv6 URL"),
+        ("a" * 5000, "cannot be read .File name too long"),
     ],
 )
 def test_files_that_are_not_there_are_named(tmp_path, entry, expected):
@@ -303,6 +305,49 @@ def test_a_list_of_anything_else(tmp_path):
     circuit_tracer(tmp_path, transcoders="7")
     with pytest.raises(UsageError, match="should be a list of files"):
         read_dictionaries(tmp_path)
+
+
+def test_files_are_found_where_the_path_of_the_folder_goes_up(tmp_path):
+    for name in ("ours", "other"):
+        (tmp_path / name).mkdir()
+    circuit_tracer(tmp_path / "ours", transcoders='["layer_0.safetensors"]')
+    (found,) = read_dictionaries(tmp_path / "other" / ".." / "ours")
+    assert found.hook == "blocks.0.hook_resid_mid"
+
+
+def test_a_configuration_counts_however_deep_what_it_lists_is(tmp_path):
+    deep = tmp_path / "a" / "b" / "layer_0" / "width_16k" / "average_l0_5" / "more"
+    deep.mkdir(parents=True)
+    circuit_tracer(
+        tmp_path, blocks=1, transcoders=f'["{deep.relative_to(tmp_path)}/w.safetensors"]'
+    )
+    (tmp_path / "layer_0.safetensors").rename(deep / "w.safetensors")
+    before = method_of_folder(tmp_path).digest
+    with (tmp_path / "config.yaml").open("a") as file:
+        file.write("\nactivation: relu")
+    assert method_of_folder(tmp_path).digest != before
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"subfolder": "../other"}, "subfolder=../other, which is not in its folder"),
+        ({"subfolder": "OTHER"}, "which is not in its folder"),
+        ({"subfolder": "a" * 5000}, "cannot be read .File name too long"),
+        ({"subfolder": "[a]"}, "subfolder should be a text"),
+        ({"model_kind": "[a]"}, "model_kind should be a text"),
+        ({"activation": "[a]"}, "activation should be a text"),
+        ({"transcoders": "abc"}, "should be a list of files"),
+        ({"activation": "topk", "k": "0x" + "f" * 6000}, "a k that is larger than any"),
+    ],
+)
+def test_values_that_lead_elsewhere_or_are_none(tmp_path, change, expected):
+    for name in ("ours", "other"):
+        (tmp_path / name).mkdir()
+        change = {k: v.replace("OTHER", str(tmp_path / "other")) for k, v in change.items()}
+        circuit_tracer(tmp_path / name, **(change if name == "ours" else {}))
+    with pytest.raises(UsageError, match=expected):
+        read_dictionaries(tmp_path / "ours")
 
 
 def test_a_subfolder_has_the_weights(tmp_path):

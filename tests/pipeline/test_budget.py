@@ -104,3 +104,16 @@ def test_probes_go_on_side_by_side_as_they_were(free, tmp_path, monkeypatch):
     measured(tmp_path / "run")
     assert found(tmp_path / "whole") == found(tmp_path / "run")
     measured(tmp_path / "other")
+
+
+def test_memory_that_is_given_takes_its_place(free, tmp_path):
+    """The record does not say what an earlier run went by."""
+    free(16)
+    analyzed(tmp_path / "run")
+    analyzed(tmp_path / "run", force=True, memory=2 * 2**30)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["options"]["memory"] == 2 * 2**30
+    assert "memory_budget" not in record
+    free(4)
+    analyzed(tmp_path / "run", force=True)
+    assert batch_size(tmp_path / "run") == 4
