@@ -102,7 +102,7 @@ def read(folder: Path) -> list[DictionaryWeights]:
             )
         return [*cross_layer.read(inside, places[0], places[1], listed)]
     if not listed:
-        listed = {_number(path): path for path in inside.iterdir() if _number(path) >= 0}
+        listed = _found(inside)
     if not listed:
         raise UsageError(f"{where} is without weights: layer_N.safetensors are needed beside it.")
     opened = {block: _tensors(path) for block, path in sorted(listed.items())}
@@ -197,6 +197,20 @@ def _text(configuration: Mapping[str, object], name: str, where: str) -> str | N
     if value is not None and not isinstance(value, str):
         raise UsageError(f"{where}: {name} should be a text.")
     return value
+
+
+def _found(folder: Path) -> dict[int, Path]:
+    """Files of a folder that are called by their blocks."""
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        number = _number(path)
+        if number in found:
+            raise UsageError(
+                f"'{found[number]}' and '{path.name}' are both of block {number}: keep one."
+            )
+        if number >= 0:
+            found[number] = path
+    return found
 
 
 def _number(path: Path) -> int:

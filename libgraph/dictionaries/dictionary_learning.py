@@ -105,7 +105,7 @@ def read(folder: Path) -> list[DictionaryWeights]:
     if "k" not in weights:
         raise UsageError(f"'{folder}': '{WEIGHTS}' holds no 'k', how many latents are on.")
     # Trained on whole batches, they are used with a threshold for all latents.
-    threshold = float(weights.get("threshold", torch.tensor(-1.0)))
+    threshold = tensors.number("threshold") if "threshold" in tensors else -1.0
     if threshold >= 0 and ("W_enc" in weights or "BatchTopK" in trainer.dict_class):
         every = torch.full((latents,), threshold, dtype=torch.float64)
         return [dictionary_of(tensors, hook, Threshold(every), subtracts_shift=True)]
@@ -114,7 +114,7 @@ def read(folder: Path) -> list[DictionaryWeights]:
             f"'{folder}': a {trainer.dict_class} is read with the threshold that it has after "
             "training, and its 'threshold' is not set."
         )
-    gate_k = TopK(int(weights["k"]))
+    gate_k = TopK(int(tensors.number("k")))
     return [dictionary_of(tensors, hook, gate_k, subtracts_shift=True)]
 
 

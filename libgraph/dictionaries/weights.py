@@ -270,6 +270,11 @@ class Tensors:
         """A vector of so many numbers."""
         return self._checked(what, lambda found: found.shape == (size,))
 
+    def number(self, what: str) -> float:
+        """A single number that is there, whole or not."""
+        stored = self._tensors[self._names.get(what, what).removeprefix("~")]
+        return float(self._checked(what, lambda found: found.numel() == 1, stored))
+
     def _checked(
         self, what: str, fits: Callable[[Tensor], bool], found: Tensor | None = None
     ) -> Tensor:

@@ -257,6 +257,15 @@ def test_dictionary_learning_topk(tmp_path, kind):
     check(tmp_path, latents, lambda z: z @ w["decoder.weight"].T + w["b_dec"])
 
 
+@pytest.mark.parametrize("name", ["k", "threshold"])
+def test_dictionary_learning_has_one_threshold_and_one_k(tmp_path, name):
+    weights = linear_layers(("encoder.bias", K), ("b_dec", D))
+    weights |= {"k": torch.tensor(3), "threshold": torch.tensor(-1.0)}
+    learned(tmp_path, weights | {name: torch.ones(K)}, "AutoEncoderTopK")
+    with pytest.raises(UsageError, match=f"'{name}' is {K}, which does not fit"):
+        read_dictionaries(tmp_path)
+
+
 def test_dictionary_learning_gated(tmp_path):
     weights = linear_layers(("r_mag", K), ("gate_bias", K), ("mag_bias", K), ("decoder_bias", D))
     w = learned(tmp_path, weights, "GatedAutoEncoder")

@@ -1,6 +1,7 @@
 """Whatever would change latents is honoured or refused by name, in every format."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -348,6 +349,13 @@ def test_values_that_lead_elsewhere_or_are_none(tmp_path, change, expected):
         circuit_tracer(tmp_path / name, **(change if name == "ours" else {}))
     with pytest.raises(UsageError, match=expected):
         read_dictionaries(tmp_path / "ours")
+
+
+def test_two_files_of_one_block(tmp_path):
+    circuit_tracer(tmp_path)
+    shutil.copy(tmp_path / "layer_1.safetensors", tmp_path / "layer_01.safetensors")
+    with pytest.raises(UsageError, match="are both of block 1: keep one"):
+        read_dictionaries(tmp_path)
 
 
 def test_a_subfolder_has_the_weights(tmp_path):
