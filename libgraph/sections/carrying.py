@@ -85,18 +85,79 @@ class Stretches:
 
     def __call__(self, x: Float[Tensor, "*n d_in"], factor: Tensor) -> Float[Tensor, "*n d_out"]:
         """x times the matrix."""
-        y = torch.cat(
-            [
+        y = self._copied(x)
+        if self.mixed is None:
+            return y
+        return y.addcmul_(x[..., self.mixed, None], factor[self.mixed])
+
+    def add_(
+        self, y: Float[Tensor, "*n d_out"], x: Float[Tensor, "*n d_in"], factor: Tensor
+    ) -> Float[Tensor, "*n d_out"]:
+        """Add x times the matrix to y."""
+        for source, part in zip(self.sources, y.split(self._sizes, dim=-1), strict=True):
+            if isinstance(source, slice):
+                part.add_(x[..., source])
+        if self.mixed is None:
+            return y
+        return y.addcmul_(x[..., self.mixed, None], factor[self.mixed])
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Of the stretches and what lies between them."""
+        return [s.stop - s.start if isinstance(s, slice) else s for s in self.sources]
+
+    def _copied(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
+        """The stretches one after the other."""
+        if not is_constant(x):
+            parts = [
                 x[..., source]
                 if isinstance(source, slice)
                 else x.new_zeros(()).expand(*x.shape[:-1], source)
                 for source in self.sources
-            ],
-            dim=-1,
-        )
-        if self.mixed is None:
-            return y
-        return y + x[..., self.mixed, None] * factor[self.mixed]
+            ]
+            return torch.cat(parts, dim=-1)
+        # Copies use all threads, a concatenation of what is apart in memory does not.
+        sizes = self._sizes
+        y = x.new_empty(*x.shape[:-1], sum(sizes))
+        for source, part in zip(self.sources, y.split(sizes, dim=-1), strict=True):
+            if isinstance(source, slice):
+                part.copy_(x[..., source])
+            else:
+                part.zero_()
+        return y
+
+
+@dataclass(frozen=True)
+class Centred:
+    """The identity, or the mean taken out, of one stretch of coordinates: I + c 𝟏𝟏ᵀ there.
+
+    Args:
+        rows: the stretch; other rows are zero.
+        shared: c, −1/n where the mean is taken out.
+    """
+
+    rows: slice
+    shared: float
+
+    @classmethod
+    def of(cls, factor: Float[Tensor, "d_in d_out"]) -> Centred | None:
+        """What a matrix centres, or None if it does something else."""
+        size = factor.shape[1]
+        read = (factor != 0).any(1).nonzero().squeeze(1)
+        if len(read) != size or size < 2 or int(read[-1] - read[0]) != size - 1:
+            return None
+        rows = slice(int(read[0]), int(read[-1]) + 1)
+        shared = factor[rows.start, 1].clone()
+        rest = factor[rows] - shared
+        rest.diagonal().sub_(1)
+        # The diagonal was rounded, and is again.
+        exact = rest.abs() <= torch.finfo(factor.dtype).eps * torch.eye(size).to(factor)
+        return cls(rows, float(shared)) if bool(exact.all()) else None
+
+    def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d"]:
+        """x times the matrix."""
+        part = x[..., self.rows]
+        return part + self.shared * part.sum(-1, keepdim=True) if self.shared else part
 
 
 def rows_read(factor: Float[Tensor, "d_in d_out"]) -> tuple[slice, ...] | None:
@@ -167,6 +228,32 @@ class Carrier:
         stretches = self.copies.of(factor)
         return x @ factor if stretches is None else stretches(x, factor)
 
+    def onto(
+        self,
+        y: Float[Tensor, "*n d_out"],
+        x: Float[Tensor, "*n d_in"],
+        factor: Float[Tensor, "d_in d_out"],
+    ) -> Float[Tensor, "*n d_out"]:
+        """y + x @ factor, where y is what nobody else has: it may be changed."""
+        stretches = self.copies.of(factor)
+        if stretches is None or not (is_constant(x) and is_constant(y)):
+            return y + self(x, factor)
+        return stretches.add_(y, x, factor)
+
+
+class Centrer:
+    """Products with a matrix that mostly takes out a mean."""
+
+    def __init__(self) -> None:
+        self.centred = Memory(Centred.of)
+
+    def __call__(
+        self, x: Float[Tensor, "*n d_in"], factor: Float[Tensor, "d_in d_out"]
+    ) -> Float[Tensor, "*n d_out"]:
+        """x @ factor."""
+        centred = self.centred.of(factor)
+        return x @ factor if centred is None else centred(x)
+
 
 class Reader:
     """Products with a matrix that does not read all coordinates."""
@@ -187,5 +274,5 @@ class Reader:
             # Of one coordinate, such as the constant, a product is a sum.
             single = rows.stop - rows.start == 1
             part, of_part = x[..., rows], factor[rows]
-            y = torch.addcmul(y, part, of_part) if single else y + part @ of_part
+            y = y.addcmul_(part, of_part) if single else y + part @ of_part
         return y

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from libgraph.sections.carrying import Carrier
+from libgraph.sections.carrying import Carrier, Centrer
 from libgraph.sections.kept_inputs import growing_products
 from libgraph.sections.quadrature import Quadrature
 from libgraph.sections.section import LinearMap, Section
@@ -42,14 +42,14 @@ class Variance(Section):
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
-        self.carry = Carrier()
+        self.carry, self.centre = Carrier(), Centrer()
         self.register_buffer("stream", stream)
         self.register_buffer("direction", direction)
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + |x L|²/d b."""
-        variance = (x @ self.stream).square().mean(-1, keepdim=True)
-        return self.carry(x, self.skip) + variance * self.direction
+        variance = self.centre(x, self.stream).square().mean(-1, keepdim=True)
+        return self.carry(x, self.skip).addcmul(variance, self.direction)
 
     def transform(self, left: LinearMap, right: LinearMap) -> Variance:
         """The same with S, L and b changed at their outer ends."""
@@ -141,8 +141,12 @@ class Division(Section):
     ) -> None:
         super().__init__(*skip.shape)
         self.register_buffer("skip", skip)
-        self.carry = Carrier()
-        self.place = Carrier()
+        self.carry, self.place, self.holder, self.centre = (
+            Carrier(),
+            Carrier(),
+            Carrier(),
+            Centrer(),
+        )
         self.register_buffer("variance", variance)
         self.register_buffer("stream", stream)
         self.register_buffer("outer", outer)
@@ -154,8 +158,9 @@ class Division(Section):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + (x e + ε)^{-1/2} (x L) B."""
-        scale = (x @ self.variance + self.epsilon).rsqrt()
-        return self.carry(x, self.skip) + self.place(scale * (x @ self.stream), self.outer)
+        scale = (self.holder(x, self.variance) + self.epsilon).rsqrt()
+        normalised = scale * self.centre(x, self.stream)
+        return self.place.onto(self.carry(x, self.skip), normalised, self.outer)
 
     def transform(self, left: LinearMap, right: LinearMap) -> Division:
         """The same with S, e, L and B changed at their outer ends."""

@@ -61,8 +61,7 @@ class SkipMLP(SignedForm):
 
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + φ(x A) B."""
-        hidden = self.activation(self.product(x, "inner"))
-        return self.carry(x, self.skip) + self.product(hidden, "outer")
+        return self._written(x, self.activation(self.product(x, "inner")))
 
     def transform(self, left: LinearMap, right: LinearMap) -> SkipMLP:
         """The same with S, A and B changed at their outer ends."""
@@ -225,6 +224,14 @@ class SkipMLP(SignedForm):
         for skip, *read in growing_products(x, [self.skip, *reading], sizes):
             yield skip + self._hidden(*read) @ self.outer
 
+    def _written(self, x: Tensor, hidden: Tensor) -> Float[Tensor, "n s d_out"]:
+        """x S and what hidden units write."""
+        written = self.product(hidden, "outer")
+        if self.watcher is None:
+            return self.carry.onto(written, x, self.skip)
+        # Whoever watches may have kept it.
+        return self.carry(x, self.skip) + written
+
     def _hidden(self, *read: Float[Tensor, "*q d_hidden"]) -> Float[Tensor, "*q d_hidden"]:
         """Hidden units, from products with the factors that read: φ(x A)."""
         return self.activation(*read)
@@ -285,7 +292,7 @@ class GatedMLP(SkipMLP):
     def forward(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n s d_out"]:
         """x S + (φ(x A) ∘ x G) B."""
         hidden = self._hidden(self.product(x, "inner"), self.product(x, "gate"))
-        return self.carry(x, self.skip) + self.product(hidden, "outer")
+        return self._written(x, hidden)
 
     def transform(self, left: LinearMap, right: LinearMap) -> GatedMLP:
         """The same with S, A, G and B changed at their outer ends."""

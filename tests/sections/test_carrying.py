@@ -12,7 +12,7 @@ from libgraph.interventions.subject import Subject
 from libgraph.network.basis import Basis
 from libgraph.network.network import Network, NodeLayer
 from libgraph.sections import Linear, SkipMLP, carrying
-from libgraph.sections.carrying import Carrier, Reader, Stretches, rows_read
+from libgraph.sections.carrying import Carrier, Centred, Centrer, Reader, Stretches, rows_read
 from libgraph.sections.norm import split_norm
 
 
@@ -87,6 +87,62 @@ def test_rows_that_are_read(rows, stretches):
     )
 
 
+def centring(size, shared, before=1, behind=1):
+    block = torch.eye(size, dtype=torch.float64) + shared
+    return torch.nn.functional.pad(block, (0, 0, before, behind))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shared", [-1 / 7, 0.0, 0.3])
+@pytest.mark.parametrize("apart", [(0, 0), (1, 1), (0, 2)])
+def test_a_mean_is_taken_out(dtype, shared, apart):
+    factor = centring(7, shared, *apart).to(dtype)
+    found = Centred.of(factor)
+    assert found is not None
+    assert found.rows == slice(apart[0], apart[0] + 7)
+    x = normal(seeded(5), 4, len(factor)).to(dtype)
+    expected = x.double() @ centring(7, shared, *apart)
+    bound = 16 * torch.finfo(dtype).eps * x.abs().sum(1, keepdim=True).double()
+    assert ((Centrer()(x, factor).double() - expected).abs() <= bound).all()
+
+
+def test_what_centres_not_is_multiplied():
+    changed = centring(7, -1 / 7)
+    changed[3, 4] += 1e-9
+    scaled = centring(7, -1 / 7)
+    scaled[4, 3] += 1e-12
+    apart = torch.cat([torch.eye(4)[:2], torch.zeros(1, 4), torch.eye(4)[2:]]).double()
+    for factor in (changed, scaled, 2 * centring(7, -1 / 7), apart, normal(seeded(2), 6, 6)):
+        assert Centred.of(factor) is None
+        x = normal(seeded(3), 4, len(factor))
+        assert torch.equal(Centrer()(x, factor), x @ factor)
+
+
+def test_what_is_written_is_not_changed_where_others_have_it():
+    """By a watcher, by derivatives."""
+    size = 6
+    skip = matrix(0, 1, 2, 3, 4, 5)
+    skip[5] = normal(seeded(6), size)
+    mlp = SkipMLP(skip, normal(seeded(7), size, 4), normal(seeded(8), 4, size))
+    x, seen = normal(seeded(9), 2, 3, size), {}
+
+    def watcher(section, name, x, z):
+        seen[name] = z
+        return z
+
+    expected = x @ skip + torch.relu(x @ mlp.inner) @ mlp.outer
+    mlp.watcher = watcher
+    assert torch.allclose(mlp(x), expected, rtol=1e-12)
+    assert torch.allclose(seen["outer"], torch.relu(x @ mlp.inner) @ mlp.outer, rtol=1e-12)
+    mlp.watcher = None
+    _, tangent = torch.func.jvp(mlp, (x,), (torch.ones_like(x),))
+    slopes = (x @ mlp.inner > 0).double() * mlp.inner.sum(0)
+    assert torch.allclose(tangent, skip.sum(0) + slopes @ mlp.outer, rtol=1e-12)
+    needed = x.clone().requires_grad_()
+    mlp(needed).sum().backward()
+    assert needed.grad.isfinite().all()
+
+
 def test_many_stretches_are_one_product():
     factor = torch.zeros(60, 4)
     factor[::3] = 1
@@ -156,6 +212,10 @@ def test_sections_carry_on():
     assert torch.allclose(y, torch.cat([expected, x], dim=-1), rtol=1e-12)
     assert variance.carry.copies.of(variance.skip) is not None
     assert division.carry.copies.of(division.skip) is not None
+    assert division.place.copies.of(division.outer) is not None
+    assert division.holder.copies.of(division.variance) is not None
+    assert division.centre.centred.of(division.stream) is not None
+    assert variance.centre.centred.of(variance.stream) is not None
     skip = matrix(0, 1, 2, 3, 4, 5)
     skip[5] = normal(seeded(6), 6)
     mlp = SkipMLP(skip, normal(seeded(7), 6, 4), normal(seeded(8), 4, 6))

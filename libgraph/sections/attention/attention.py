@@ -55,8 +55,10 @@ class Attention(Heads):
         """Attend; queries are computed only for the positions that go on."""
         queries = self.queries(x)
         attended = self.attended(self.project(x), queries).transpose(1, 2).flatten(-2)
-        own = self.carry(x[:, queries.start - self.before :], self.skip)
-        return own + self.product(attended, "output")
+        own, written = x[:, queries.start - self.before :], self.product(attended, "output")
+        if self.watcher is None:
+            return self.carry.onto(written, own, self.skip)
+        return self.carry(own, self.skip) + written
 
     def attention_pattern(self, x: Float[Tensor, "n s d_in"]) -> Float[Tensor, "n h t s"]:
         """How each position that goes on shares its attention out, the prefix first."""

@@ -7,11 +7,13 @@ queries, keys and values of the activations never.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from libgraph.sections.attention.heads import Heads
+from libgraph.sections.attention.heads import AttentionMask, Heads
 from libgraph.sections.kept_inputs import KeptInputs
 
 BLOCK = 32
@@ -24,40 +26,22 @@ def attend_to_kept(section: Heads, kept: KeptInputs) -> Float[Tensor, "p n t m"]
         return _last_to_kept(section, kept)
     x = kept.x.contiguous()
     positions = x.shape[2]
-    if section.mask.last_only:
-        return _attended(section, kept, x, slice(positions - 1, positions))
-    if not section.mask.causal or positions < 2 * BLOCK:
-        return _attended(section, kept, x, slice(0, positions))
-    blocks = [
-        _attended(section, kept, x[:, :, :stop], slice(stop - BLOCK, stop))
-        for stop in range(BLOCK, positions + 1, BLOCK)
-    ]
-    if rest := positions % BLOCK:
-        blocks.append(_attended(section, kept, x, slice(positions - rest, positions)))
-    return torch.cat(blocks, dim=2)
-
-
-def _attended(
-    section: Heads, kept: KeptInputs, x: Float[Tensor, "p n s k"], queries: slice
-) -> Float[Tensor, "p n t m"]:
-    """The same of some queries, which see none but these positions."""
-    scores = capped(section, _scores(section, x, kept, queries))
-    hidden = hidden_keys(section, x.shape[2], queries)
-    if hidden is not None:
-        scores = scores.masked_fill(hidden.unsqueeze(1), -torch.inf)
-    to_prefix, to_inputs = scores.softmax(-1).split([section.before, x.shape[2]], dim=-1)
-    value, output = _factor(section, "value", kept), _output(section, kept)
-    if output.shape[1] > output.shape[-1]:
-        z = torch.einsum("pnths,pnshe->pnthe", to_inputs, _by_head(x, value))
-        if section.prefix_value is not None:
-            z = z + torch.einsum("pnths,she->pnthe", to_prefix, _prefix(section, "value"))
-        return torch.einsum("pnthe,pmhe->pntm", z, output)
-    values = _by_head(x, torch.einsum("pkhe,pmhe->pkhm", value, output))
-    y: Tensor = to_inputs.flatten(3) @ values.transpose(2, 3).flatten(2, 3)
-    if section.prefix_value is not None:
-        added = torch.einsum("she,pmhe->pshm", _prefix(section, "value"), output)
-        y = y + torch.einsum("pnths,pshm->pntm", to_prefix, added)
-    return y
+    first = positions - 1 if section.mask.last_only else 0
+    asked, keys = _compared(section, x, kept, first)
+    values, output = _values(section, x, kept)
+    in_blocks = section.mask.causal and positions >= 2 * BLOCK and not first
+    blocks = []
+    for start in range(first, positions, BLOCK if in_blocks else positions):
+        stop = min(start + BLOCK, positions) if in_blocks else positions
+        seen = section.before + stop
+        rows = asked[..., start - first : stop - first, :]
+        scores = capped(section, _products(rows, keys[..., :seen, :]))
+        hide(scores, section, slice(start, stop))
+        blocks.append(scores.softmax(-1) @ values[..., :seen, :])
+    z = torch.cat(blocks, dim=3)
+    if output is None:
+        return z.sum(2)
+    return z.transpose(2, 3).flatten(3) @ output.flatten(2).mT.unsqueeze(1)
 
 
 def elements_under_mask(section: Heads, positions: int, inputs: int) -> int:
@@ -66,7 +50,9 @@ def elements_under_mask(section: Heads, positions: int, inputs: int) -> int:
     if section.mask.last_only:
         return section.heads * keys * inputs
     queries = BLOCK if section.mask.causal and positions >= 2 * BLOCK else positions
-    return section.heads * max(queries * max(keys, inputs), positions)
+    width = section.query.shape[1] // section.heads
+    wide = inputs if _lever_pays(section, inputs, positions) else width
+    return section.heads * max(queries * keys, keys * wide)
 
 
 def _last_to_kept(section: Heads, kept: KeptInputs) -> Float[Tensor, "p n 1 m"]:
@@ -83,9 +69,7 @@ def _last_to_kept(section: Heads, kept: KeptInputs) -> Float[Tensor, "p n 1 m"]:
     else:
         asked, keys = _of_heads(query, x[:, :, -1:]), _of_heads(key, x)
     scores = capped(section, (asked * keys).sum(2))
-    hidden = hidden_keys(section, x.shape[2], slice(x.shape[2] - 1, x.shape[2]))
-    if hidden is not None:
-        scores = scores.masked_fill(hidden.T, -torch.inf)
+    hide(scores.mT, section, slice(x.shape[2] - 1, x.shape[2]))
     values = _of_heads(_output(section, kept).transpose(1, 2) @ value, x)
     return (scores.softmax(2).unsqueeze(2) * values).sum((1, 3)).mT.unsqueeze(2)
 
@@ -99,25 +83,41 @@ def _of_heads(
     return by_head
 
 
-def _scores(
-    section: Heads, x: Float[Tensor, "p n s k"], kept: KeptInputs, queries: slice
-) -> Float[Tensor, "p n t h s"]:
-    """q kᵀ/√d_head of these queries, keys of the prefix first."""
+def _compared(
+    section: Heads, x: Float[Tensor, "p n s k"], kept: KeptInputs, first: int
+) -> tuple[Float[Tensor, "p n h t l"], Float[Tensor, "p n h_or_1 u l"]]:
+    """What has q kᵀ/√d_head as products, of queries from the first on, keys of the prefix first."""
     query, key = _factor(section, "query", kept), _factor(section, "key", kept)
-    own = x[:, :, queries]
-    if section.rotary is None and _lever_pays(section, x.shape[-1], x.shape[2]):
-        lever = _by_head(own, torch.einsum("pkhe,plhe->pkhl", query, key))
-        scores: Tensor = (lever.flatten(2, 3) @ x.mT).unflatten(2, lever.shape[2:4])
-        if section.prefix_key is None:
-            return scores
-        to_prefix = torch.einsum("pkhe,she->pkhs", query, _prefix(section, "key"))
-        return torch.cat([_by_head(own, to_prefix), scores], dim=-1)
-    positions = torch.arange(section.before + x.shape[2], device=x.device).unsqueeze(-1)
-    q = section.turn(_by_head(own, query), positions[section.before :][queries])
-    k = _by_head(x, key)
-    if section.prefix_key is not None:
-        k = torch.cat([_prefix(section, "key").expand(*k.shape[:2], -1, -1, -1), k], dim=2)
-    return torch.einsum("pnthe,pnshe->pnths", q, section.turn(k, positions))
+    own = x[:, :, first:]
+    if section.rotary is None and not section.before and _lever_pays(section, *x.shape[:1:-1]):
+        return _by_head(own, torch.einsum("pkhe,plhe->pkhl", query, key)), x.unsqueeze(2)
+    positions = torch.arange(section.before + x.shape[2], device=x.device)
+    q = section.turn(_by_head(own, query), positions[section.before + first :])
+    k = _with_prefix(section, "key", _by_head(x, key))
+    return q, section.turn(k, positions)
+
+
+def _products(
+    asked: Float[Tensor, "p n h t l"], keys: Float[Tensor, "p n h_or_1 u l"]
+) -> Float[Tensor, "p n h t u"]:
+    """Every query times every key, of its head or of all."""
+    if keys.shape[2] == asked.shape[2]:
+        return asked @ keys.mT
+    return (asked.flatten(2, 3) @ keys.squeeze(2).mT).unflatten(2, asked.shape[2:4])
+
+
+def _values(
+    section: Heads, x: Float[Tensor, "p n s k"], kept: KeptInputs
+) -> tuple[Float[Tensor, "p n h u m_or_e"], Float[Tensor, "p m h e"] | None]:
+    """What patterns weigh: what values add to outputs, or values and O where outputs are many."""
+    value, output = _factor(section, "value", kept), _output(section, kept)
+    if output.shape[1] > output.shape[-1]:
+        return _with_prefix(section, "value", _by_head(x, value)), output
+    added = _by_head(x, torch.einsum("pkhe,pmhe->pkhm", value, output))
+    if section.prefix_value is None:
+        return added, None
+    before = torch.einsum("she,pmhe->phsm", _prefix(section, "value"), output).unsqueeze(1)
+    return torch.cat([before.expand(-1, added.shape[1], -1, -1, -1), added], dim=3), None
 
 
 def _lever_pays(section: Heads, inputs: int, positions: int) -> bool:
@@ -130,11 +130,21 @@ def _lever_pays(section: Heads, inputs: int, positions: int) -> bool:
 
 def _by_head(
     x: Float[Tensor, "p n s k"], factor: Float[Tensor, "p k h e"]
-) -> Float[Tensor, "p n s h e"]:
+) -> Float[Tensor, "p n h s e"]:
     """Every position times every head's factor."""
     product = x.flatten(1, 2) @ factor.flatten(2)
-    by_head: Tensor = product.unflatten(2, factor.shape[2:]).unflatten(1, x.shape[1:3])
-    return by_head
+    by_position = product.unflatten(2, factor.shape[2:]).unflatten(1, x.shape[1:3])
+    return by_position.transpose(2, 3).contiguous()
+
+
+def _with_prefix(
+    section: Heads, name: str, vectors: Float[Tensor, "p n h s e"]
+) -> Float[Tensor, "p n h u e"]:
+    """Keys or values, those of the positions before the first in front."""
+    if not section.before:
+        return vectors
+    before = _prefix(section, name).transpose(0, 1).expand(*vectors.shape[:2], -1, -1, -1)
+    return torch.cat([before, vectors], dim=3)
 
 
 def capped(section: Heads, scores: Tensor) -> Tensor:
@@ -143,12 +153,33 @@ def capped(section: Heads, scores: Tensor) -> Tensor:
     return scores if cap is None else cap * (scores / cap).tanh()
 
 
-def hidden_keys(section: Heads, positions: int, queries: slice) -> Tensor | None:
-    """Which keys each query does not see, if there are any; `(t, s)`."""
-    places = torch.arange(section.before + positions, device=section.query.device)
-    here = places[section.before :][queries]
-    hidden = section.mask.hidden(here.unsqueeze(1) - places)
-    return hidden if bool(hidden.any()) else None
+def hide(scores: Float[Tensor, "*p t u"], section: Heads, queries: slice) -> None:
+    """Let these queries see no key that is hidden from them: −∞ in place of its score."""
+    positions = scores.shape[-1] - section.before
+    places = queries.start, queries.stop, positions, section.before
+    first, added = _hiding(section.mask, *places, scores.dtype, scores.device)
+    if added.shape[1]:
+        # Far faster than filling under a mask.
+        scores[..., first:] += added
+
+
+@lru_cache(maxsize=64)
+def _hiding(
+    mask: AttentionMask,
+    start: int,
+    stop: int,
+    positions: int,
+    before: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[int, Float[Tensor, "t u"]]:
+    """−∞ where a key is hidden and 0 elsewhere, from the first key on that is hidden from any."""
+    places = torch.arange(before + positions, device=device)
+    hidden = mask.hidden(places[before:][start:stop].unsqueeze(1) - places)
+    columns = hidden.any(0).nonzero()
+    first = int(columns[0]) if len(columns) else before + positions
+    added = torch.zeros(hidden.shape, dtype=dtype, device=device)
+    return first, added.masked_fill_(hidden, -torch.inf)[:, first:]
 
 
 def _factor(section: Heads, name: str, kept: KeptInputs) -> Float[Tensor, "p k h e"]:

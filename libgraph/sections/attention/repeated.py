@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from libgraph.sections.attention.heads import Heads
-from libgraph.sections.attention.kept import capped, hidden_keys
+from libgraph.sections.attention.kept import capped, hide
 from libgraph.sections.kept_inputs import Masks, sort_masks
 
 FEWER = 4
@@ -56,7 +56,6 @@ def look_up(
     """What heads add to every output, from the inputs that it keeps."""
     positions, samples = known.key.shape
     outputs = known.keys.new_empty(keep.shape[1], samples)
-    hidden = hidden_keys(section, positions, slice(positions - 1, positions))
     for masks in sort_masks(keep):
         elements = section.heads * positions * masks.columns.shape[1]
         for piece, some in masks.pieces(elements, outputs.T):
@@ -64,8 +63,7 @@ def look_up(
             key, query = known.key[:, some], known.query[some]
             places = query * len(known.keys) + key
             scores = _at(table, places)
-            if hidden is not None:
-                scores = scores.masked_fill(hidden.T, -torch.inf)
+            hide(scores.mT, section, slice(positions - 1, positions))
             a = scores.softmax(2)
             added = (_at(values, key) * a.unsqueeze(2)).sum((1, 3))
             outputs[piece.columns[piece.counted], some] = added[piece.counted]
