@@ -9,7 +9,7 @@ as they take of small models.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, pairwise
@@ -189,10 +189,7 @@ class FewSamples:
         options, count = self.options, len(self.batch.inputs)
         beside = {name: self._beside(method) for name, method in methods.items() if method.seconds}
         with torch.no_grad():
-            sums = [
-                self._warm_seconds(self._sums_seconds, section, x, y)
-                for section, x, y in self._pairs(self.network, self.activations)
-            ]
+            sums = self._of_sections(self._sums_seconds, self.network, self.activations)
             outputs = 0.0
             if any(method.output_gram for method in methods.values()):
                 eye = torch.eye(self.network.node_layers[-1].size).to(self.activations[-1])
@@ -205,10 +202,7 @@ class FewSamples:
             if options.ablate:
                 cast = [x.to(getattr(torch, options.score_dtype)) for x in self.activations]
                 score = self._score_seconds(cast[-1])
-                ablated = [
-                    self._warm_seconds(self._ablation_seconds, section, x, y)
-                    for section, x, y in self._pairs(self.scored, cast)
-                ]
+                ablated = self._of_sections(self._ablation_seconds, self.scored, cast)
         grams, edges, exact = (sum(seconds) / count for seconds in zip(*sums, strict=True))
         masked = sum(seconds for seconds, _ in ablated)
         plain = [seconds for _, seconds in ablated]
@@ -234,10 +228,18 @@ class FewSamples:
             beside=beside,
         )
 
-    def _pairs(
-        self, network: Network, activations: Sequence[Tensor]
-    ) -> Iterator[tuple[Section, Tensor, Tensor]]:
-        return zip(network.sections, activations[:-1], activations[1:], strict=True)
+    def _of_sections(
+        self, measure: Measure, network: Network, activations: Sequence[Tensor]
+    ) -> list[Seconds]:
+        """Of every section; those of one form and size, as in blocks of one model, take as long."""
+        known: dict[Hashable, Seconds] = {}
+        seconds = []
+        for section, (x, y) in zip(network.sections, pairwise(activations), strict=True):
+            form = _form(section), x.shape, y.shape
+            if form not in known:
+                known[form] = self._warm_seconds(measure, section, x, y)
+            seconds.append(known[form])
+        return seconds
 
     def _score_seconds(self, outputs: Tensor) -> float:
         """Of the scores of the few samples."""
@@ -334,6 +336,14 @@ class FewSamples:
         batch_bytes = 4 * samples * max(bytes_of)
         parts = 4 * DERIVATIVES.at(activations[0])
         return 2 * network.weight_bytes + 8 * sums + min(budget // 2, held) + batch_bytes + parts
+
+
+def _form(section: Section) -> Hashable:
+    """What sections that are the same but for their weights have in common."""
+    if type(section).interactions is Section.interactions:
+        # Of any function: only it knows what it computes.
+        return id(section)
+    return type(section), repr(section), tuple(weight.shape for weight in section.buffers())
 
 
 def _seconds_of(count: int, few: int, prepared: Callable[[int], Callable[[], object]]) -> float:

@@ -1,5 +1,6 @@
 """What `--dry-run` says, where every measurement is made to take a second, or that of edges two."""
 
+import dataclasses
 import re
 
 import pytest
@@ -20,6 +21,7 @@ from libgraph.analysis.stages import (
 )
 from libgraph.bases.learned.options import CODING_ROUNDS
 from libgraph.bases.sparse.options import BATCH, EVERY, SAMPLES
+from libgraph.sections import Function, SkipMLP
 
 PAIRS = 5
 
@@ -207,6 +209,27 @@ class Listener:
 
     def expect(self, seconds):
         self.expected.append(seconds)
+
+
+def test_sections_of_one_form_and_size_are_measured_once(monkeypatch):
+    def seconds(section, x, y):
+        measured.append(section)
+        return (float(len(measured)),)
+
+    wide, again = (SkipMLP(torch.eye(3), torch.eye(3), torch.eye(3)) for _ in range(2))
+    other = SkipMLP(torch.eye(3), torch.eye(3), torch.eye(3), torch.tanh)
+    larger = SkipMLP(torch.eye(3), torch.ones(3, 5), torch.ones(5, 3))
+    functions = [Function(function, 3, 3) for function in (torch.sin, torch.cos)]
+    sections = [wide, other, again, larger, *functions, wide]
+    layers = [lg.NodeLayer(f"{number}", 3) for number in range(len(sections) + 1)]
+    network, measured = lg.Network(lambda x: x, sections, layers), []
+    once = lambda _, measure, *given: measure(*given)  # noqa: E731
+    monkeypatch.setattr(planning.FewSamples, "_warm_seconds", once)
+    few = planning.FewSamples(*[None] * len(dataclasses.fields(planning.FewSamples)))
+    activations = [torch.ones(2, 1, 3)] * len(layers)
+    found = few._of_sections(seconds, network, activations)
+    assert measured == [wide, other, larger, *functions]
+    assert [each for (each,) in found] == [1, 2, 1, 3, 4, 5, 1]
 
 
 @pytest.mark.parametrize(

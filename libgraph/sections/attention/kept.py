@@ -102,8 +102,11 @@ def _products(
 ) -> Float[Tensor, "p n h t u"]:
     """Every query times every key, of its head or of all."""
     if keys.shape[2] == asked.shape[2]:
-        return asked @ keys.mT
-    return (asked.flatten(2, 3) @ keys.squeeze(2).mT).unflatten(2, asked.shape[2:4])
+        of_each: Tensor = asked @ keys.mT
+        return of_each
+    of_all = asked.flatten(2, 3) @ keys.squeeze(2).mT
+    products: Tensor = of_all.unflatten(2, asked.shape[2:4])
+    return products
 
 
 def _values(
@@ -133,7 +136,7 @@ def _by_head(
 ) -> Float[Tensor, "p n h s e"]:
     """Every position times every head's factor."""
     product = x.flatten(1, 2) @ factor.flatten(2)
-    by_position = product.unflatten(2, factor.shape[2:]).unflatten(1, x.shape[1:3])
+    by_position: Tensor = product.unflatten(2, factor.shape[2:]).unflatten(1, x.shape[1:3])
     return by_position.transpose(2, 3).contiguous()
 
 
