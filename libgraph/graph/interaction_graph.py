@@ -17,6 +17,7 @@ import numpy as np
 from libgraph.errors import DataError, MissingExtra, NumericalError, TooLarge, UsageError
 from libgraph.graph.arrays import FloatArray, IndexArray, Pair, read_only
 from libgraph.graph.features import FeatureLabel, LayerFeatures, feature_ids
+from libgraph.graph.networks import weighted_network
 
 if TYPE_CHECKING:
     import igraph
@@ -210,27 +211,21 @@ class InteractionGraph:
         feature is a vertex with ``layer``, ``feature`` and ``name`` (``"ln1.0/3"``), in the
         order of the layers; edges are those with a positive clustering ``weight``.
         """
-        import igraph
-
         if directed:
             from libgraph.graph.frames import to_igraph
 
             return to_igraph(self)
         first = self._first_vertex()
-        ends: list[IndexArray] = [np.empty((0, 2), dtype=np.int64)]
-        weights: list[FloatArray] = [np.empty(0)]
-        for (source, target), matrix in self.weights().items():
-            # By input feature, because igraph is a third faster on edges sorted by first vertex.
-            inputs, outputs = np.nonzero(matrix.T)
-            ends.append(np.stack([inputs + first[source], outputs + first[target]], axis=1))
-            weights.append(matrix[outputs, inputs])
-        graph = igraph.Graph(n=sum(layer.size for layer in self.layers))
-        # Not through the constructor, which takes three times as long.
-        graph.add_edges(np.concatenate(ends))
+        graph = weighted_network(
+            sum(layer.size for layer in self.layers),
+            (
+                (first[source], first[target], matrix)
+                for (source, target), matrix in self.weights().items()
+            ),
+        )
         graph.vs["layer"] = [layer.name for layer in self.layers for _ in range(layer.size)]
         graph.vs["feature"] = [index for layer in self.layers for index in range(layer.size)]
         graph.vs["name"] = [name for layer in self.layers for name in feature_ids(layer)]
-        graph.es["weight"] = np.concatenate(weights).tolist()
         return graph
 
     @property

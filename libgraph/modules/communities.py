@@ -14,8 +14,9 @@ from libgraph.graph.arrays import IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph
 from libgraph.graph.partition import Partition
 from libgraph.modules.agreement import mean_agreement
-from libgraph.modules.leiden import Engine, Leiden
+from libgraph.modules.leiden import Leiden
 from libgraph.modules.objectives import ObjectiveName
+from libgraph.modules.problem import Engine
 
 
 def find_communities(

@@ -2,14 +2,14 @@
 
 igraph's implementation draws from a generator of Python's, by default the global one; here every
 run has its own, so that a seed gives the same partition always and the user's random numbers stay
-as they were. What is optimised is in `objectives`, by which library in `engines`.
+as they were. What is optimised is in `objectives`, by which library in `engines`, in which
+processes in `side_by_side`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,29 +18,16 @@ from libgraph.errors import UsageError
 from libgraph.files.limits import available_memory
 from libgraph.graph.arrays import FloatArray, IndexArray
 from libgraph.graph.interaction_graph import InteractionGraph, check_graph
-from libgraph.modules.engines import (
-    BipartiteBlock,
-    Search,
-    leidenalg_quality,
-    leidenalg_search,
-    modularity_search,
-    multiplex_search,
-    resolution_profile,
-    signed_search,
-)
+from libgraph.modules.engines import BipartiteBlock, leidenalg_quality, resolution_profile
 from libgraph.modules.objectives import (
     LAYERED,
     WITHOUT_RESOLUTION,
     ObjectiveName,
     check_objective,
 )
+from libgraph.modules.problem import Engine, Problem, pairs_of_features
 from libgraph.modules.quality import layered_modularity
-
-if TYPE_CHECKING:
-    import igraph
-
-Engine = Literal["igraph", "leidenalg"]
-
+from libgraph.modules.side_by_side import side_by_side
 
 CONVERGED_EDGES = 1_000_000
 """Largest number of edges for which each run goes on until nothing improves."""
@@ -90,7 +77,7 @@ class Leiden:
         """The partitions that runs with `seed, seed + 1, …` find, shape ``(features,)`` each.
 
         Modules are numbered by decreasing size, ties by first member; features without edges are
-        in none, −1.
+        in none, −1. Where it pays, other processes take some of the seeds, see `side_by_side`.
 
         Raises:
             UsageError: If the resolution is not positive, or not 1 for an objective that has none,
@@ -101,8 +88,12 @@ class Leiden:
             raise UsageError(f"The number of seeds is {seeds}: choose at least 1.")
         if not self.connected.any():
             return [np.full(len(self.connected), -1, dtype=np.int64)] * seeds
-        search = self._search(resolution)
-        return [renumber(search(number), self.connected) for number in range(seed, seed + seeds)]
+        edges = self._problem.edges
+        iterations = LARGE_ITERATIONS if edges > CONVERGED_EDGES else -1
+        found = side_by_side(
+            self._problem, resolution, iterations, range(seed, seed + seeds), edges * BYTES_PER_PAIR
+        )
+        return [renumber(members, self.connected) for members in found]
 
     def profile(
         self, resolutions: Sequence[float] | FloatArray, seed: int
@@ -119,12 +110,12 @@ class Leiden:
             )
         if not self.connected.any():
             return [None] * len(resolutions)
-        found = resolution_profile(self._joined, min(resolutions), max(resolutions), seed)
+        found = resolution_profile(self._problem.joined, min(resolutions), max(resolutions), seed)
         starts = [start for start, _ in found]
         partitions: list[IndexArray | None] = []
         for gamma in resolutions:
             place = max(int(np.searchsorted(starts, gamma, side="right")) - 1, 0)
-            partitions.append(renumber(self._of_all(found[place][1]), self.connected))
+            partitions.append(renumber(self._problem.of_all(found[place][1]), self.connected))
         return partitions
 
     def quality(self, membership: IndexArray, resolution: float = 1.0) -> float:
@@ -140,10 +131,12 @@ class Leiden:
             )
         if self.objective in WITHOUT_RESOLUTION:
             members = membership[self.connected]
-            return leidenalg_quality(self._joined, self.objective, members)
+            return leidenalg_quality(self._problem.joined, self.objective, members)
         # Any number will do for vertices without edges: they add nothing.
         members = np.maximum(membership, 0).tolist()
-        return float(self.network.modularity(members, weights="weight", resolution=resolution))
+        return float(
+            self._problem.network.modularity(members, weights="weight", resolution=resolution)
+        )
 
     def modularity(self, membership: IndexArray) -> float:
         """The modularity at γ = 1: of the objective or, where it is none, the layered one."""
@@ -157,16 +150,6 @@ class Leiden:
         starts = np.cumsum([layer.size for layer in layers])[:-1]
         blocks = np.split(membership, starts) if layers else []
         return {layer.name: block for layer, block in zip(layers, blocks, strict=True)}
-
-    @cached_property
-    def network(self) -> igraph.Graph:
-        """The whole graph, made when it is needed: of millions of edges it takes seconds."""
-        return self.graph.to_igraph()
-
-    @cached_property
-    def _joined(self) -> igraph.Graph:
-        """The graph of the features that have edges."""
-        return self.network.induced_subgraph(np.flatnonzero(self.connected).tolist())
 
     def _with_edges(self) -> NDArray[np.bool_]:
         """Which features have an edge."""
@@ -190,46 +173,18 @@ class Leiden:
             if weights.any()
         ]
 
+    @cached_property
+    def _problem(self) -> Problem:
+        """What the runs start from."""
+        return Problem(len(self.connected), self._blocks, self.objective, self.engine)
+
     def _usual_engine(self) -> Engine:
         if self.objective in WITHOUT_RESOLUTION:
             return "leidenalg"
-        pairs = self._pairs_of_features if self.objective in LAYERED else 0
+        pairs = pairs_of_features(self._blocks) if self.objective in LAYERED else 0
         if pairs > SIGNED_EDGES and pairs * BYTES_PER_PAIR > available_memory() / 2:
             return "leidenalg"
         return "igraph"
-
-    @property
-    def _pairs_of_features(self) -> int:
-        """How many pairs of features with edges there are in all layer pairs."""
-        return sum(
-            int(np.count_nonzero(block.weights.any(1)) * np.count_nonzero(block.weights.any(0)))
-            for block in self._blocks
-        )
-
-    def _search(self, resolution: float) -> Search:
-        """Runs of the engine, prepared for any seed."""
-        signed = self.objective in LAYERED and self.engine == "igraph"
-        edges = self._pairs_of_features if signed else self.network.ecount()
-        iterations = LARGE_ITERATIONS if edges > CONVERGED_EDGES else -1
-        if self.objective in LAYERED:
-            equal = self.objective == "layered-equal"
-            if signed:
-                vertices = len(self.connected)
-                return signed_search(vertices, self._blocks, resolution, iterations, equal=equal)
-            return multiplex_search(self.network, self._blocks, resolution, iterations, equal=equal)
-        if self.engine == "igraph":
-            return modularity_search(self.network, resolution, iterations)
-        if self.objective in WITHOUT_RESOLUTION:
-            # These depend on the number of features: those without edges take no part.
-            search = leidenalg_search(self._joined, self.objective, resolution, iterations)
-            return lambda seed: self._of_all(search(seed))
-        return leidenalg_search(self.network, self.objective, resolution, iterations)
-
-    def _of_all(self, members: IndexArray) -> IndexArray:
-        """A partition of all features from one of those with edges."""
-        everything = np.zeros(len(self.connected), dtype=np.int64)
-        everything[self.connected] = members
-        return everything
 
 
 def renumber(membership: IndexArray, connected: NDArray[np.bool_]) -> IndexArray:
