@@ -44,8 +44,8 @@ SMALLEST = 2**26
 """Bytes that a worker takes without a graph; measured 35 MB."""
 
 
-COPIES = 1.5
-"""What a graph takes of a worker, arrays that it is made of included; measured 1.37."""
+COPIES = 1.25
+"""What a graph takes of a worker, arrays that it is made of included; measured 1.10."""
 
 
 PATIENCE = 60.0

@@ -121,14 +121,16 @@ def test_seeds_of_a_worker_that_fails_are_run_here(graph, forced, started, monke
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
-def test_an_error_here_ends_workers(graph, started, capfd, error):
+def test_an_error_here_ends_workers(graph, started, capfd, monkeypatch, error):
+    monkeypatch.setattr(side_by_side, "WORKER", "import time; time.sleep(60)")
+
     def search(seed):
         time.sleep(0.3)
         raise error
 
     with pytest.raises(error):
         shared_of(Leiden(graph), search)
-    assert gone(started)
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
     assert capfd.readouterr() == ("", "")
 
 
@@ -192,6 +194,16 @@ def test_no_script_runs_twice(tmp_path, how):
     )
     assert (found.stdout, found.stderr) == ("begin\n1\n", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["script.py", "worker.py"]
+
+
+def test_a_worker_that_is_gone_ends_no_caller_who_ends_at_broken_pipes():
+    text = SCRIPT.format(tests=str(TESTS), wait="pass").replace(
+        "planted(", "planted(sizes=(300, 300), "
+    )
+    # More than a pipe holds, so that it is still being sent when nobody is there any more.
+    text = "import libgraph.modules.side_by_side as s\ns.WORKER = ''\n" + text
+    found = subprocess.run([sys.executable, "-c", text], text=True, capture_output=True)
+    assert (found.stdout, found.returncode) == ("begin\n5\n", 0)
 
 
 def test_an_interrupt_from_the_terminal_is_told_once(tmp_path):
@@ -265,8 +277,8 @@ def test_processes_where_they_pay(monkeypatch):
     assert side_by_side.processes(1, 100, 10**6, 0) == 1
     assert side_by_side.processes(0, 100, 10**6, 0) == 1
     assert side_by_side.processes(3, 100, 10**6, 0) == 3
-    # Half of 3 GiB holds one and a half copies of 0.5 GiB once, besides the one here.
-    monkeypatch.setattr(side_by_side, "available_memory", lambda: 3 * 2**30)
+    # Half of 2 GiB holds a worker with a graph of 0.5 GiB once, besides the one here.
+    monkeypatch.setattr(side_by_side, "available_memory", lambda: 2**31)
     assert side_by_side.processes(9, 100, 10**6, 2**29) == 2
     assert side_by_side.processes(9, 100, 10**6, 2**31) == 1
     monkeypatch.setattr(side_by_side, "processors", lambda: 1)
