@@ -7,12 +7,13 @@ there is any.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from libgraph.errors import MissingExtra, missing_extra
 
 if TYPE_CHECKING:
+    from bokeh.models import Glyph, GlyphRenderer
     from bokeh.plotting import figure as Figure  # noqa: N812
 
 WIDTHS = (0.7, 1.6, 3.2)
@@ -49,57 +50,61 @@ def bokeh_script() -> list[str]:
     return list(Resources(mode="inline", minified=True, components=["bokeh", "bokeh-gl"]).js_raw)
 
 
-def graph_figure(layers: Sequence[str], colours: Sequence[str], prefix: str) -> Item:
-    """Features in columns, and a renderer of edges for each colour and width."""
-    from bokeh.models import HoverTool, TapTool
+def graph_figure(
+    layers: Sequence[str], colours: Sequence[str], prefix: str, *, dotted: bool
+) -> Item:
+    """Features in columns, and a renderer of edges for each colour and width.
+
+    Args:
+        layers: names of node layers.
+        colours: of the modules that have one of their own; grey comes after `COLOURED`.
+        prefix: of the names of its parts.
+        dotted: whether features are so many that they are drawn as ends of lines.
+    """
+    from bokeh.models import HoverTool, Quad, Scatter, TapTool
 
     plot = _figure(f"{prefix}-graph", "pan,wheel_zoom,box_zoom,reset,save")
     _name_columns(plot, layers)
-    plot.line([], [], name=f"{prefix}-columns", line_color=GREY, line_alpha=0.35, line_width=2)
-    for group, colour in enumerate([*colours[:COLOURED], GREY]):
+    parts = _Parts(prefix)
+    parts.line("columns", line_color=GREY, line_alpha=0.35, line_width=2)
+    groups = [*enumerate(colours[:COLOURED]), (COLOURED, GREY)]
+    for group, colour in groups:
         for width, line_width in enumerate(WIDTHS):
-            plot.line(
-                [], [], name=f"{prefix}-edges-{group}-{width}", line_color=colour,
-                line_width=line_width, line_alpha=0.28 + 0.16 * width,
+            parts.line(
+                f"edges-{group}-{width}", line_color=colour, line_width=line_width,
+                line_alpha=0.28 + 0.16 * width,
             )  # fmt: skip
-    for group, colour in enumerate([*colours[:COLOURED], GREY]):
+    for group, colour in groups if dotted else ():
         for width, line_width in enumerate(DOTS):
-            plot.line(
-                [], [], name=f"{prefix}-dots-{group}-{width}", line_color=colour, line_cap="round",
+            parts.line(
+                f"dots-{group}-{width}", line_color=colour, line_cap="round",
                 line_width=line_width, line_alpha=0.92,
             )  # fmt: skip
-    columns: dict[str, list[object]] = {
-        key: [] for key in ("x", "y", "size", "colour", "name", "label", "about")
-    }
-    nodes = plot.scatter(
-        "x", "y", size="size", fill_color="colour", fill_alpha=0.92, line_color=None,
-        source=columns, name=f"{prefix}-nodes",
-    )  # fmt: skip
-    _text(plot, f"{prefix}-labels")
+    dot = Scatter(size="size", fill_color="colour", fill_alpha=0.92, line_color=None)
+    columns = ("x", "y", "size", "colour", "name", "label", "about")
+    nodes = parts.add("nodes", dot, columns)
+    parts.text("labels")
     # What is not lit is dimmed by what lies upon it: one change, whatever is below.
-    veil = plot.quad(
-        left=[-1e4], right=[1e4], top=[1e4], bottom=[-1e4], name=f"{prefix}-veil",
-        fill_color="#ffffff", fill_alpha=0.86, line_color=None,
+    veil = parts.add(
+        "veil",
+        Quad(
+            left=-1e4, right=1e4, top=1e4, bottom=-1e4,
+            fill_color="#ffffff", fill_alpha=0.86, line_color=None,
+        ),
+        {"left": [-1e4]},
     )  # fmt: skip
     veil.visible = False
     for name, colour in (("in", "#1f9ad6"), ("out", "#e0642e")):
         for width, line_width in enumerate(WIDTHS):
-            plot.line(
-                [], [], name=f"{prefix}-lit-{name}-{width}", line_color=colour,
-                line_width=line_width + 0.6, line_alpha=0.9,
+            parts.line(
+                f"lit-{name}-{width}", line_color=colour, line_width=line_width + 0.6,
+                line_alpha=0.9,
             )  # fmt: skip
-    bright = plot.scatter(
-        "x", "y", size="size", fill_color="colour", line_color=None, name=f"{prefix}-bright",
-        source={key: [] for key in ("x", "y", "size", "colour")},
-    )  # fmt: skip
-    _text(plot, f"{prefix}-bright-labels")
-    ring = plot.scatter(
-        [], [], size=22, fill_color=None, line_color="#d81b60", line_width=2.5,
-        name=f"{prefix}-ring",
-    )  # fmt: skip
-    for renderer in (nodes, bright, ring):
-        renderer.nonselection_glyph = None
-        renderer.selection_glyph = None
+    dot = Scatter(size="size", fill_color="colour", line_color=None)
+    parts.add("bright", dot, ("x", "y", "size", "colour"))
+    parts.text("bright-labels")
+    parts.add("ring", Scatter(size=22, fill_color=None, line_color="#d81b60", line_width=2.5))
+    plot.renderers = parts.renderers
     plot.add_tools(
         HoverTool(renderers=[nodes], tooltips=[("", "@name"), ("", "@label"), ("", "@about")]),
         TapTool(renderers=[nodes]),
@@ -107,18 +112,56 @@ def graph_figure(layers: Sequence[str], colours: Sequence[str], prefix: str) -> 
     return _item(plot)
 
 
-def _text(plot: Figure, name: str) -> None:
-    plot.text(
-        [], [], text=[], name=name, text_font={"value": "system-ui, sans-serif"},
-        text_font_size="11px", text_baseline="middle", x_offset=10, text_color="#5d636d",
-    )  # fmt: skip
+class _Parts:
+    """Renderers of a figure, one above the other, each with data of its own and by a name."""
+
+    def __init__(self, prefix: str) -> None:
+        from bokeh.models import AllIndices, UnionRenderers
+
+        self.prefix = prefix
+        self.renderers: list[GlyphRenderer] = []
+        # They say the same of all renderers, and hold nothing of any.
+        self._all, self._policy = AllIndices(), UnionRenderers()
+
+    def add(
+        self, name: str, glyph: Glyph, columns: Iterable[str] | Mapping[str, object] = ("x", "y")
+    ) -> GlyphRenderer:
+        """A glyph that looks the same selected or not, and columns of data, empty or given."""
+        from bokeh.models import CDSView, ColumnDataSource, GlyphRenderer
+
+        data = columns if isinstance(columns, Mapping) else {key: [] for key in columns}
+        renderer = GlyphRenderer(
+            name=f"{self.prefix}-{name}",
+            glyph=glyph,
+            data_source=ColumnDataSource(data=data, selection_policy=self._policy),
+            view=CDSView(filter=self._all),
+            selection_glyph=None,
+            nonselection_glyph=None,
+            muted_glyph=None,
+        )
+        self.renderers.append(renderer)
+        return renderer
+
+    def line(self, name: str, **look: Any) -> None:
+        from bokeh.models import Line
+
+        self.add(name, Line(**look))
+
+    def text(self, name: str) -> None:
+        from bokeh.models import Text
+
+        glyph = Text(
+            text_font={"value": "system-ui, sans-serif"}, text_font_size="11px",
+            text_baseline="middle", x_offset=10, text_color="#5d636d",
+        )  # fmt: skip
+        self.add(name, glyph, ("x", "y", "text"))
 
 
 def map_figure(
     layers: Sequence[str], rows: Sequence[str], prefix: str, colours: Sequence[str]
 ) -> Item:
     """Modules in rows, node layers in columns."""
-    from bokeh.models import FixedTicker, HoverTool, TapTool
+    from bokeh.models import FixedTicker, HoverTool, Scatter, TapTool
     from bokeh.models.text import PlainText
 
     plot = _figure(f"{prefix}-map", "pan,wheel_zoom,reset,save")
@@ -129,21 +172,15 @@ def map_figure(
         -row: PlainText(text=_short(name)) for row, name in enumerate(rows)
     }
     plot.y_range.start, plot.y_range.end = -len(rows) + 0.2, 0.9
-    for group, colour in enumerate([*colours[:COLOURED], GREY]):
+    parts = _Parts(prefix)
+    for group, colour in [*enumerate(colours[:COLOURED]), (COLOURED, GREY)]:
         for width, line_width in enumerate((1.0, 3.0, 7.0)):
-            plot.line(
-                [], [], name=f"{prefix}-flow-{group}-{width}", line_width=line_width,
-                line_color=colour, line_alpha=0.55,
-            )  # fmt: skip
-    columns: dict[str, list[object]] = {
-        key: [] for key in ("x", "y", "size", "colour", "alpha", "name", "about")
-    }
-    cells = plot.scatter(
-        "x", "y", size="size", fill_color="colour", fill_alpha="alpha", line_color=None,
-        source=columns, name=f"{prefix}-cells",
-    )  # fmt: skip
-    cells.nonselection_glyph = None
-    cells.selection_glyph = None
+            parts.line(
+                f"flow-{group}-{width}", line_width=line_width, line_color=colour, line_alpha=0.55
+            )
+    dot = Scatter(size="size", fill_color="colour", fill_alpha="alpha", line_color=None)
+    cells = parts.add("cells", dot, ("x", "y", "size", "colour", "alpha", "name", "about"))
+    plot.renderers = parts.renderers
     plot.add_tools(
         HoverTool(renderers=[cells], tooltips=[("", "@name"), ("", "@about")]),
         TapTool(renderers=[cells]),

@@ -2,7 +2,7 @@
 (async () => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
-  const DIM = 0.15, MOST_FOUND = 60, HOPS = 2, LISTED = 10, LABELLED = 26, MOST_LABELLED = 6, MANY = 1500, REST = 150;
+  const DIM = 0.15, MOST_FOUND = 60, HOPS = 2, LISTED = 10, LABELLED = 26, MOST_LABELLED = 6, REST = 150;
   const NONE = "#b0b0b4";
 
   // Values as they are packed: base64 of little-endian numbers.
@@ -184,7 +184,7 @@
       this.nodes.data_source.data = this.columns;
       for (const part of ["bright", "veil"]) this[part] = this.get(`${b.name}-${part}`);
       this.label();
-      if (b.rows > MANY) this.dot();
+      if (b.rows > data.dotted) this.dot();
     }
     // Thousands of features are drawn as round ends of lines, those with an edge that is shown; their
     // columns are lines, and the nodes are there to be pointed at.

@@ -42,6 +42,9 @@ NO_EXAMPLES = (
     "them, and computes nothing again that still holds."
 )
 
+DOTTED = 1500
+"""With more features they are drawn as ends of lines."""
+
 FIRST_EDGES = 3000
 """Edges that are drawn when the page opens, at most."""
 
@@ -129,8 +132,8 @@ def _page(
         layers = [layer.name for layer in graph.layers]
         shown = values["bases"][name]
         colours = [module["colour"] for module in shown["modules"][:COLOURED]]
-        colours += ["#8a8f99"] * (COLOURED - len(colours))
-        figures[f"{name}-graph"] = graph_figure(layers, colours, name)
+        dotted = sum(layer["size"] for layer in shown["layers"]) > DOTTED
+        figures[f"{name}-graph"] = graph_figure(layers, colours, name, dotted=dotted)
         if graph.partition is not None and graph.partition.size:
             shown["map"] = map_values(graph, shown["modules"], values["concept"], COLOURED)
             figures[f"{name}-map"] = map_figure(layers, shown["map"]["rows"], name, colours)
@@ -144,6 +147,7 @@ def _page(
         "figures": figures,
         "coloured": COLOURED,
         "first_edges": FIRST_EDGES,
+        "dotted": DOTTED,
         "view": "map" if deep and "map" in main else "features",
         "no_examples": NO_EXAMPLES,
     }

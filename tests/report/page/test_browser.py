@@ -289,3 +289,27 @@ def test_more_than_the_page_shows_is_said(page, tmp_path, monkeypatch):
     assert "41 features" in page.text("#panel")
     assert int(page.text("#shown").split(" of ")[1]) <= 50
     assert not math.isnan(page("return document.getElementById('count').valueAsNumber"))
+
+
+def test_features_of_a_large_graph_are_ends_of_lines(page, tmp_path, monkeypatch):
+    monkeypatch.setattr("libgraph.report.page.page.DOTTED", 10)
+    graph, _ = planted()
+    graph = graph.with_partition(find_communities(graph, seeds=1))
+    page.open(write_page(graph, tmp_path / "dotted.html"))
+    drawn = page(
+        "return Bokeh.documents.flatMap((d) => d.roots()).flatMap((r) => r.renderers)"
+        ".filter((r) => /-dots-/.test(r.name)).map((r) => [r.name, r.data_source.data.x.length])"
+    )
+    # A dot is a line of two points and a gap.
+    dots = {name: length / 3 for name, length in drawn if length}
+    joined = {
+        (layer, int(feature))
+        for pair in graph.edges
+        for edges in [graph.kept_edges(pair)]
+        for layer, ends in zip(pair, (edges.inputs, edges.outputs), strict=True)
+        for feature in ends
+    }
+    assert sum(dots.values()) == len(joined)
+    modules = {max(-1, graph.membership(layer)[feature]) for layer, feature in joined}
+    assert {int(name.split("-")[2]) for name in dots} == {m if m >= 0 else 12 for m in modules}
+    assert page.complaints() == []
