@@ -7,8 +7,6 @@ or has and the model does not. Code that comes with a model is never run, and no
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -16,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext, suppress
 from importlib.resources import as_file, files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,10 +24,11 @@ from safetensors import SafetensorError, safe_open
 from libgraph.backend import BackendError, missing_extra, read_json_text, unreadable
 from libgraph_backends.lm.bounds import Held, no_larger_than
 from libgraph_backends.lm.bridged import BridgedModel
+from libgraph_backends.lm.bundled import BundledModel
 from libgraph_backends.lm.checkpoints import hooked_model, model_of_file, unwrapped_model
 from libgraph_backends.lm.hugging_face import HuggingFaceModel
 from libgraph_backends.lm.libraries import OWN_CODE, quiet, reason
-from libgraph_backends.lm.memory import digest_of_files, letting_go
+from libgraph_backends.lm.memory import digest_of_model, letting_go
 from libgraph_backends.lm.parts import Model
 from libgraph_backends.lm.tokenizer import read_tokenizer
 from libgraph_backends.shared.checkpoints import widest
@@ -89,9 +89,24 @@ class LanguageModel(NamedTuple):
 
 
 def load_bundled() -> LanguageModel:
-    """The model of characters that comes with the backend."""
+    """The model of characters that comes with the backend.
+
+    Raises:
+        BackendError: if a library is missing, or its files are damaged.
+    """
+    _require(transformer_lens=False)
+    with as_file(BUNDLED) as folder, quiet():
+        try:
+            model = BundledModel(folder, _bundled_of_library)
+        except (OSError, ValueError, SafetensorError):
+            # Loading it as any other says what is wrong.
+            return load_model(str(folder), None)
+        return LanguageModel(model, *read_tokenizer(str(folder), None))
+
+
+def _bundled_of_library() -> Model:
     with as_file(BUNDLED) as folder:
-        return load_model(str(folder), None)
+        return load_model(str(folder), None).model
 
 
 def require_libraries() -> None:
@@ -100,10 +115,19 @@ def require_libraries() -> None:
     Raises:
         BackendError: with the command that installs it.
     """
+    _require(transformer_lens=True)
+
+
+def _require(*, transformer_lens: bool) -> None:
+    """Import what is needed; TransformerLens, which takes seconds, or find that it is there."""
     try:
         import platformdirs  # noqa: F401
         import transformers  # noqa: F401
-        from transformer_lens.model_bridge import architecture_adapter  # noqa: F401
+
+        if transformer_lens:
+            from transformer_lens.model_bridge import architecture_adapter  # noqa: F401
+        elif find_spec("transformer_lens") is None:
+            raise ModuleNotFoundError("No module named 'transformer_lens'")
     except ImportError as error:
         need = f"Language models need TransformerLens ({error})"
         raise BackendError(missing_extra(need, "lm")) from error
@@ -161,11 +185,7 @@ def taken(name: str, revision: str | None, model: PreTrainedModel) -> Model:
     if not files:
         return HuggingFaceModel(name, model)
     size = sum(path.stat().st_size for path in files)
-    described = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
-
-    def identity() -> str:
-        return hashlib.sha256(f"{digest_of_files(files)} {described}".encode()).hexdigest()
-
+    identity = digest_of_model(files, model.config)
     return HuggingFaceModel(name, model, identity, letting_go(files) if size >= LET_GO else None)
 
 

@@ -52,6 +52,16 @@ def digest_of_files(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def digest_of_model(files: Sequence[Path], config: Any) -> Callable[[], str]:
+    """What makes a SHA-256 over the contents of files, and the configuration as it is now."""
+    described = json.dumps(config.to_dict(), sort_keys=True, default=str)
+
+    def digest() -> str:
+        return hashlib.sha256(f"{digest_of_files(files)} {described}".encode()).hexdigest()
+
+    return digest
+
+
 def _digest_of_file(path: Path) -> str:
     real = path.resolve()
     if real.parent.name == "blobs" and len(real.name) == HASH:

@@ -307,9 +307,15 @@ def test_a_missing_text_or_model(run, tmp_path, ids):
     fails(run("analyze", "lm", "-o", "layers=middle"), 2, "FIRST:LAST")
 
 
-def test_without_the_extra(run, monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformer_lens.model_bridge", None)
-    fails(run("analyze", "lm"), 3, "[lm]'")
+@pytest.mark.parametrize(
+    ("missing", "model"),
+    [("transformer_lens", ()), ("transformer_lens.model_bridge", ("-o", "model=m"))],
+    ids=["bundled", "given"],
+)
+def test_without_the_extra(run, monkeypatch, missing, model):
+    """The bundled model is read without TransformerLens, which is asked for all the same."""
+    monkeypatch.setitem(sys.modules, missing, None)
+    fails(run("analyze", "lm", *model), 3, "need TransformerLens", "[lm]'")
 
 
 def test_the_earlier_name_is_another_one(run, tmp_path):
