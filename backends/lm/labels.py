@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import torch
@@ -44,10 +45,26 @@ ENCODED_AT_ONCE = 512
 
 
 class Written(NamedTuple):
-    """A token in running text: the space before it that is in no token, and its own text."""
+    """A sequence as running text, and where in it each token's own text starts and ends.
 
-    space: str
+    What lies between two tokens is a space that is in neither; one before the first is left out.
+    """
+
     text: str
+    tokens: Sequence[tuple[int, int]]
+
+    @classmethod
+    def of(cls, spaces: Sequence[str], names: Sequence[str]) -> Written:
+        """From the texts of the tokens, and what is before each."""
+        pairs = zip(["", *spaces[1:]], names, strict=True)
+        parts = list(chain.from_iterable(pairs))
+        ends = list(accumulate(map(len, parts)))
+        return cls("".join(parts), list(zip(ends[::2], ends[1::2], strict=True)))
+
+    def at(self, position: int) -> str:
+        """A token in brackets after what comes before it."""
+        start, end = self.tokens[position]
+        return f"{self.text[max(0, start - CONTEXT) : start]}[{self.text[start:end]}]"
 
 
 def text_labels(
@@ -214,11 +231,13 @@ def token_labels(
         part = slice(first, first + batch_size)
         for layer, f in encode(tokens[part]).items():
             by_layer[layer].add(f, index[part], first)
-    names = [name(int(token)) for token in occurring]
-    written = [
-        Written(" " * is_word(int(t)), text) for t, text in zip(occurring, names, strict=True)
+    # A few tokens stand for what thousands of features do.
+    name = cache(name)
+    names = [name(token) for token in occurring.tolist()]
+    spaces = [" " * is_word(token) for token in occurring.tolist()]
+    texts = [
+        Written.of([spaces[i] for i in row], [names[i] for i in row]) for row in index.tolist()
     ]
-    texts = [[written[i] for i in row] for row in index.tolist()]
     return {
         layer: _labels(responses, bases[layer], texts, names, _effects(bases[layer], effect, name))
         for layer, responses in by_layer.items()
@@ -239,20 +258,24 @@ def _effects(
 def _labels(
     responses: TokenResponses,
     basis: Basis,
-    texts: Sequence[Sequence[Written]],
+    texts: Sequence[Written],
     names: Sequence[str],
     effects: Sequence[str],
 ) -> list[FeatureLabel]:
     explained, share = responses.shares(len(texts))
-    positional = explained.tolist()
-    shares, strongest = share.topk(min(EXAMPLES, len(share)), dim=0)
+    shares, strongest = (found.T.tolist() for found in share.topk(min(EXAMPLES, len(share)), dim=0))
+    extremes = (
+        tensor.permute(2, 0, 1).tolist() for tensor in (responses.extremes, responses.places)
+    )
+    columns = zip(explained.tolist(), strongest, shares, *extremes, effects, strict=True)
+    positions = len(responses.means)
     labels = []
-    for j in range(share.shape[1]):
+    for j, (position, tokens, values, largest, places, does) in enumerate(columns):
         if j < basis.isolated:
             labels.append(FeatureLabel("constant" if j == 0 else "variance of the norm"))
             continue
-        concepts = {POSITION: positional[j]} if positional[j] >= LEAST else {}
-        for token, value in zip(strongest[:, j].tolist(), shares[:, j].tolist(), strict=True):
+        concepts = {POSITION: position} if position >= LEAST else {}
+        for token, value in zip(tokens, values, strict=True):
             # Tokens that look alike count together.
             text = alone(names[token])
             # The word is a token too.
@@ -262,19 +285,23 @@ def _labels(
         # After the position, what is within positions.
         named = ordered[: 1 + (ordered[0] == POSITION)]
         shown = [f"{percent(concepts[name])} {name}" for name in named]
-        parts = [*shown, *_extremes(responses, j, texts), effects[j]]
-        labels.append(FeatureLabel(" | ".join(parts), concepts))
+        driving = _extremes(largest, places, texts, positions)
+        labels.append(FeatureLabel(" | ".join([*shown, *driving, does]), concepts))
     return labels
 
 
-def _extremes(responses: TokenResponses, j: int, texts: Sequence[Sequence[Written]]) -> list[str]:
-    """The tokens that drive feature j most up, and down, the stronger sign first."""
-    values, places = (tensor[:, :, j].tolist() for tensor in (responses.extremes, responses.places))
+def _extremes(
+    values: Sequence[Sequence[float]],
+    places: Sequence[Sequence[int]],
+    texts: Sequence[Written],
+    positions: int,
+) -> list[str]:
+    """The tokens that drive a feature most up, and down, the stronger sign first."""
     signs = sorted((0, 1), key=lambda sign: -values[sign][0])
     return [
         f"{'+−'[sign]} "
         + ", ".join(
-            _context(texts, place)
+            texts[place // positions].at(place % positions)
             for place, value in zip(places[sign], values[sign], strict=True)
             if value > -torch.inf
         )
@@ -285,11 +312,3 @@ def _extremes(responses: TokenResponses, j: int, texts: Sequence[Sequence[Writte
 def alone(name: str) -> str:
     """The text of a token that stands by itself: spaces become visible."""
     return name.replace(" ", "␣")
-
-
-def _context(texts: Sequence[Sequence[Written]], place: int) -> str:
-    """A token in brackets after what comes before it."""
-    sequence, position = divmod(place, len(texts[0]))
-    *earlier, last = texts[sequence][: position + 1]
-    before = "".join(space + text for space, text in [*earlier, Written(last.space, "")])
-    return f"{before.removeprefix(texts[sequence][0].space)[-CONTEXT:]}[{last.text}]"

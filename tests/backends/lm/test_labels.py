@@ -8,8 +8,10 @@ from helpers.numbers import normal, seeded
 import libgraph as lg
 from libgraph.network.basis import Basis
 from libgraph_backends.lm.labels import (
+    CONTEXT,
     EXAMPLES,
     TokenResponses,
+    Written,
     logit_effects,
     position_means,
     token_labels,
@@ -124,6 +126,56 @@ def test_a_token_carries_its_share_of_what_is_within_positions():
     assert (share[:, 0] / share.sum()).tolist() == pytest.approx(
         [0.5 / 13.5, 12.75 / 13.5, 0.25 / 13.5]
     )
+
+
+def test_contexts_are_what_is_before_a_token():
+    """Put together token by token; the space before the first one is no context."""
+    generator = seeded(0)
+    lengths = torch.randint(0, 6, (30,), generator=generator).tolist()
+    names = [chr(97 + i) * length for i, length in enumerate(lengths)]
+    spaces = [" " * one for one in torch.randint(0, 2, (30,), generator=generator).tolist()]
+    spaces[0] = " "
+    written = Written.of(spaces, names)
+    for position, name in enumerate(names):
+        before = ""
+        for space, earlier in zip(spaces[:position], names[:position], strict=True):
+            before += space + earlier
+        before = (before + spaces[position])[1:][-CONTEXT:]
+        assert written.at(position) == f"{before}[{name}]"
+
+
+def test_labels_are_those_of_one_feature_at_a_time():
+    """Several features and node layers at once, against each of them alone."""
+    generator = seeded(1)
+    tokens = torch.randint(0, 5, (12, 6), generator=generator)
+    features = {name: normal(generator, 12, 6, 4) for name in ("first", "second")}
+    directions = {name: normal(generator, 4, 3) for name in features}
+
+    def labels(chosen, part):
+        def encode(rows):
+            (first,) = (i for i in range(12) if torch.equal(tokens[i : i + len(rows)], rows))
+            here = slice(first, first + len(rows))
+            return {name: features[name][here, :, part] for name in chosen}
+
+        bases = {
+            name: Basis(torch.eye(4)[:, part], directions[name][part], torch.ones(4)[part], 0)
+            for name in chosen
+        }
+        return token_labels(
+            tokens,
+            encode,
+            bases,
+            name="abcde".__getitem__,
+            is_word=lambda token: token > 2,
+            effect=lambda decoder: (decoder.argsort(1), decoder.argsort(1, descending=True)),
+            batch_size=5,
+        )
+
+    together = labels(features, slice(0, 4))
+    for name, found in together.items():
+        assert len({label.text for label in found}) == 4
+        for j in range(4):
+            assert labels([name], slice(j, j + 1))[name] == [found[j]]
 
 
 def test_the_word_position_is_a_token_too():

@@ -10,7 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from libgraph.errors import DataError
 from libgraph_backends.lm.backend import LM
 from libgraph_backends.lm.bridged import BridgedModel
-from libgraph_backends.lm.labels import Written, _context
+from libgraph_backends.lm.labels import Written
 from libgraph_backends.lm.loading import LanguageModel
 from libgraph_backends.lm.options import LMOptions
 from libgraph_backends.lm.text import is_word, sequences, token_text
@@ -256,21 +256,22 @@ def test_tokens_with_a_space_are_others(make, names, bridges, tmp_path):
 
 
 def written(tokenizer, ids):
-    return [Written(" " * is_word(tokenizer, i), token_text(tokenizer, i)) for i in ids]
+    spaces = [" " * is_word(tokenizer, i) for i in ids]
+    return Written.of(spaces, [token_text(tokenizer, i) for i in ids])
 
 
 def test_contexts_keep_their_spaces(tmp_path):
     row = written(pieces(tmp_path / "pieces"), [0, 3, 2, 5])
-    assert _context([row], 3) == " thea a[s]"
-    assert _context([row], 2) == " thea[ a]"
+    assert row.at(3) == " thea a[s]"
+    assert row.at(2) == " thea[ a]"
     row = written(parts_of_words(tmp_path / "parts"), [0, 2, 3, 0])
-    assert [_context([row], i) for i in range(4)] == [
+    assert [row.at(i) for i in range(4)] == [
         "[the]",
         "the [a]",
         "the a[##a]",
         "the a##a [the]",
     ]
-    assert _context([written(None, [17, 4])], 1) == "17 [4]"
+    assert written(None, [17, 4]).at(1) == "17 [4]"
 
 
 def test_features_of_metaspace_tokens_are_labelled_apart(bridges, tmp_path):
