@@ -330,7 +330,8 @@ def _draw_column(axes: Axes, graph: InteractionGraph, name: str, layout: Layout)
             boxstyle=f"round,pad=0,rounding_size={0.43 * row}",
             facecolor=_tint(colour), edgecolor=colour, linewidth=0.4, zorder=2,
         )  # fmt: skip
-        axes.add_patch(box)
+        # As a patch it would have axes look for the limits of data, which are set.
+        axes.add_artist(box)
         length = int((right - left - 0.45) / CHARACTER)
         label = layer.labels[feature] if layer.labels is not None else None
         lines, smaller = label_lines(label, length)
