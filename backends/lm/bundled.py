@@ -144,7 +144,8 @@ def _shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
         "transformer.wte.weight": (shape.vocabulary, d),
         "transformer.wpe.weight": (shape.positions, d),
     }
-    norms, maps = ["ln_f"], {}
+    norms = ["ln_f"]
+    maps: dict[str, tuple[int, int]] = {}
     for i in range(shape.blocks):
         norms += [f"h.{i}.ln_1", f"h.{i}.ln_2"]
         maps |= {
