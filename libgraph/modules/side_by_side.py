@@ -195,13 +195,27 @@ def _worker(
     thread = Thread(target=_serve, args=(process, data, len(seeds), vertices, answers), daemon=True)
     with process:
         try:
-            with suppress(RuntimeError):
+            with suppress(RuntimeError), _left_to_the_caller():
                 thread.start()
             yield thread.ident is not None
         finally:
             process.kill()
             if thread.ident is not None:
                 thread.join()
+
+
+@contextmanager
+def _left_to_the_caller() -> Iterator[None]:
+    """Threads that begin here get none of these signals.
+
+    A pipe without a reader may end the whole process. And where the system gives an interrupt to
+    one of them, because the caller starts a process at that moment, the caller sleeps on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _flags() -> list[str]:
@@ -214,8 +228,6 @@ def _serve(
     process: subprocess.Popen[bytes], data: memoryview, seeds: int, vertices: int, answers: Answers
 ) -> None:
     """Send a worker the problem, and pass on what it finds until it ends."""
-    # The caller may have this signal end the whole process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)]).encode() + b"\n"
     assert process.stdin is not None  # noqa: S101
     assert process.stdout is not None  # noqa: S101
