@@ -124,7 +124,8 @@ def packed(problem: Problem, resolution: float, iterations: int) -> memoryview:
         "objective": problem.objective,
         "engine": problem.engine,
         "starts": [(block.outputs.start, block.inputs.start) for block in problem.blocks],
-        "resolution": resolution,
+        # Numbers of numpy have no JSON.
+        "resolution": float(resolution),
         "iterations": iterations,
     }
     stream = BytesIO()

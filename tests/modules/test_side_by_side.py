@@ -88,6 +88,13 @@ def test_partitions_are_those_of_one_process(graph, forced, started, monkeypatch
     assert len(started) == 2
 
 
+@pytest.mark.parametrize("resolution", [np.float32(1.1), np.int64(1)])
+def test_a_resolution_may_be_a_number_of_numpy(graph, forced, monkeypatch, resolution):
+    together = Leiden(graph).runs(resolution, 5, 4)
+    monkeypatch.setattr(side_by_side, "processes", lambda *_: 1)
+    np.testing.assert_array_equal(together, Leiden(graph).runs(resolution, 5, 4))
+
+
 @pytest.mark.parametrize(
     "code",
     [
