@@ -30,6 +30,10 @@ MOST_READ = 0.8
 """Share of the coordinates up to which it pays to leave the others out of a product."""
 
 
+SINGLE = 4
+"""Bytes of a number of single precision."""
+
+
 Found = TypeVar("Found")
 
 
@@ -88,6 +92,9 @@ class Stretches:
         y = self._copied(x)
         if self.mixed is None:
             return y
+        if not is_constant(x):
+            # vmap does the other in a loop, and warns.
+            return y + x[..., self.mixed, None] * factor[self.mixed]
         return y.addcmul_(x[..., self.mixed, None], factor[self.mixed])
 
     def add_(
@@ -143,6 +150,9 @@ class Centred:
     def of(cls, factor: Float[Tensor, "d_in d_out"]) -> Centred | None:
         """What a matrix centres, or None if it does something else."""
         size = factor.shape[1]
+        if factor.element_size() < SINGLE:
+            # A sum would be rounded to few digits, or be infinite; a product adds up in more.
+            return None
         read = (factor != 0).any(1).nonzero().squeeze(1)
         if len(read) != size or size < 2 or int(read[-1] - read[0]) != size - 1:
             return None

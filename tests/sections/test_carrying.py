@@ -143,6 +143,27 @@ def test_what_is_written_is_not_changed_where_others_have_it():
     assert needed.grad.isfinite().all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_many_samples_at_a_time_are_no_loop():
+    """Of which vmap would warn."""
+    factor = matrix(*range(6))
+    factor[5] = normal(seeded(6), 6)
+    norm = torch.nn.Sequential(*split_norm(6))
+    x = normal(seeded(3), 4, 2, 3, 6)
+    assert Stretches.of(factor).mixed == 5
+    assert torch.allclose(torch.func.vmap(lambda x: Carrier()(x, factor))(x), x @ factor)
+    assert torch.func.vmap(norm.double())(torch.cat([x, x[..., :1]], dim=-1)).isfinite().all()
+
+
+def test_a_mean_in_half_precision_is_a_product():
+    """A sum of large numbers is infinite there."""
+    factor = centring(256, -1 / 256).half()
+    x = torch.full((3, 258), 1000.0).half()
+    x[:, 7] = 900.0
+    expected = x.double() @ factor.double()
+    assert (Centrer()(x, factor).double() - expected).abs().max() <= 1
+
+
 def test_many_stretches_are_one_product():
     factor = torch.zeros(60, 4)
     factor[::3] = 1
