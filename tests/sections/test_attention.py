@@ -8,6 +8,7 @@ from helpers.sections import random_section
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 
 from libgraph.sections import Attention, AttentionMask
+from libgraph.sections.attention import kept
 from libgraph.sections.quadrature import Quadrature
 
 
@@ -84,3 +85,11 @@ def test_small_chunks_attend_to_samples_apart(monkeypatch):
         section.interactions(x, *build_features(shape), Quadrature.gradient())
     # The Gram goes query by query, the interactions feature by feature for all queries at once.
     assert sizes == [(1, 1)] * 4 * x.shape[1] + [(1, x.shape[1])] * 4
+
+
+@pytest.mark.parametrize(
+    "mask", [AttentionMask(causal=False), AttentionMask(), AttentionMask(window=3)]
+)
+def test_what_is_hidden_is_kept_without_what_is_not(mask):
+    added = kept._hiding.__wrapped__(mask, 0, 9, 40, 0, torch.float64, torch.device("cpu"))[1]
+    assert added.untyped_storage().nbytes() == added.numel() * added.element_size()

@@ -182,7 +182,8 @@ def _hiding(
     columns = hidden.any(0).nonzero()
     first = int(columns[0]) if len(columns) else before + positions
     added = torch.zeros(hidden.shape, dtype=dtype, device=device)
-    return first, added.masked_fill_(hidden, -torch.inf)[:, first:]
+    # A copy, so that what is kept holds no columns of zeros.
+    return first, added.masked_fill_(hidden, -torch.inf)[:, first:].clone()
 
 
 def _factor(section: Heads, name: str, kept: KeptInputs) -> Float[Tensor, "p k h e"]:
