@@ -343,7 +343,11 @@ def _form(section: Section) -> Hashable:
     if type(section).interactions is Section.interactions:
         # Of any function: only it knows what it computes.
         return id(section)
-    return type(section), repr(section), tuple(weight.shape for weight in section.buffers())
+    shapes = tuple(weight.shape for weight in section.buffers())
+    # All lambdas have one name.
+    values = (value for module in section.modules() for value in vars(module).values())
+    functions = tuple(getattr(value, "__code__", None) for value in values)
+    return type(section), repr(section), shapes, functions
 
 
 def _seconds_of(count: int, few: int, prepared: Callable[[int], Callable[[], object]]) -> float:

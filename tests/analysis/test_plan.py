@@ -264,3 +264,14 @@ def test_many_features_take_what_a_line_through_few_says(count, monkeypatch):
     assert planning._seconds_of(count, 8, lambda d: 3 + d / 4) == pytest.approx(3 + count / 4)
     assert planning._seconds_of(80, 8, lambda d: 9 - d) == 1
     assert planning._seconds_of(80, 8, lambda d: max(0, d - 4)) == pytest.approx(40)
+
+
+def test_functions_of_one_name_are_two_forms():
+    def section(activation):
+        return SkipMLP(torch.ones(4, 4), torch.ones(4, 4), torch.ones(4, 4), activation)
+
+    one, other, alike = (
+        planning._form(section(f)) for f in (lambda x: x, lambda x: x.exp(), torch.relu)
+    )
+    assert len({one, other, alike}) == 3
+    assert planning._form(section(torch.relu)) == alike
