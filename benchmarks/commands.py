@@ -88,6 +88,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "analyze lm -o sequences=32 -o layers=0:1": partial(analyze, "lm", sequences=32, layers="0:1"),
     "degeneracy modular-addition": partial(degeneracy, "modular-addition"),
     "compare mlp": partial(compare, "mlp"),
+    "compare modular-addition": partial(compare, "modular-addition"),
 }
 
 
