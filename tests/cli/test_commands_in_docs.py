@@ -105,14 +105,27 @@ def language(made_once):
     return made_once("run-of-language", lambda path: lg.analyze(backend, ablate=False, out=path))
 
 
+@pytest.fixture(scope="module")
+def learned(made_once):
+    """With dictionaries, and the linear basis in whose coordinates they are compared."""
+    backend = lg.load_backend("mlp", task="digits")
+    options = {"basis": "dictionary", "beside": ["lib"], "ablate": False, "limit": 30}
+    steps = {"dictionary_steps": 5, "dictionary_gradients": 0.0}
+    return made_once(
+        "run-of-dictionaries", lambda path: lg.analyze(backend, out=path, **options, **steps)
+    )
+
+
 @pytest.fixture
-def place(run, tmp_path, examined, language, monkeypatch):
+def place(run, tmp_path, examined, language, learned, monkeypatch):
     """A folder with all that the lines name; what is opened is opened by nobody."""
     monkeypatch.setattr(webbrowser, "open", lambda _: True)
     names = ("modular-addition", "first", "ma", "mod", "a", "b", "c")
     for name in (*names, "step-500", "step-1000"):
         shutil.copytree(examined, tmp_path / "runs" / name)
     shutil.copytree(language, tmp_path / "runs" / "lm")
+    for name in ("seed-0", "seed-1"):
+        shutil.copytree(learned, tmp_path / "runs" / name)
     graph, _ = planted()
     (tmp_path / "graphs").mkdir()
     for name in ("circuit.json", "graphs/my-prompt.json"):
