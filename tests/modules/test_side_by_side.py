@@ -166,6 +166,8 @@ def test_the_caller_finds_everything_as_it_was(graph, forced, started):
 SCRIPT = """
 import os, psutil, sys, time, signal
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+# In the background of a shell tests inherit that interrupts are ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("begin", flush=True)
 sys.path.insert(0, {tests!r})
 from helpers.graphs import planted
