@@ -97,17 +97,6 @@ class Stretches:
             return y + x[..., self.mixed, None] * factor[self.mixed]
         return y.addcmul_(x[..., self.mixed, None], factor[self.mixed])
 
-    def add_(
-        self, y: Float[Tensor, "*n d_out"], x: Float[Tensor, "*n d_in"], factor: Tensor
-    ) -> Float[Tensor, "*n d_out"]:
-        """Add x times the matrix to y."""
-        for source, part in zip(self.sources, y.split(self._sizes, dim=-1), strict=True):
-            if isinstance(source, slice):
-                part.add_(x[..., source])
-        if self.mixed is None:
-            return y
-        return y.addcmul_(x[..., self.mixed, None], factor[self.mixed])
-
     @property
     def _sizes(self) -> list[int]:
         """Of the stretches and what lies between them."""
@@ -244,11 +233,11 @@ class Carrier:
         x: Float[Tensor, "*n d_in"],
         factor: Float[Tensor, "d_in d_out"],
     ) -> Float[Tensor, "*n d_out"]:
-        """y + x @ factor, where y is what nobody else has: it may be changed."""
+        """x @ factor + y, added up in the first of them."""
         stretches = self.copies.of(factor)
         if stretches is None or not (is_constant(x) and is_constant(y)):
             return y + self(x, factor)
-        return stretches.add_(y, x, factor)
+        return stretches(x, factor).add_(y)
 
 
 class Centrer:

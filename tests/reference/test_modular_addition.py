@@ -87,20 +87,14 @@ def test_edges_required(run, published, basis, counts):
 
 @pytest.mark.parametrize("basis", ["lib", "pca"])
 def test_ablation_curves(run, published, basis):
-    """Scores agree within three test samples with those at the published numbers.
-
-    Edges to features that are rounding errors take their places by chance, as in
-    `test_edges_required`: of numbers of edges the published ones are two around.
-    """
+    """Scores at the published numbers agree within three test samples."""
     edges, nodes = published[basis], run.ablation(basis).nodes
     for pair, found in run.ablation(basis).edges.items():
         curve = edges["edge_ablation_accuracy_by_edges_kept"][pair[0]]
         common = set(map(str, found.score)) & set(curve)
         assert len(common) >= 8
         for kept in common:
-            around = [score for number, score in curve.items() if abs(int(number) - int(kept)) <= 2]
-            score = found.score[int(kept)]
-            assert min(around) - 3 / 8939 <= score <= max(around) + 3 / 8939
+            assert found.score[int(kept)] == pytest.approx(curve[kept], abs=3 / 8939)
     for layer, found_nodes in nodes.items():
         curve = edges["node_ablation_accuracy_by_nodes_kept"][layer]
         common = set(map(str, found_nodes)) & set(curve)
